@@ -1,0 +1,84 @@
+# Two commands on a new machine: `make verify` and `make test`. Needs GNU make and Python >= 3.11.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check -qq
+
+# The first Python that is new enough and can make virtual environments; override: make PYTHON=...
+USABLE := -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p $(USABLE) && { command -v $$p; break; }; done)
+
+ARGS ?=
+PYTEST_ARGS ?= -n 2
+LOCK_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install verify test lint format bench lock lowest clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+# Stamps are written last: an interrupted installation starts again from an empty environment.
+LOCKED := $(VENV)/.locked
+INSTALLED := $(VENV)/.installed
+LINT_INSTALLED := $(VENV)/.lint-installed
+
+$(LOCKED): requirements/lock.txt
+	@$(or $(PYTHON),false) $(USABLE) || { echo "make: no Python >= 3.11 with venv and ensurepip" \
+		"(Debian: python3-venv). Name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@test -e $@ || { echo "Creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv --clear $(VENV); }
+	@rm -f $@
+	@echo "Installing requirements/lock.txt (about a minute, the first time)"
+	@$(PIP) install --require-hashes --no-deps -r requirements/lock.txt
+	@touch $@
+
+$(INSTALLED): $(LOCKED) pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(LINT_INSTALLED): requirements/lint.txt $(INSTALLED)
+	@echo "Installing requirements/lint.txt"
+	@$(PIP) install --require-hashes --no-deps -r requirements/lint.txt
+	@touch $@
+
+install: $(INSTALLED) ## make .venv with everything locked and this package, editable
+
+verify: $(INSTALLED) ## check every claim; the report goes to results/verify (ARGS=...)
+	@$(VENV)/bin/ngd-theory verify --out results/verify $(ARGS)
+
+test: $(INSTALLED) ## run the tests in two processes (PYTEST_ARGS=...)
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(LINT_INSTALLED) ## ruff check, ruff format --check, basedpyright
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/basedpyright
+
+format: $(LINT_INSTALLED) ## format, and fix what ruff can fix
+	@$(VENV)/bin/ruff check --fix
+	@$(VENV)/bin/ruff format
+
+bench: $(INSTALLED) ## run the benchmarks (ARGS=...)
+	@$(PY) -m benchmarks $(ARGS)
+
+# One universal lock: each supported Python gets the newest versions it can run.
+UV := $(VENV)/bin/uv
+COMPILE := $(UV) --no-config --quiet pip compile --universal --python-version 3.11 \
+	--fork-strategy requires-python --generate-hashes --custom-compile-command "make lock"
+
+$(UV): $(INSTALLED)
+	@$(PIP) install uv
+
+lock: $(UV) ## bring requirements/ up to date with pyproject.toml (LOCK_ARGS=--upgrade)
+	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra test --group build -o requirements/lock.txt
+	@$(COMPILE) $(LOCK_ARGS) --group lint -c requirements/lock.txt -o requirements/lint.txt
+
+# Old releases warn about newer ones of what they use in turn: here warnings are no errors.
+lowest: $(UV) ## run the tests on the oldest dependencies allowed (Python 3.11)
+	@$(UV) --no-config run --isolated --no-project --python 3.11 --resolution lowest-direct \
+		--with-editable '.[test]' python -m pytest -W default $(PYTEST_ARGS)
+
+clean: ## remove .venv, caches and results
+	rm -rf $(VENV) results build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
