@@ -1,0 +1,19 @@
+"""Data sets and input transforms. Nothing is read or downloaded at import."""
+
+from ngd_theory.data.dataset import Dataset
+from ngd_theory.data.errors import DataError
+from ngd_theory.data.forster_transform import forster
+from ngd_theory.data.loading import load
+from ngd_theory.data.sources import source_names
+from ngd_theory.data.transforms import principal_components, standardise, unit_rows
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "forster",
+    "load",
+    "principal_components",
+    "source_names",
+    "standardise",
+    "unit_rows",
+]

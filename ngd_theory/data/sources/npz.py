@@ -1,0 +1,117 @@
+"""The user's own data in a NumPy ``.npz`` file."""
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ngd_theory.data.errors import DataError
+from ngd_theory.data.raw import RawData, Request, Rows
+
+_INPUT_KEYS = ("x", "inputs")
+_TARGET_KEYS = ("y", "targets", "labels")
+_TEST_INPUT_KEYS = ("x_test", "test_inputs")
+_TEST_TARGET_KEYS = ("y_test", "test_targets", "test_labels")
+
+# A damaged flag reads as an unknown compression or as encryption: a RuntimeError of zipfile.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+
+
+def load_npz(request: Request) -> RawData:
+    """Read the rows of an ``.npz`` file.
+
+    Its keys are ``x``, ``y`` and, if it has its own split, ``x_test``, ``y_test``.
+    ``x`` (also ``inputs``) is (N, M_0), or (N, height, width[, channels]) images. ``y`` (also
+    ``targets``, ``labels``) is (N,) integers for classes, or (N,) or (N, C) floats for regression
+    targets used as they are. Object arrays (pickle) are refused.
+
+    Raises
+    ------
+    DataError
+        If the file is absent or damaged, or a key is missing, ambiguous, or of the wrong kind.
+    """
+    path = Path(request.name).expanduser()
+    arrays = _read(path)
+    split = [(_pick(arrays, _INPUT_KEYS, path), _pick(arrays, _TARGET_KEYS, path))]
+    if any(key in arrays for key in (*_TEST_INPUT_KEYS, *_TEST_TARGET_KEYS)):
+        split.append(
+            (_pick(arrays, _TEST_INPUT_KEYS, path), _pick(arrays, _TEST_TARGET_KEYS, path))
+        )
+    shapes = [_input_shape(inputs, path) for inputs, _ in split]
+    if shapes[0] != shapes[-1]:
+        raise DataError(
+            f"{path} has training inputs of shape {shapes[0]} but test inputs of {shapes[-1]}; "
+            "make them agree"
+        )
+    kinds = {_is_labels(targets, path) for _, targets in split}
+    if len(kinds) > 1:
+        raise DataError(f"{path} has labels in one of y, y_test and floats in the other; use one")
+    classes = np.unique(np.concatenate([t for _, t in split])) if kinds == {True} else None
+    pools = [_rows(inputs, targets, classes) for inputs, targets in split]
+    return RawData(
+        train=pools[0],
+        test=pools[1] if len(pools) > 1 else None,
+        input_shape=shapes[0],
+        origin=os.fspath(path),
+        class_names=() if classes is None else tuple(str(int(k)) for k in classes),
+        files=[os.fspath(path)],
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; check the path")
+    try:
+        # NumPy leaves a file it opened itself open when the archive is damaged.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.ndarray):
+                return {key: archive[key] for key in archive.files}
+    except _DAMAGE as error:
+        if "Object arrays" in str(error):
+            problem = "holds object arrays (pickle); save plain numeric arrays"
+        else:
+            problem = "is not a readable .npz file; save it again with np.savez"
+        raise DataError(f"{path} {problem}") from error
+    raise DataError(f"{path} is a single .npy array; save it with np.savez(path, x=..., y=...)")
+
+
+def _pick(arrays: dict[str, np.ndarray], keys: tuple[str, ...], path: Path) -> np.ndarray:
+    present = [key for key in keys if key in arrays]
+    if len(present) > 1:
+        raise DataError(f"{path} has both {' and '.join(present)}; keep one of them")
+    if present:
+        return arrays[present[0]]
+    found = ", ".join(arrays) or "nothing"
+    raise DataError(f"{path} has no array {' or '.join(keys)} (found {found}); add it")
+
+
+def _input_shape(x: np.ndarray, path: Path) -> tuple[int, ...]:
+    if x.dtype.kind not in "fiub":
+        raise DataError(f"{path} has x of type {x.dtype}; save real numbers")
+    if x.ndim not in (2, 3, 4) or 0 in x.shape:
+        raise DataError(
+            f"{path} has x of shape {x.shape}; give (N, M_0), (N, height, width) or (N, height, "
+            "width, channels), none of them 0"
+        )
+    return (*x.shape[1:], 1) if x.ndim == 3 else x.shape[1:]
+
+
+def _is_labels(y: np.ndarray, path: Path) -> bool:
+    if y.dtype.kind in "iub" and y.ndim == 1:
+        return True
+    if y.dtype.kind == "f" and y.ndim in (1, 2):
+        return False
+    raise DataError(
+        f"{path} has y of type {y.dtype} and shape {y.shape}; give (N,) integers for classes, or "
+        "(N,) or (N, C) floats for regression"
+    )
+
+
+def _rows(x: np.ndarray, y: np.ndarray, classes: np.ndarray | None) -> Rows:
+    inputs = x.reshape(len(x), int(np.prod(x.shape[1:])))
+    if classes is None:
+        return Rows(inputs, y.reshape(len(y), -1).astype(np.float64))
+    return Rows(inputs, np.searchsorted(classes, y))
