@@ -1,0 +1,75 @@
+"""How the (P, M) parameter matrix of an affine layer is stored as weight and bias."""
+
+from dataclasses import dataclass
+from math import prod
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """Shape of a layer's parameters and their place in its (P, M) matrix.
+
+    Rows ``0 .. prod(weight_shape[:-1]) - 1`` of the matrix are the weight, in row-major order; the
+    last row is the bias, if there is one.
+
+    Attributes
+    ----------
+    weight_shape : tuple of int
+        ``(fan_in, M)`` for a dense layer, HWIO for a convolution; the last axis is M.
+    has_bias : bool
+    """
+
+    weight_shape: tuple[int, ...]
+    has_bias: bool
+
+    @property
+    def fan_in(self) -> int:
+        """Rows of the weight, without the bias."""
+        return prod(self.weight_shape[:-1])
+
+    @property
+    def num_inputs(self) -> int:
+        """P: rows of the parameter matrix, the bias row included."""
+        return self.fan_in + self.has_bias
+
+    @property
+    def num_units(self) -> int:
+        """M: columns of the parameter matrix."""
+        return self.weight_shape[-1]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each stored array."""
+        bias = {"bias": (self.num_units,)} if self.has_bias else {}
+        return {"weight": self.weight_shape, **bias}
+
+    def pull_back(
+        self, inputs: Float[Array, "N T P"], coefficients: Float[Array, "N T M"]
+    ) -> dict[str, Array]:
+        """``sum_{n,t} a[n,t] coefficients[n,t]^T`` as parameters: one (P, NT, M) matmul.
+
+        The bias row is computed apart, so that the weight is never copied out of a larger matrix.
+        """
+        a = inputs.reshape(-1, inputs.shape[-1])
+        c = coefficients.reshape(-1, coefficients.shape[-1])
+        weight = (a[:, : self.fan_in].T @ c).reshape(self.weight_shape)
+        return {"weight": weight, "bias": a[:, -1] @ c} if self.has_bias else {"weight": weight}
+
+    def push_forward(
+        self, inputs: Float[Array, "N T P"], tangent: dict[str, Array]
+    ) -> Float[Array, "N T M"]:
+        """``a[n,t] @ tangent``: the change of the pre-activations along ``tangent``."""
+        change = inputs[..., : self.fan_in] @ tangent["weight"].reshape(self.fan_in, -1)
+        return change + inputs[..., -1:] * tangent["bias"] if self.has_bias else change
+
+    def from_matrix(self, matrix: Float[Array, "P M"]) -> dict[str, Array]:
+        """Split a (P, M) matrix into stored parameters."""
+        weight = matrix[: self.fan_in].reshape(self.weight_shape)
+        return {"weight": weight, "bias": matrix[-1]} if self.has_bias else {"weight": weight}
+
+    def to_matrix(self, params: dict[str, Array]) -> Float[Array, "P M"]:
+        """Join stored parameters into the (P, M) matrix; the inverse of `from_matrix`."""
+        weight = params["weight"].reshape(self.fan_in, -1)
+        return jnp.concatenate([weight, params["bias"][None]]) if self.has_bias else weight

@@ -1,0 +1,46 @@
+"""The sizes and ranks of an affine layer that the theory's constants are made of."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """What the theory needs to know of an affine layer before any number is drawn.
+
+    Attributes
+    ----------
+    positions : int
+        T, the positions that share the weights (1 for a dense layer).
+    num_inputs : int
+        P, the width of the bias-augmented inputs.
+    num_units : int
+        M, the output units or channels.
+    active_fraction : float
+        gamma = P(delta != 0) of the layer's units; 1 for the output layer.
+    linear_input_rank : int or None
+        A bound on rank(a) when no nonlinearity stands before the layer, else None.
+    shared_sensitivities : bool
+        Whether delta is the same for every sample (no nonlinearity stands after the layer).
+    """
+
+    positions: int
+    num_inputs: int
+    num_units: int
+    active_fraction: float
+    linear_input_rank: int | None = None
+    shared_sensitivities: bool = False
+
+    def input_rank(self, num_samples: int) -> int:
+        """Rank of the (N*T, P) matrix of layer inputs, in general position."""
+        rank = min(num_samples * self.positions, self.num_inputs)
+        return rank if self.linear_input_rank is None else min(rank, self.linear_input_rank)
+
+    def sensitivity_rank(self, num_samples: int, output_dim: int) -> int:
+        """Rank of the (N*C*T, M) matrix of sensitivities, in general position."""
+        distinct = 1 if self.shared_sensitivities else num_samples
+        return min(distinct * output_dim * self.positions, self.num_units)
+
+    def jacobian_rank(self, num_samples: int, output_dim: int) -> int:
+        """Rank of the layer's (N*C, P*M) Jacobian: its rows lie in span(delta) (x) span(a)."""
+        factors = self.input_rank(num_samples) * self.sensitivity_rank(num_samples, output_dim)
+        return min(num_samples * output_dim, factors)
