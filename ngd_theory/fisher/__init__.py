@@ -1,0 +1,62 @@
+"""Floor 3: Fisher approximations, each a small function of a linearisation."""
+
+from ngd_theory.errors import InputError, choose
+from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.damping import Damping, as_damping
+from ngd_theory.fisher.dual import BlockDiagonal, BlockTridiagonal, Exact, tridiagonal_coupling
+from ngd_theory.fisher.entry_wise import EntryWise
+from ngd_theory.fisher.identity import Identity
+from ngd_theory.fisher.kfac import KFAC
+from ngd_theory.fisher.kinds import EmpiricalFisher, SampledFisher, TrueFisher
+from ngd_theory.fisher.unit_wise import UnitWise
+
+#: Every approximation by its public name; a new one is one file and one entry here.
+APPROXIMATIONS: dict[str, type[Approximation]] = {
+    cls.name: cls
+    for cls in (Identity, Exact, BlockDiagonal, BlockTridiagonal, KFAC, UnitWise, EntryWise)
+}
+
+
+def by_name(name: str, **options) -> Approximation:
+    """Make the approximation called ``name``.
+
+    Parameters
+    ----------
+    name : {"identity", "exact", "block-diagonal", "block-tridiagonal", "kfac", "unit-wise", "entry-wise"}
+    **options
+        Passed to the class, for example ``kind=SampledFisher(key)``.
+
+    Raises
+    ------
+    InputError
+        For an unknown name or an option that this approximation does not have.
+    """
+    cls = choose(APPROXIMATIONS, name, "approximation")
+    try:
+        return cls(**options)
+    except TypeError:
+        known = ", ".join(getattr(cls, "__dataclass_fields__", {})) or "none"
+        raise InputError(
+            f"approximation {name!r} does not take {', '.join(options)}; its options: {known}"
+        ) from None
+
+
+__all__ = [
+    "APPROXIMATIONS",
+    "KFAC",
+    "Approximation",
+    "BlockDiagonal",
+    "BlockTridiagonal",
+    "Damping",
+    "EmpiricalFisher",
+    "EntryWise",
+    "Exact",
+    "Identity",
+    "SampledFisher",
+    "TrueFisher",
+    "UnitWise",
+    "approximation",
+    "as_damping",
+    "by_name",
+    "tridiagonal_coupling",
+]

@@ -1,0 +1,140 @@
+"""The one interface of every Fisher approximation."""
+
+import abc
+from dataclasses import fields
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.errors import InputError
+from ngd_theory.fisher.damping import Damping, as_damping
+from ngd_theory.networks import LayerSize, Linearization
+from ngd_theory.pytrees import pytree
+
+
+class Approximation(abc.ABC):
+    """A preconditioner G of the gradient: ``theta <- theta - eta (G + rho I)^-1 grad``.
+
+    A new approximation is a frozen dataclass with a ``name`` that is decorated with `approximation`
+    and defines `precondition`; `preconditioned_map` has a default that costs NC natural gradients.
+    It is a JAX pytree, so that it can be an argument of a jitted function.
+    """
+
+    name: ClassVar[str]
+    #: Whether K becomes isotropic only as the width grows, not at any width that meets the conditions.
+    asymptotic: ClassVar[bool] = False
+    #: Names of the conditions in `ngd_theory.theory.conditions` under which K is isotropic.
+    requirements: ClassVar[tuple[str, ...]] = ()
+
+    def natural_gradient(
+        self, lin: Linearization, cotangent: Float[Array, "N C"], damping
+    ) -> tuple[dict[str, Array], ...]:
+        """``(G + damping I)^-1 J^T cotangent / N``, like the parameters.
+
+        Parameters
+        ----------
+        lin : Linearization
+        cotangent : (N, C)
+            The loss's residual: ``f - y`` for MSE, ``softmax(f) - y`` for cross-entropy.
+        damping : float or scalar array
+            rho >= 0; 0 is the limit rho -> 0 (pseudo-inverse).
+
+        Returns
+        -------
+        tuple of dict
+            The gradient's 1/N is inside, the step size is not.
+
+        Raises
+        ------
+        InputError
+            For a cotangent of the wrong shape or a negative damping.
+        """
+        if jnp.shape(cotangent) != lin.outputs.shape:
+            raise InputError(
+                f"cotangent has shape {jnp.shape(cotangent)}; the outputs have {lin.outputs.shape}"
+            )
+        return _natural_gradient(self, lin, jnp.asarray(cotangent), as_damping(damping))
+
+    def function_space_map(
+        self, lin: Linearization, damping, at: Linearization | None = None
+    ) -> Float[Array, "MC NC"]:
+        """``K = (1/N) J(at) (G + damping I)^-1 J^T`` (docs/theory.md section 2).
+
+        One linearised step is ``f(at) <- f(at) - eta K residual``.
+
+        Parameters
+        ----------
+        lin : Linearization
+            At the N training inputs; G is built from it.
+        damping : float or scalar array
+        at : Linearization, optional
+            Of the same network and parameters at N' inputs; ``lin`` when None.
+
+        Returns
+        -------
+        (N'*C, N*C) array
+            Row index ``n'*C + c``.
+        """
+        at = lin if at is None else at
+        if [y.layout for y in at.layers] != [y.layout for y in lin.layers]:
+            raise InputError("`at` linearises a network with other layers than `lin`")
+        return _function_space_map(self, lin, as_damping(damping), at)
+
+    @abc.abstractmethod
+    def precondition(
+        self, lin: Linearization, cotangent: Float[Array, "N C"], damping: Damping
+    ) -> tuple[dict[str, Array], ...]:
+        """Compute `natural_gradient`; arguments are already checked."""
+
+    def preconditioned_map(
+        self, lin: Linearization, damping: Damping, at: Linearization
+    ) -> Float[Array, "MC NC"]:
+        """Compute `function_space_map`: here column by column from `precondition`."""
+        n, c = lin.outputs.shape
+        basis = jnp.eye(n * c, dtype=lin.outputs.dtype).reshape(n * c, n, c)
+        columns = jax.lax.map(lambda e: at.jvp(self.precondition(lin, e, damping)).ravel(), basis)
+        return columns.T
+
+    def matched_damping(self, damping: float) -> float:
+        """The damping at which this approximation's own inverses are damped by about ``damping``."""
+        return damping
+
+    def damping_bias(self, lin: Linearization, damping: float) -> float | None:
+        """Leading-order bound on ``||K(rho) - K(0)||_2 / alpha``, from the spectra at hand.
+
+        None where the approximation is never isotropic. Reads values: not for use inside jit.
+        """
+        return None
+
+    def layer_constants(
+        self, sizes: tuple[LayerSize, ...], num_samples: int
+    ) -> tuple[float, ...] | None:
+        """Each layer's share ``tr K_l / (NC)`` of the isotropy constant, as rho -> 0 and the width grows.
+
+        None where the theory states none.
+        """
+        return None
+
+    def isotropy_constant(self, sizes: tuple[LayerSize, ...], num_samples: int) -> float | None:
+        """``alpha = tr K / (NC)`` as rho -> 0 and the width grows; None where there is none."""
+        shares = self.layer_constants(sizes, num_samples)
+        return None if shares is None else float(sum(shares))
+
+
+@jax.jit
+def _natural_gradient(approximation, lin, cotangent, damping):
+    return approximation.precondition(lin, cotangent, damping)
+
+
+@jax.jit
+def _function_space_map(approximation, lin, damping, at):
+    return approximation.preconditioned_map(lin, damping, at)
+
+
+def approximation(cls):
+    """Class decorator: make a frozen dataclass approximation a pytree whose only leaf is ``kind``."""
+    names = [f.name for f in fields(cls)]
+    data = [name for name in names if name == "kind"]
+    return pytree(*data)(cls)

@@ -1,0 +1,247 @@
+"""Exact, block-diagonal and block-tridiagonal Fisher, through their dual (Woodbury) form.
+
+The three differ only in which blocks ``J_l^T Lambda J_m / N`` of the Fisher they keep: those with
+``Sigma[l, m] = 1`` of an L x L coupling matrix Sigma (all ones, identity, three central diagonals).
+With ``D = blockdiag(Theta_l)``, ``Theta_l = J_l J_l^T / N``, the push-through identity gives
+
+    (G + rho)^-1 J^T v / N = blockdiag(J_l)^T w / N,   [(Sigma (x) Lambda) D + rho] w = 1 (x) v,
+
+so a step costs one N*C-sized solve (L*N*C for block-tridiagonal) and one vjp.
+"""
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.damping import Damping
+from ngd_theory.fisher.kinds import Kind, TrueFisher
+from ngd_theory.fisher.solve import inverse_spectrum, smallest_eigenvalue, solve_psd
+from ngd_theory.kernels import layer_kernel, ntk
+from ngd_theory.networks import Linearization
+
+
+class DualApproximation(Approximation):
+    """A Fisher approximation solved in the space of the N*C outputs."""
+
+    kind: Kind
+
+    @abc.abstractmethod
+    def dual_weights(
+        self,
+        kernels: Sequence[Float[Array, "NC NC"]],
+        cotangents: Float[Array, "NC k"],
+        damping: Damping,
+        root: Float[Array, "N C K"] | None,
+    ) -> Sequence[Float[Array, "NC k"]]:
+        """``w_l`` of the module's equation for each layer.
+
+        Parameters
+        ----------
+        kernels : the normalised layer kernels ``Theta_l = J_l J_l^T / N``
+        cotangents : (NC, k)
+        damping : Damping
+        root : (N, C, K) or None
+            R with ``R R^T = Lambda``; None for the identity.
+        """
+
+    def _weights(self, lin: Linearization, cotangents, damping):
+        kernels = [layer_kernel(layer) / lin.num_samples for layer in lin.layers]
+        return self.dual_weights(kernels, cotangents, damping, self.kind.root(lin.outputs))
+
+    def precondition(self, lin, cotangent, damping):
+        """One vjp with a cotangent of its own for each layer."""
+        weights = self._weights(lin, cotangent.reshape(-1, 1), damping)
+        scaled = [w.reshape(cotangent.shape) / lin.num_samples for w in weights]
+        return tuple(layer.vjp(w) for layer, w in zip(lin.layers, scaled, strict=True))
+
+    def preconditioned_map(self, lin, damping, at):
+        """``sum_l Theta_l(at) w_l`` with the dual weights of the identity."""
+        identity = jnp.eye(lin.outputs.size, dtype=lin.outputs.dtype)
+        weights = self._weights(lin, identity, damping)
+        terms = [
+            layer_kernel(there, here) @ w / lin.num_samples
+            for there, here, w in zip(at.layers, lin.layers, weights, strict=True)
+        ]
+        return sum(terms[1:], terms[0])
+
+
+@approximation
+@dataclass(frozen=True)
+class Exact(DualApproximation):
+    """The whole Fisher: ``K = Theta (Lambda Theta + rho)^-1``, alpha = 1 (MSE).
+
+    Attributes
+    ----------
+    kind : TrueFisher, SampledFisher or EmpiricalFisher
+    """
+
+    name = "exact"
+    requirements = ("distinct-inputs", "positive-definite-ntk")
+    kind: Kind = field(default=TrueFisher())
+
+    def dual_weights(self, kernels, cotangents, damping, root):
+        """One solve with the whole kernel; every layer has the same weights."""
+        weights = dual_solve(sum(kernels[1:], kernels[0]), cotangents, damping, root)
+        return [weights] * len(kernels)
+
+    def damping_bias(self, lin, damping):
+        """``rho / lambda_min(Theta)``."""
+        return damping / smallest_eigenvalue(ntk(lin) / lin.num_samples)
+
+    def isotropy_constant(self, sizes, num_samples):
+        """1, or rank(J)/(NC) when there are fewer parameters than outputs."""
+        outputs = num_samples * sizes[-1].num_units
+        rank = sum(s.jacobian_rank(num_samples, sizes[-1].num_units) for s in sizes)
+        return min(1.0, rank / outputs)
+
+
+@approximation
+@dataclass(frozen=True)
+class BlockDiagonal(DualApproximation):
+    """One block a layer: ``K = sum_l Theta_l (Lambda Theta_l + rho)^-1``, alpha = L (MSE).
+
+    Attributes
+    ----------
+    kind : TrueFisher, SampledFisher or EmpiricalFisher
+    """
+
+    name = "block-diagonal"
+    requirements = ("distinct-inputs", "positive-definite-layer-kernels")
+    kind: Kind = field(default=TrueFisher())
+
+    def dual_weights(self, kernels, cotangents, damping, root):
+        """One solve a layer."""
+        return [dual_solve(kernel, cotangents, damping, root) for kernel in kernels]
+
+    def damping_bias(self, lin, damping):
+        """``rho max_l 1/lambda_min(Theta_l)``."""
+        return damping / _smallest_layer_eigenvalue(lin)
+
+    def layer_constants(self, sizes, num_samples):
+        """1 a layer, or rank(J_l)/(NC) when the layer cannot reach every output."""
+        c = sizes[-1].num_units
+        return tuple(s.jacobian_rank(num_samples, c) / (num_samples * c) for s in sizes)
+
+
+@approximation
+@dataclass(frozen=True)
+class BlockTridiagonal(DualApproximation):
+    """Fisher blocks with ``abs(l - m) <= 1`` kept [KO]: alpha = ``1^T pinv(Sigma) 1`` (MSE).
+
+    Sigma is singular for L = 3s + 2, where alpha = ceil(L/3) still at rho = 0, and indefinite for
+    L >= 3, so that a damped system can be near singular: see `ngd_theory.theory.check_conditions`.
+
+    Attributes
+    ----------
+    kind : TrueFisher, SampledFisher or EmpiricalFisher
+    """
+
+    name = "block-tridiagonal"
+    requirements = (
+        "distinct-inputs",
+        "positive-definite-layer-kernels",
+        "invertible-coupling",
+        "well-conditioned-damped-system",
+    )
+    kind: Kind = field(default=TrueFisher())
+
+    def dual_weights(self, kernels, cotangents, damping, root):
+        """One L*N*C solve: LU when damped (G is indefinite), eigh at rho = 0."""
+        return coupled_solve(tridiagonal_coupling(len(kernels)), kernels, cotangents, damping, root)
+
+    def damping_bias(self, lin, damping):
+        """``rho |s|^2 / (alpha lambda_min)``, s = pinv(Sigma) 1: from ``K(0) - K(rho) ~ rho s^T D^-1 s``."""
+        s = np.linalg.pinv(tridiagonal_coupling(len(lin.layers)), hermitian=True).sum(axis=1)
+        return damping * float(s @ s / s.sum()) / _smallest_layer_eigenvalue(lin)
+
+    def layer_constants(self, sizes, num_samples):
+        """``(pinv(Sigma) 1)_l``."""
+        coupling = np.linalg.pinv(tridiagonal_coupling(len(sizes)), hermitian=True)
+        return tuple(float(s) for s in coupling.sum(axis=1))
+
+
+def _smallest_layer_eigenvalue(lin: Linearization) -> float:
+    return min(smallest_eigenvalue(layer_kernel(y) / lin.num_samples) for y in lin.layers)
+
+
+def tridiagonal_coupling(depth: int) -> np.ndarray:
+    """Sigma: the (L, L) matrix of ones on the three central diagonals."""
+    index = np.arange(depth)
+    return (np.abs(index[:, None] - index[None, :]) <= 1).astype(float)
+
+
+def dual_solve(kernel, cotangents, damping: Damping, root=None):
+    """``(Lambda Theta + rho)^-1 V``, or its limit as the natural gradient sees it (`coupled_solve`).
+
+    With ``Lambda = I`` this is the symmetric solve of `solve_psd`.
+    """
+    if root is None:
+        return solve_psd(kernel, cotangents, damping)
+    return coupled_solve(np.ones((1, 1)), [kernel], cotangents, damping, root)[0]
+
+
+def coupled_solve(coupling: np.ndarray, kernels, cotangents, damping: Damping, root=None):
+    """``w`` with ``[(Sigma (x) Lambda) blockdiag(Theta_l) + rho] w = 1 (x) V``, a list over layers.
+
+    At rho = 0 the limit of the natural gradient, ``pinv(G) J^T V / N``. With the symmetric roots
+    ``U_l U_l = R^T Theta_l R`` the matrix ``X_lm = Sigma_lm U_l U_m`` has the non-zero spectrum of G, and
+    ``w = R pinv(U) pinv(X) pinv(U) R^T Theta (1 (x) V)``. For a singular Sigma this is not
+    ``(pinv(Sigma) 1)_l pinv(Theta_l) V``, which gives the same K on the training set but is no limit.
+    """
+    depth = len(kernels)
+
+    def positive(rho, kernels, cotangents, root):
+        n = cotangents.shape[0]
+        scaled = (
+            kernels if root is None else [_apply(root, _apply_transpose(root, k)) for k in kernels]
+        )
+        system = jnp.block(
+            [[coupling[i, j] * scaled[j] for j in range(depth)] for i in range(depth)]
+        )
+        system = system + rho.astype(system.dtype) * jnp.eye(depth * n, dtype=system.dtype)
+        weights = jnp.linalg.solve(system, jnp.tile(cotangents, (depth, 1)))
+        return jnp.split(weights, depth)
+
+    def limit(kernels, cotangents, root):
+        crossed = kernels if root is None else [_apply_transpose(root, k) for k in kernels]
+        if root is not None:
+            kernels = [_apply_transpose(root, k.T) for k in crossed]
+        roots, inverse_roots = zip(*[_symmetric_roots(k) for k in kernels], strict=True)
+        x = jnp.block(
+            [[coupling[i, j] * roots[i] @ roots[j] for j in range(depth)] for i in range(depth)]
+        )
+        eigenvalues, vectors = jnp.linalg.eigh(x)
+        rhs = jnp.concatenate(
+            [u @ (k @ cotangents) for u, k in zip(inverse_roots, crossed, strict=True)]
+        )
+        inverse = inverse_spectrum(eigenvalues, x.shape[0])
+        solution = jnp.split(vectors @ (inverse[:, None] * (vectors.T @ rhs)), depth)
+        weights = [u @ s for u, s in zip(inverse_roots, solution, strict=True)]
+        return weights if root is None else [_apply(root, w) for w in weights]
+
+    return damping.select(positive, limit, list(kernels), cotangents, root)
+
+
+def _symmetric_roots(kernel):
+    """Symmetric square root of a kernel and its pseudo-inverse."""
+    eigenvalues, vectors = jnp.linalg.eigh(kernel)
+    inverse = jnp.sqrt(jnp.maximum(inverse_spectrum(eigenvalues, kernel.shape[0]), 0))
+    root = jnp.where(inverse > 0, jnp.sqrt(jnp.maximum(eigenvalues, 0)), 0)
+    return (vectors * root) @ vectors.T, (vectors * inverse) @ vectors.T
+
+
+def _apply(blocks: Float[Array, "N C K"], x: Float[Array, "NK k"]) -> Float[Array, "NC k"]:
+    """Block-diagonal (over samples) matrix times x."""
+    n, c, k = blocks.shape
+    return jnp.einsum("nck,nkj->ncj", blocks, x.reshape(n, k, -1)).reshape(n * c, -1)
+
+
+def _apply_transpose(
+    blocks: Float[Array, "N C K"], x: Float[Array, "NC k"]
+) -> Float[Array, "NK k"]:
+    return _apply(jnp.swapaxes(blocks, 1, 2), x)

@@ -1,0 +1,98 @@
+"""Entry-wise (diagonal) Fisher: cheap, and never isotropic (docs/theory.md section 3)."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.damping import Damping
+from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
+from ngd_theory.networks import LayerLinearization
+
+
+@approximation
+@dataclass(frozen=True)
+class EntryWise(Approximation):
+    """``grad / (diag F + rho)``; at rho = 0 an entry with no Fisher information gets no step.
+
+    ``diag F[p,m] = (1/N) sum_{n,c} (sum_t a[n,t,p] delta[n,c,t,m])^2``; for T = 1 that is the single
+    matmul ``(a^2)^T (sum_c delta^2) / N``.
+
+    Attributes
+    ----------
+    kind : TrueFisher, SampledFisher or EmpiricalFisher
+    """
+
+    name = "entry-wise"
+    requirements = ("isotropic-by-design",)
+    kind: Kind = field(default=TrueFisher())
+
+    def precondition(self, lin, cotangent, damping):
+        """Two matmuls of the gradient's size a layer."""
+        root = self.kind.root(lin.outputs)
+        gradient = lin.vjp(cotangent / lin.num_samples)
+        return tuple(
+            jax.tree.map(lambda g, inverse: g * inverse, g, _inverse_diagonal(layer, root, damping))
+            for g, layer in zip(gradient, lin.layers, strict=True)
+        )
+
+    def preconditioned_map(self, lin, damping, at):
+        """``(1/N) sum_l J_l(at) diag(1/(d_l + rho)) J_l^T``, a position of a sample at a time."""
+        root = self.kind.root(lin.outputs)
+        terms = [
+            _weighted_kernel(
+                there, here, here.layout.to_matrix(_inverse_diagonal(here, root, damping))
+            )
+            for there, here in zip(at.layers, lin.layers, strict=True)
+        ]
+        return sum(terms[1:], terms[0]) / lin.num_samples
+
+
+def _inverse_diagonal(layer: LayerLinearization, root, damping: Damping) -> dict[str, Array]:
+    """``1/(diag F + rho)`` like the layer's parameters; 0 for 1/0."""
+
+    def limit(diagonal):
+        return jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1), 0)
+
+    return {
+        name: damping.select(lambda rho, d: 1 / (d + rho.astype(d.dtype)), limit, diagonal)
+        for name, diagonal in _diagonal(layer, root).items()
+    }
+
+
+def _diagonal(layer: LayerLinearization, root) -> dict[str, Array]:
+    """``diag F`` like the layer's parameters, the 1/N inside."""
+    n, _, t, _ = layer.sensitivities.shape
+    delta = curvature_sensitivities(layer.sensitivities, root)
+    if t == 1:
+        return layer.layout.pull_back(layer.inputs**2, jnp.sum(delta**2, axis=1) / n)
+
+    def one_sample(total, sample):
+        a, d = sample
+        rows = jnp.einsum("tp,ctm->cpm", a, d)
+        return total + jnp.sum(rows**2, axis=0), None
+
+    start = jnp.zeros((layer.inputs.shape[-1], delta.shape[-1]), delta.dtype)
+    total, _ = jax.lax.scan(one_sample, start, (layer.inputs, delta))
+    return layer.layout.from_matrix(total / n)
+
+
+def _weighted_kernel(
+    there: LayerLinearization, here: LayerLinearization, weights: Float[Array, "P M"]
+) -> Float[Array, "MC NC"]:
+    """``J(there) diag(weights) J(here)^T``: N*T matmuls of size (N'T', P, M), whatever C is."""
+    n, c, t, m = here.sensitivities.shape
+    rows = there.sensitivities.shape[0] * there.sensitivities.shape[1]
+
+    def one_position(sample):
+        a, delta = sample
+        weighted = (there.inputs * a) @ weights
+        products = jnp.einsum("xctm,xtm->xcm", there.sensitivities, weighted)
+        return products.reshape(rows, m) @ delta.T
+
+    a = here.inputs.reshape(n * t, -1)
+    delta = jnp.moveaxis(here.sensitivities, 2, 1).reshape(n * t, c, m)
+    columns = jax.lax.map(one_position, (a, delta)).reshape(n, t, rows, c).sum(1)
+    return columns.transpose(1, 0, 2).reshape(rows, n * c)

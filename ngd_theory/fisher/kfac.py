@@ -1,0 +1,138 @@
+"""K-FAC: one Kronecker product a layer (Martens & Grosse 2015; docs/theory.md sections 3 and 7)."""
+
+from dataclasses import dataclass, field, replace
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ngd_theory.errors import choose
+from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.damping import Damping
+from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
+from ngd_theory.fisher.solve import precondition_rows, smallest_eigenvalue
+from ngd_theory.kernels import layer_kernel
+from ngd_theory.networks import LayerLinearization, Linearization
+
+#: (mean diagonals of A and B) -> pi of the split ``A + pi sqrt(rho)``, ``B + sqrt(rho)/pi``.
+_PI = {
+    "factored": lambda a, b: jnp.where((a > 0) & (b > 0), jnp.sqrt(a / jnp.where(b > 0, b, 1)), 1),
+    "equal": lambda a, b: jnp.ones_like(a),
+}
+#: 1/scale of the output layer's B: the Fisher's own, or I/N in place of I.
+_OUTPUT_FACTORS = {"fisher": lambda n: 1.0, "uniform": lambda n: 1.0 / n}
+
+
+@approximation
+@dataclass(frozen=True)
+class KFAC(Approximation):
+    """``G_l = A_l (x) B_l`` with ``A = (1/N) sum_{n,t} a a^T``, ``B = (1/(N T)) sum_{n,c,t} delta delta^T``.
+
+    The natural gradient ``(B + rho_B)^-1 grad (A + rho_A)^-1`` is a vjp with a and delta replaced by
+    ``a (A + rho_A)^-1`` and ``delta (B + rho_B)^-1``, each from the smaller of its Gram matrix and its
+    covariance: never larger than min(NT, P) or min(NCT, M). For a convolution (T positions) this is KFC.
+
+    Attributes
+    ----------
+    kind : TrueFisher, SampledFisher or EmpiricalFisher
+        Which Fisher B is of (with MSE and the true Fisher: an exact expectation, not a sample).
+    output_factor : {"fisher", "uniform"}
+        "fisher": the output layer's own B (I_C under MSE), so that its share of alpha is 1.
+        "uniform": that B divided by N, share N, so that alpha = LN as stated in [KO].
+    damping_split : {"factored", "equal"}
+        "factored": ``rho_A = pi sqrt(rho)``, ``rho_B = sqrt(rho)/pi`` with
+        ``pi^2 = (tr A/dim A)/(tr B/dim B)`` [KFAC]; "equal": pi = 1. Either way sqrt(rho) is what
+        limits the accuracy of alpha.
+    """
+
+    name = "kfac"
+    requirements = ("distinct-inputs", "equal-leverages", "full-rank-sensitivities")
+    kind: Kind = field(default=TrueFisher())
+    output_factor: str = "fisher"
+    damping_split: str = "factored"
+
+    def __post_init__(self):
+        choose(_OUTPUT_FACTORS, self.output_factor, "output_factor")
+        choose(_PI, self.damping_split, "damping_split")
+
+    def precondition(self, lin, cotangent, damping):
+        """A vjp of the whitened factors."""
+        layers = self._whitened(lin, damping)
+        return tuple(layer.vjp(cotangent / lin.num_samples) for layer in layers)
+
+    def preconditioned_map(self, lin, damping, at):
+        """``sum_l (a(at) A^-1 a^T) o (delta(at) B^-1 delta^T) / N``."""
+        layers = self._whitened(lin, damping)
+        terms = [layer_kernel(x, y) for x, y in zip(at.layers, layers, strict=True)]
+        return sum(terms[1:], terms[0]) / lin.num_samples
+
+    def matched_damping(self, damping):
+        """``damping^2``: each factor is damped by about the square root."""
+        return damping**2
+
+    def damping_bias(self, lin, damping):
+        """``rho_A/lambda_min(A) + rho_B/lambda_min(B)`` at pi = 1, averaged over layers by their alpha.
+
+        The smallest non-zero eigenvalues of full-rank factors: of their Gram matrix or covariance,
+        whichever is smaller.
+        """
+        bounds, shares = [], []
+        for scale, layer in zip(self._output_scales(lin), lin.layers, strict=True):
+            n, c, t, m = layer.sensitivities.shape
+            factors = (
+                (layer.inputs.reshape(n * t, -1), 1 / n),
+                (layer.sensitivities.reshape(-1, m), scale / (n * t)),
+            )
+            grams = [s * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x) for x, s in factors]
+            bounds.append(sum(damping**0.5 / smallest_eigenvalue(g) for g in grams))
+            shares.append(grams[0].shape[0] * grams[1].shape[0] / (n * c * scale))
+        return float(np.average(bounds, weights=shares))
+
+    def layer_constants(self, sizes, num_samples):
+        """``rank(a) rank(delta) / (NC)``: N for a wide hidden layer, 1 for the output layer."""
+        c = sizes[-1].num_units
+        shares = [
+            s.input_rank(num_samples) * s.sensitivity_rank(num_samples, c) / (num_samples * c)
+            for s in sizes
+        ]
+        shares[-1] /= _OUTPUT_FACTORS[self.output_factor](num_samples)
+        return tuple(shares)
+
+    def _whitened(self, lin: Linearization, damping: Damping) -> tuple[LayerLinearization, ...]:
+        root = self.kind.root(lin.outputs)
+        return tuple(
+            self._whiten(layer, damping, scale, root)
+            for layer, scale in zip(lin.layers, self._output_scales(lin), strict=True)
+        )
+
+    def _output_scales(self, lin: Linearization) -> list[float]:
+        """Factor of B in each layer: 1 but for the output layer's."""
+        hidden = [1.0] * (len(lin.layers) - 1)
+        return [*hidden, _OUTPUT_FACTORS[self.output_factor](lin.num_samples)]
+
+    def _whiten(
+        self,
+        layer: LayerLinearization,
+        damping: Damping,
+        output_scale: float,
+        root: Float[Array, "N C K"] | None,
+    ) -> LayerLinearization:
+        n, _, t, m = layer.sensitivities.shape
+        a = layer.inputs.reshape(n * t, -1)
+        delta = layer.sensitivities.reshape(-1, m)
+        curvature = curvature_sensitivities(layer.sensitivities, root).reshape(-1, m)
+        scale_a, scale_b = 1 / n, output_scale / (n * t)
+        mean_a = scale_a * jnp.sum(a**2) / a.shape[1]
+        mean_b = scale_b * jnp.sum(curvature**2) / m
+        pi = _PI[self.damping_split](mean_a, mean_b)
+        damping_a = damping.map(lambda rho: pi * jnp.sqrt(rho))
+        damping_b = damping.map(lambda rho: jnp.sqrt(rho) / pi)
+        whitened_a = precondition_rows(a, damping_a, scale_a)
+        whitened_delta = precondition_rows(
+            delta, damping_b, scale_b, None if root is None else curvature
+        )
+        return replace(
+            layer,
+            inputs=whitened_a.reshape(layer.inputs.shape),
+            sensitivities=whitened_delta.reshape(layer.sensitivities.shape),
+        )

@@ -1,0 +1,93 @@
+"""Damped solves with symmetric positive semi-definite matrices, and their limit rho -> 0."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ngd_theory.fisher.damping import Damping
+
+
+def inverse_spectrum(eigenvalues: Float[Array, "*B n"], size: int) -> Float[Array, "*B n"]:
+    """``1/lambda`` with zero where ``abs(lambda) <= size * eps * max abs(lambda)``."""
+    largest = jnp.max(jnp.abs(eigenvalues), axis=-1, keepdims=True)
+    keep = jnp.abs(eigenvalues) > size * jnp.finfo(eigenvalues.dtype).eps * largest
+    return jnp.where(keep, 1 / jnp.where(keep, eigenvalues, 1), 0)
+
+
+def smallest_eigenvalue(matrix) -> float:
+    """Smallest eigenvalue of a symmetric matrix, at least its round-off level; reads values."""
+    eigenvalues = np.linalg.eigvalsh(np.asarray(matrix))
+    return max(float(eigenvalues[0]), round_off(eigenvalues))
+
+
+def round_off(eigenvalues: np.ndarray) -> float:
+    """The level ``n eps max abs(lambda)`` below which an eigenvalue is zero."""
+    largest = max(float(np.max(np.abs(eigenvalues))), float(np.finfo(eigenvalues.dtype).tiny))
+    return len(eigenvalues) * float(np.finfo(eigenvalues.dtype).eps) * largest
+
+
+def solve_psd(
+    matrix: Float[Array, "*B n n"], rhs: Float[Array, "*B n k"], damping: Damping
+) -> Float[Array, "*B n k"]:
+    """``(matrix + rho I)^-1 rhs`` by Cholesky; at rho = 0 ``pinv(matrix) rhs`` by eigh.
+
+    Batched over leading axes. A matrix that is not positive definite at ``rho > 0`` gives NaN, which
+    the callers outside jit turn into `SingularKernelError`.
+    """
+
+    def positive(rho, matrix, rhs):
+        n = matrix.shape[-1]
+        factor = jnp.linalg.cholesky(
+            matrix + rho.astype(matrix.dtype) * jnp.eye(n, dtype=matrix.dtype)
+        )
+        # For a wide right-hand side the inverse and one matmul are cheaper than two solves.
+        wide = rhs.shape[-1] > n
+        solved = jnp.eye(n, dtype=matrix.dtype) if wide else rhs
+        solved = jnp.broadcast_to(solved, (*matrix.shape[:-2], *solved.shape[-2:]))
+        for transpose in (False, True):
+            solved = jax.lax.linalg.triangular_solve(
+                factor, solved, left_side=True, lower=True, transpose_a=transpose
+            )
+        return solved @ rhs if wide else solved
+
+    def limit(matrix, rhs):
+        eigenvalues, vectors = jnp.linalg.eigh(matrix)
+        inverse = inverse_spectrum(eigenvalues, matrix.shape[-1])
+        return vectors @ (inverse[..., None] * (jnp.swapaxes(vectors, -1, -2) @ rhs))
+
+    return damping.select(positive, limit, matrix, rhs)
+
+
+def precondition_rows(
+    rows: Float[Array, "n p"],
+    damping: Damping,
+    scale: float,
+    curvature_rows: Float[Array, "k p"] | None = None,
+) -> Float[Array, "n p"]:
+    """``X (scale Y^T Y + rho I)^-1`` for rows X, with Y = ``curvature_rows`` (X itself when None).
+
+    Solved on the smaller side: p x p when there are more rows than columns, else the dual n x n (or
+    k x k) form, so the width enters linearly. At rho = 0 the inverse is the pseudo-inverse.
+    """
+    y = rows if curvature_rows is None else curvature_rows
+    if y.shape[0] > y.shape[1]:
+        return solve_psd(scale * (y.T @ y), rows.T, damping).T
+    gram = scale * (y @ y.T)
+    if curvature_rows is None:
+        return solve_psd(gram, rows, damping)
+    cross = scale * (rows @ y.T)
+
+    def positive(rho, rows, y, gram, cross):
+        # Woodbury: rows outside the span of Y keep their 1/rho.
+        inner = solve_psd(gram, y, Damping(rho, zero=False))
+        return (rows - cross @ inner) / rho.astype(rows.dtype)
+
+    def limit(rows, y, gram, cross):
+        twice = solve_psd(gram, solve_psd(gram, y, _LIMIT), _LIMIT)
+        return cross @ twice
+
+    return damping.select(positive, limit, rows, y, gram, cross)
+
+
+_LIMIT = Damping(np.zeros(()), zero=True)

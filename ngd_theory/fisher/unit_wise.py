@@ -1,0 +1,141 @@
+"""Unit-wise Fisher: one block an output unit or channel, its row of W and its bias (docs/theory.md section 3).
+
+Unit i has the Jacobian rows ``J_i[(n,c)] = sum_t delta_i[n,c,t] a[n,t]``. Per sample write the (C, T)
+matrix ``delta_i[n] = Q R`` with r rows in R: then ``J_i = Q (R a)`` and the unit's dual problem has N*r
+unknowns,
+
+    K_i = R_i (a a^T) R_i^T / N,     natural gradient of unit i = (R_i a)^T (K_i + rho)^-1 Q_i^T v / N.
+
+For a dense layer (T = 1) delta has rank one: R is its norm over the outputs and r = 1, so that the cost
+does not grow as C^3. With T > 1, Q = I and r = C.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.loops import batch_size, map_items, sum_items
+from ngd_theory.fisher.solve import round_off, solve_psd
+from ngd_theory.networks import LayerLinearization
+
+
+@approximation
+@dataclass(frozen=True)
+class UnitWise(Approximation):
+    """Block-diagonal over units: ``K = sum_i Q_i K_i (K_i + rho)^-1 Q_i^T``, true Fisher under MSE.
+
+    Each block is ``(1/N) sum_{n,c} J_i J_i^T``. Units are solved in batches of bounded memory, an
+    N*r-sized Cholesky each: ``O(M (N r)^3)`` a layer, and one (P, NT, M) matmul for the gradient.
+    """
+
+    name = "unit-wise"
+    asymptotic = True
+    requirements = ("distinct-inputs", "full-rank-inputs", "many-units")
+
+    def precondition(self, lin, cotangent, damping):
+        """Per layer: solve each unit's dual problem, then one matmul with the inputs."""
+        return tuple(_layer_gradient(layer, cotangent, damping) for layer in lin.layers)
+
+    def preconditioned_map(self, lin, damping, at):
+        """Sum over layers and units of ``J_i(at) J_i^T``-sized projections."""
+        terms = [_layer_map(x, y, damping) for x, y in zip(lin.layers, at.layers, strict=True)]
+        return sum(terms[1:], terms[0])
+
+    def damping_bias(self, lin, damping):
+        """Mean of ``rho/(rho + |delta_i[n]|^2 mu_n)`` over the active units and samples of all layers.
+
+        ``1/mu_n`` is the n-th diagonal entry of ``(a a^T/N)^-1``. By the Schur complement
+        ``(K_i + rho)^-1_nn <= 1/(rho + delta^2 mu_n)``, so this bounds the share of alpha that damping
+        takes (T = 1). Sensitivities near 0 make it of order sqrt(rho), not rho.
+        """
+        if damping == 0:
+            return 0.0
+        lost, active = 0.0, 0
+        for layer in lin.layers:
+            n, _, t, _ = layer.sensitivities.shape
+            gram = np.asarray(_gram(layer, layer)) / n
+            gram = gram + round_off(np.linalg.eigvalsh(gram)) * np.eye(len(gram))
+            mu = 1 / np.diagonal(np.linalg.inv(gram)).reshape(n, t, 1)
+            squares = np.sum(np.asarray(layer.sensitivities) ** 2, axis=1)
+            shares = np.where(squares > 0, damping / (damping + squares * mu), 0)
+            lost, active = lost + float(shares.sum()), active + int((squares > 0).sum())
+        return lost / max(active, 1)
+
+    def layer_constants(self, sizes, num_samples):
+        """``M min(gamma N min(C,T), rank a)/(NC)``: gamma M/C for a wide layer, 1 for the output."""
+        c = sizes[-1].num_units
+        return tuple(
+            s.num_units
+            * min(s.active_fraction * num_samples * min(c, s.positions), s.input_rank(num_samples))
+            / (num_samples * c)
+            for s in sizes
+        )
+
+
+def _layer_gradient(layer: LayerLinearization, cotangent, damping):
+    n, _, t, m = layer.sensitivities.shape
+    gram = _gram(layer, layer)
+
+    def unit(delta):
+        q, r = _compress(delta)
+        kernel = _unit_kernel(r, gram, r) / n
+        weights = jnp.einsum("ncr,nc->nr", q, cotangent)
+        dual = solve_psd(kernel, weights.reshape(-1, 1), damping).reshape(weights.shape)
+        return jnp.einsum("nr,nrt->nt", dual, r) / n
+
+    size = batch_size(*gram.shape, itemsize=gram.itemsize)
+    coefficients = map_items(unit, jnp.moveaxis(layer.sensitivities, -1, 0), size)
+    return layer.layout.pull_back(layer.inputs, coefficients.reshape(m, n, t).transpose(1, 2, 0))
+
+
+def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping):
+    n, c, _, _ = layer.sensitivities.shape
+    gram, cross = _gram(layer, layer), _gram(there, layer)
+
+    def unit(deltas):
+        delta, delta_there = deltas
+        q, r = _compress(delta)
+        kernel = _unit_kernel(r, gram, r) / n
+        # J_i(at) (R a)^T, with the compressed columns, then back to the outputs by Q^T.
+        rows = _unit_kernel(delta_there, cross, r) / n
+        solved = solve_psd(kernel, rows.T, damping).T
+        return jnp.einsum("xnr,ncr->xnc", solved.reshape(-1, n, q.shape[-1]), q)
+
+    units = (jnp.moveaxis(layer.sensitivities, -1, 0), jnp.moveaxis(there.sensitivities, -1, 0))
+    rows = there.sensitivities.shape[0] * there.sensitivities.shape[1]
+    unknowns = n * c
+    size = batch_size(unknowns, max(unknowns, rows), itemsize=gram.itemsize)
+
+    total = sum_items(unit, units, jnp.zeros((rows, n, c), gram.dtype), size)
+    return total.reshape(rows, n * c)
+
+
+def _gram(left: LayerLinearization, right: LayerLinearization) -> Float[Array, "NT MS"]:
+    a, b = left.inputs, right.inputs
+    return a.reshape(-1, a.shape[-1]) @ b.reshape(-1, b.shape[-1]).T
+
+
+def _compress(delta: Float[Array, "N C T"]):
+    """``delta[n] = Q[n] R[n]``: Q (N, C, r) with orthonormal (or zero) columns, R (N, r, T)."""
+    n, c, t = delta.shape
+    if t > 1 or c == 1:
+        return jnp.broadcast_to(jnp.eye(c, dtype=delta.dtype), (n, c, c)), delta
+    norm = jnp.sqrt(jnp.sum(delta**2, axis=1, keepdims=True))
+    return delta / jnp.where(norm > 0, norm, 1), norm
+
+
+def _unit_kernel(left: Float[Array, "N r T"], gram: Float[Array, "NT MS"], right):
+    """``R (a a'^T) R'^T`` as an (N*r, M*r') matrix."""
+    n, r, t = left.shape
+    m, q, s = right.shape
+    if t == s == 1:
+        return (
+            left.reshape(n * r, 1)
+            * jnp.repeat(jnp.repeat(gram, r, axis=0), q, axis=1)
+            * right.reshape(1, m * q)
+        )
+    half = jnp.einsum("nrt,ntms->nrms", left, gram.reshape(n, t, m, s))
+    return jnp.einsum("nrms,mqs->nrmq", half, right).reshape(n * r, m * q)
