@@ -1,0 +1,112 @@
+"""Settings of a verification run, validated before anything is computed."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ngd_theory import fisher
+from ngd_theory.errors import InputError, choose
+from ngd_theory.networks import ACTIVATIONS
+
+#: Approximations that have a ``kind``, and so a cross-entropy Fisher, or need none (identity).
+CROSS_ENTROPY_APPROXIMATIONS = ("identity", "exact", "block-diagonal")
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """What `ngd_theory.claims.verify` runs. Names and defaults are those of ``ngd-theory verify``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = "mnist"
+    classes: tuple[str, ...] | None = None
+    num_train: PositiveInt = 100
+    num_test: Annotated[int, Field(ge=0)] = 100
+    width: PositiveInt = 1024
+    depth: PositiveInt = 3
+    activation: str = "relu"
+    weight_std: Positive = 2**0.5
+    bias_std: NonNegative = 0.0
+    approximations: tuple[str, ...] = ()
+    step_scale: Positive = 1.0
+    steps: PositiveInt = 5
+    damping: NonNegative = 1e-8
+    loss: Literal["mse", "cross-entropy"] = "mse"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    precision: Literal["float32", "float64"] = "float64"
+    forster: bool = False
+    input_dim: PositiveInt | None = None
+    output_dim: PositiveInt | None = None
+    data_dir: Path | None = None
+
+    @field_validator("activation")
+    @classmethod
+    def _known_activation(cls, name: str) -> str:
+        choose(ACTIVATIONS, name, "activation")
+        return name
+
+    @field_validator("approximations")
+    @classmethod
+    def _known_approximations(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            choose(fisher.APPROXIMATIONS, name, "approximation")
+        if len(set(names)) < len(names):
+            raise InputError("an approximation is named twice")
+        return names
+
+    @model_validator(mode="after")
+    def _defined_for_the_loss(self):
+        unfit = set(self.approximations) - set(self._available())
+        if unfit:
+            raise InputError(
+                f"{', '.join(sorted(unfit))} cannot be predicted under {self.loss}; choose from "
+                + ", ".join(self._available())
+            )
+        return self
+
+    def _available(self) -> tuple[str, ...]:
+        names = tuple(fisher.APPROXIMATIONS)
+        return CROSS_ENTROPY_APPROXIMATIONS if self.loss == "cross-entropy" else names
+
+    @property
+    def chosen_approximations(self) -> tuple[str, ...]:
+        """The approximations to run: those named, or all that the loss allows."""
+        return self.approximations or self._available()
+
+    @property
+    def chosen_dims(self) -> tuple[int | None, int | None]:
+        """Input and output dimensions for the data: those named; 784 and 1 for Gaussian inputs."""
+        if self.dataset != "gaussian":
+            return self.input_dim, self.output_dim
+        outputs = 1 if self.loss == "mse" else 2
+        return self.input_dim or 784, self.output_dim or outputs
+
+    @property
+    def chosen_classes(self) -> tuple[str, ...] | None:
+        """The classes to keep: those named, or 0 and 1 for the digit images."""
+        if self.classes is None and self.dataset in ("mnist", "digits"):
+            return ("0", "1")
+        return self.classes
+
+
+def parse(values: dict[str, Any]) -> Settings:
+    """Validate settings.
+
+    Raises
+    ------
+    InputError
+        One line that names every wrong setting, its value and what is allowed.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        lines = []
+        for e in error.errors():
+            message = str(e.get("ctx", {}).get("error", e["msg"]))
+            name = "--" + "-".join(str(part) for part in e["loc"][:1]).replace("_", "-")
+            lines.append(f"{name} {e['input']}: {message}" if e["loc"] else message)
+        raise InputError("; ".join(lines)) from None

@@ -1,0 +1,159 @@
+"""Function-space predictions: what the linearised network does (docs/theory.md section 2)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory import losses
+from ngd_theory.dynamics.checks import check_schedule, check_targets
+from ngd_theory.dynamics.trajectory import Trajectory
+from ngd_theory.fisher import Approximation
+from ngd_theory.networks import Linearization
+
+
+def predict(
+    approximation: Approximation,
+    lin: Linearization,
+    targets: Float[Array, "N C"],
+    step_size: float,
+    num_steps: int,
+    damping: float,
+    at: Linearization | None = None,
+    loss: str = "mse",
+) -> Trajectory:
+    """Predict training with ``f <- f - eta K residual(f)``, K frozen at ``lin``.
+
+    For MSE in closed form, from the eigenbasis of the symmetric ``K = U diag(lambda) U^T``:
+    ``r_t = U (1 - eta lambda)^t U^T r_0`` and ``f_t(at) = f_0(at) - Q U g_t(lambda) U^T r_0`` with
+    ``g_t = (1 - (1 - eta lambda)^t)/lambda``: exact at every t, whatever damping and approximation; with
+    `Identity` it is gradient descent in the eigenbasis of the NTK, with `Exact` the spectral form
+    ``lambda = theta/(theta + rho)``. For cross-entropy the recursion is simulated, the Jacobian frozen and
+    the Fisher's Lambda taken at the current outputs.
+
+    Parameters
+    ----------
+    approximation : Approximation
+        For cross-entropy one whose ``kind`` has that loss.
+    lin : Linearization
+        At the N training inputs, at initialisation.
+    targets : (N, C)
+    step_size : float
+        eta.
+    num_steps : int
+    damping : float
+        rho.
+    at : Linearization, optional
+        At N' test inputs.
+    loss : {"mse", "cross-entropy"}
+
+    Returns
+    -------
+    Trajectory
+        ``test_outputs`` is None without ``at``.
+
+    Raises
+    ------
+    InputError
+        For targets of the wrong shape, a step size that is not positive, or ``num_steps < 0``.
+    """
+    objective = losses.by_name(loss)
+    check_schedule(step_size, num_steps)
+    targets = check_targets(targets, lin.outputs.shape)
+    if objective is losses.MSE:
+        k = approximation.function_space_map(lin, damping)
+        q = None if at is None else approximation.function_space_map(lin, damping, at)
+        test_outputs = None if at is None else at.outputs
+        return predict_from_maps(k, lin.outputs, targets, step_size, num_steps, q, test_outputs)
+    outputs, test = _recursion(
+        approximation, lin, targets, step_size, num_steps, damping, at, objective
+    )
+    values = jax.vmap(lambda f: objective.value(f, targets))(outputs)
+    return Trajectory(outputs, test, values)
+
+
+def predict_from_maps(
+    k: Float[Array, "NC NC"],
+    outputs: Float[Array, "N C"],
+    targets: Float[Array, "N C"],
+    step_size: float,
+    num_steps: int,
+    q: Float[Array, "MC NC"] | None = None,
+    test_outputs: Float[Array, "M C"] | None = None,
+) -> Trajectory:
+    """Predict training under MSE from function-space maps already at hand; see `predict`.
+
+    Parameters
+    ----------
+    k : (N*C, N*C)
+        Map on the training set, symmetric.
+    outputs : (N, C)
+        f_0 on the training set.
+    targets : (N, C)
+    step_size : float
+    num_steps : int
+    q : (N'*C, N*C), optional
+        Map to the test set; needs ``test_outputs``, f_0 there.
+    test_outputs : (N', C), optional
+    """
+    check_schedule(step_size, num_steps)
+    targets = check_targets(targets, outputs.shape)
+    eta = jnp.asarray(step_size, k.dtype)
+    train, test = _spectral(k, q, outputs, test_outputs, targets, eta, num_steps)
+    return Trajectory(train, test, jax.vmap(lambda f: losses.MSE.value(f, targets))(train))
+
+
+@partial(jax.jit, static_argnames="num_steps")
+def _spectral(k, q, outputs, test_outputs, targets, step_size, num_steps):
+    eigenvalues, vectors = jnp.linalg.eigh((k + k.T) / 2)
+    initial = vectors.T @ (outputs - targets).ravel()
+    times = jnp.arange(num_steps + 1)[:, None]
+    # An integer power keeps the sign of a factor below zero.
+    factors = jax.vmap(lambda t: _integer_power(1 - step_size * eigenvalues, t))(times[:, 0])
+    residuals = (factors * initial) @ vectors.T
+    train = targets + residuals.reshape(-1, *outputs.shape)
+    if q is None:
+        return train, None
+    travelled = _geometric_sums(step_size * eigenvalues, factors) * step_size
+    test = test_outputs.ravel() - ((travelled * initial) @ vectors.T) @ q.T
+    return train, test.reshape(-1, *test_outputs.shape)
+
+
+def _integer_power(base, exponent):
+    magnitude = jnp.exp(exponent * jnp.log(jnp.abs(jnp.where(base == 0, 1, base))))
+    power = jnp.where((exponent % 2 == 1) & (base < 0), -magnitude, magnitude)
+    return jnp.where(base == 0, (exponent == 0).astype(base.dtype), power)
+
+
+def _geometric_sums(rates, factors):
+    """``(1 - (1 - x)^t)/x`` for each rate x and row t of factors ``(1 - x)^t``; t at x = 0."""
+    t = jnp.arange(factors.shape[0], dtype=factors.dtype)[:, None]
+    small = jnp.abs(rates) < 1e-4
+    safe = jnp.where(small, 1.0, rates)
+    # -expm1(t log1p(-x))/x keeps its digits where 1 - (1-x)^t cancels.
+    x = jnp.where(small, rates, 0.0)
+    series = jnp.where(x == 0, t, -jnp.expm1(t * jnp.log1p(-x)) / jnp.where(x == 0, 1.0, x))
+    return jnp.where(small, series, (1 - factors) / safe)
+
+
+def _recursion(approximation, lin, targets, step_size, num_steps, damping, at, objective):
+    at_all = at if at is not None else lin
+
+    @jax.jit
+    def run(approximation, lin, at, targets, step_size, damping):
+        def step(state, _):
+            f, f_at = state
+            here = Linearization(f, lin.layers)
+            residual = objective.residual(f, targets)
+            gradient = approximation.natural_gradient(here, residual, damping)
+            new = f - step_size * lin.jvp(gradient), f_at - step_size * at.jvp(gradient)
+            return new, new
+
+        start = lin.outputs, at.outputs
+        _, rest = jax.lax.scan(step, start, length=num_steps)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest)
+
+    step_size = jnp.asarray(step_size, lin.outputs.dtype)
+    outputs, test = run(approximation, lin, at_all, targets, step_size, damping)
+    return outputs, None if at is None else test

@@ -1,0 +1,142 @@
+"""Training of the real network by natural gradient descent, re-linearised at every step."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ngd_theory import losses
+from ngd_theory.dynamics.checks import check_finite, check_schedule, check_targets
+from ngd_theory.dynamics.trajectory import Trajectory
+from ngd_theory.errors import SingularKernelError
+from ngd_theory.fisher import Approximation
+from ngd_theory.fisher.damping import as_damping
+from ngd_theory.networks import Network, linearize
+from ngd_theory.theory import check_conditions
+
+#: A loss this many times the initial one is a divergence.
+DIVERGENCE_FACTOR = 1e8
+
+
+def train(
+    network: Network,
+    params,
+    x: Float[Array, "N *S"],
+    y: Float[Array, "N C"],
+    approximation: Approximation,
+    step_size: float,
+    num_steps: int,
+    damping: float,
+    x_test: Float[Array, "M *S"] | None = None,
+    loss: str = "mse",
+    on_step: Callable[[int, float], None] | None = None,
+) -> Trajectory:
+    """Train ``network`` by ``theta <- theta - eta (G + rho I)^-1 grad`` on the full batch.
+
+    Parameters
+    ----------
+    network : Network
+    params : like ``network.init(key)``
+        Left as they are.
+    x : (N, *input_shape)
+    y : (N, C)
+    approximation : Approximation
+        G, rebuilt at every step.
+    step_size : float
+        eta.
+    num_steps : int
+    damping : float
+        rho.
+    x_test : (N', *input_shape), optional
+    loss : {"mse", "cross-entropy"}
+    on_step : callable, optional
+        Called with the step and its training loss, for progress.
+
+    Returns
+    -------
+    Trajectory
+        With ``params`` and ``parameter_distances``. A loss that is not finite, or above
+        `DIVERGENCE_FACTOR` times the first, stops training: ``diverged`` is True and what was seen is kept.
+
+    Raises
+    ------
+    InputError
+        For wrong shapes, NaN in the data, or a bad step size, damping or number of steps.
+    SingularKernelError
+        When the natural gradient is not finite though the outputs are: a solve broke down.
+    """
+    objective = losses.by_name(loss)
+    check_schedule(step_size, num_steps)
+    network.check(params, x)
+    check_finite("x", x)
+    y = check_targets(y, (x.shape[0], network.output_dim))
+    if x_test is not None:
+        network.check(params, x_test)
+        check_finite("x_test", x_test)
+        x_test = jnp.asarray(x_test)
+    rho = as_damping(damping)
+    x, start = jnp.asarray(x), params
+    eta = jnp.asarray(step_size, jnp.result_type(*jax.tree.leaves(params)))
+
+    outputs, tests, values, distances = [], [], [], []
+    diverged = False
+    for step in range(num_steps + 1):
+        last = step == num_steps
+        if last:
+            f, new, finite = _apply(network, params, x), params, True
+        else:
+            f, new, finite = _step(network, objective, params, x, y, approximation, eta, rho)
+        outputs.append(np.asarray(f))
+        values.append(float(objective.value(f, y)))
+        distances.append(float(_distance(params, start)))
+        if x_test is not None:
+            tests.append(np.asarray(_apply(network, params, x_test)))
+        if on_step is not None:
+            on_step(step, values[-1])
+        diverged = not values[-1] <= DIVERGENCE_FACTOR * max(values[0], 1e-300)
+        if diverged:
+            break
+        if not finite:
+            raise _explain(approximation, network, params, x, damping, step)
+        params = new
+    return Trajectory(
+        jnp.asarray(np.stack(outputs)),
+        jnp.asarray(np.stack(tests)) if tests else None,
+        jnp.asarray(values),
+        jnp.asarray(distances),
+        params,
+        diverged,
+    )
+
+
+@partial(jax.jit, static_argnames=("network", "objective"))
+def _step(network, objective, params, x, y, approximation, step_size, damping):
+    lin = linearize(network, params, x)
+    residual = objective.residual(lin.outputs, y)
+    gradient = approximation.natural_gradient(lin, residual, damping)
+    new = jax.tree.map(lambda p, g: p - step_size * g, params, gradient)
+    # A failed factorisation poisons every entry, so a sum shows it without another pass over memory.
+    finite = jnp.isfinite(sum(jnp.sum(g[..., :1]) for g in jax.tree.leaves(gradient)))
+    return lin.outputs, new, finite
+
+
+_apply = jax.jit(lambda network, params, x: network.apply(params, x), static_argnums=0)
+
+
+@jax.jit
+def _distance(params, start):
+    squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), params, start)
+    return jnp.sqrt(sum(jax.tree.leaves(squares)))
+
+
+def _explain(approximation, network, params, x, damping, step) -> SingularKernelError:
+    lin = linearize(network, params, x)
+    broken = [c for c in check_conditions(approximation, network, lin, damping) if not c.holds]
+    reasons = "; ".join(c.why for c in broken) or "no condition of the theory is violated"
+    return SingularKernelError(
+        f"{approximation.name}: the natural gradient is not finite at step {step} with damping {damping} "
+        f"in {lin.outputs.dtype}: {reasons}. Raise the damping, use float64, or damping 0 (pseudo-inverse)"
+    )

@@ -1,0 +1,41 @@
+"""What training does to a network, predicted or measured."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Array
+
+from ngd_theory.pytrees import pytree
+
+
+@pytree("outputs", "test_outputs", "losses", "parameter_distances", "params")
+@dataclass(frozen=True)
+class Trajectory:
+    """Outputs and losses along num_steps updates; entry 0 is before the first.
+
+    Attributes
+    ----------
+    outputs : (num_steps + 1, N, C)
+    test_outputs : (num_steps + 1, N', C) or None
+    losses : (num_steps + 1,)
+        Training loss, ``1/(2N) sum |f - y|^2`` for MSE.
+    parameter_distances : (num_steps + 1,) or None
+        ``||theta_t - theta_0||``; predicted only in closed form, else None.
+    params : like ``network.init`` or None
+        Final parameters, of a measured trajectory.
+    diverged : bool
+        Whether training was stopped because the loss grew without bound: there are then fewer than
+        num_steps + 1 entries, the last of which is the step that showed it.
+    """
+
+    outputs: Array
+    test_outputs: Array | None
+    losses: Array
+    parameter_distances: Array | None = None
+    params: Any = None
+    diverged: bool = False
+
+    @property
+    def num_steps(self) -> int:
+        """Number of updates made."""
+        return self.losses.shape[0] - 1
