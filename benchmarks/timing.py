@@ -1,0 +1,25 @@
+"""Timing of rival functions in one run, in turn, so that a drift of the machine hits all alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+
+
+def interleaved(functions: Mapping[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each function in each of ``rounds`` rounds, after one that compiles."""
+    for function in functions.values():
+        jax.block_until_ready(function())
+    seconds = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(seconds: list[float], reference: list[float]) -> float:
+    """Median over rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(seconds, reference, strict=True))

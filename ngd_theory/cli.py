@@ -1,0 +1,171 @@
+"""The ``ngd-theory`` command."""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+import ngd_theory
+from ngd_theory.errors import NGDTheoryError
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Check the theory of natural gradient descent in wide neural networks.",
+)
+
+#: Exit status: every applicable claim holds; one fails; the input cannot be run.
+HOLDS, FAILS, BAD_INPUT = 0, 1, 2
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Check the theory of natural gradient descent in wide neural networks."""
+    if version:
+        print(ngd_theory.__version__)
+        raise typer.Exit
+
+
+def _split(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+@app.command()
+def verify(
+    dataset: Annotated[
+        str, typer.Option(help="mnist, digits, gaussian, cifar10, openml:NAME or PATH.npz")
+    ] = "mnist",
+    classes: Annotated[str, typer.Option(help="Classes to keep, such as 0,1.")] = "",
+    num_train: Annotated[int, typer.Option(help="N, training samples.")] = 100,
+    num_test: Annotated[int, typer.Option(help="Test samples.")] = 100,
+    width: Annotated[int, typer.Option(help="M, width of every hidden layer.")] = 1024,
+    depth: Annotated[int, typer.Option(help="L, number of affine layers.")] = 3,
+    activation: Annotated[str, typer.Option(help="relu, tanh, erf, gelu or identity.")] = "relu",
+    weight_std: Annotated[float, typer.Option(help="sigma_w.")] = 2**0.5,
+    bias_std: Annotated[float, typer.Option(help="sigma_b; 0 leaves the biases out.")] = 0.0,
+    approximations: Annotated[
+        str, typer.Option(help="Comma-separated; all of them when left out.")
+    ] = "",
+    step_scale: Annotated[float, typer.Option(help="eta times alpha.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 5,
+    damping: Annotated[float, typer.Option(help="rho; 0 is the limit rho -> 0.")] = 1e-8,
+    loss: Annotated[str, typer.Option(help="mse or cross-entropy.")] = "mse",
+    seed: Annotated[int, typer.Option(help="Seed of data choice and parameters.")] = 0,
+    precision: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    forster: Annotated[
+        bool, typer.Option("--forster", help="Forster transform of the inputs (N > M_0).")
+    ] = False,
+    input_dim: Annotated[
+        int | None, typer.Option(help="Keep this many principal components (gaussian: M_0).")
+    ] = None,
+    output_dim: Annotated[int | None, typer.Option(help="C, for gaussian.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of original MNIST or CIFAR-10 files.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/verify"),
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Check every claim on one network and data set.
+
+    Exit status 0: all applicable claims hold; 1: one fails; 2: bad input.
+    """
+    values = {
+        "dataset": dataset,
+        "classes": _split(classes) or None,
+        "num_train": num_train,
+        "num_test": num_test,
+        "width": width,
+        "depth": depth,
+        "activation": activation,
+        "weight_std": weight_std,
+        "bias_std": bias_std,
+        "approximations": _split(approximations),
+        "step_scale": step_scale,
+        "steps": steps,
+        "damping": damping,
+        "loss": loss,
+        "seed": seed,
+        "precision": precision,
+        "forster": forster,
+        "input_dim": input_dim,
+        "output_dim": output_dim,
+        "data_dir": data_dir,
+    }
+    try:
+        status = _verify(values, out)
+    except NGDTheoryError as error:
+        _fail(error, debug)
+    except MemoryError as error:
+        _fail(f"out of memory ({error}); lower --width or --num-train", debug)
+    raise typer.Exit(status)
+
+
+def _verify(values: dict, out: Path) -> int:
+    import jax
+
+    from ngd_theory import claims, report
+    from ngd_theory.threads import limit_blas_threads
+
+    settings = claims.parse(values)
+    limit_blas_threads()
+    jax.config.update("jax_enable_x64", settings.precision == "float64")
+    folder = report.output_folder(out)
+    errors = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=errors,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("starting")
+
+        def tell(message: str) -> None:
+            progress.update(task, description=message)
+            if not errors.is_terminal:
+                print(message, file=sys.stderr, flush=True)
+
+        found = claims.verify(settings, tell)
+        tell("drawing")
+        report.write_result(found, folder / "result.json")
+        report.draw_dynamics(found, folder / "dynamics.png")
+        report.draw_isotropy(found, folder / "isotropy.png")
+
+    console = Console()
+    # A pipe has no width of its own; the table needs this much.
+    wide = console if console.is_terminal else Console(width=140)
+    report.print_report(found, wide)
+    outcomes = [v.status for v in found.verdicts]
+    counts = ", ".join(f"{outcomes.count(s)} {s}" for s in claims.Status)
+    device = jax.devices()[0]
+    wide.print(
+        f"{counts} on {device.platform} ({device.device_kind}) in {found.seconds:.1f} s. "
+        f"Results in {folder}/: result.json, dynamics.png, isotropy.png",
+        soft_wrap=True,
+    )
+    return HOLDS if found.holds else FAILS
+
+
+def _fail(error: Exception | str, debug: bool):
+    if debug:
+        traceback.print_exc()
+    print(f"ngd-theory: {error}", file=sys.stderr)
+    raise typer.Exit(BAD_INPUT)
+
+
+def app_main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="ngd-theory")
+
+
+if __name__ == "__main__":
+    app_main()

@@ -1,0 +1,100 @@
+"""Figures of a verification run."""
+
+from math import ceil
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ngd_theory import losses
+from ngd_theory.claims import Report
+from ngd_theory.report.files import written
+from ngd_theory.report.style import RC, colour, label, marker
+
+
+def draw_dynamics(report: Report, path: Path) -> None:
+    """Training and test loss of every approximation, measured (markers) and predicted (dashes)."""
+    with mpl.rc_context(RC):
+        has_test = report.dataset.num_test > 0
+        figure = Figure(figsize=(9.0 if has_test else 5.2, 4.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, 2 if has_test else 1, squeeze=False)[0]
+        # Below float64's round-off of the outputs a loss is noise.
+        floor = 1e-16 if report.settings.precision == "float64" else 1e-9
+        for axis, split in zip(axes, ("training", "test"), strict=False):
+            for name in report.evidence:
+                measured, predicted = losses_of(report, name, split)
+                axis.plot(np.maximum(predicted, floor), "--", color=colour(name), lw=1.2, zorder=2)
+                axis.plot(
+                    np.maximum(measured, floor),
+                    linestyle="none",
+                    marker=marker(name),
+                    markersize=5,
+                    markerfacecolor="none",
+                    color=colour(name),
+                    label=label(name) if split == "training" else None,
+                    zorder=3,
+                )
+            axis.set_yscale("log")
+            axis.set_xlabel("step")
+            axis.set_title(f"{split} loss")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0].plot([], [], "--", color="0.4", label="prediction")
+        figure.legend(loc="outside right center")
+        figure.suptitle(
+            f"{report.dataset.name}, N = {report.dataset.num_train}, depth {report.network.depth}, "
+            f"width {report.settings.width}, {report.settings.activation}, "
+            f"ηα = {report.settings.step_scale:g}",
+            fontsize=10,
+        )
+        with written(path) as temporary:
+            figure.savefig(temporary, format="png")
+
+
+def draw_isotropy(report: Report, path: Path) -> None:
+    """Heat maps of K over its mean eigenvalue, one an approximation, on one colour scale."""
+    with mpl.rc_context(RC):
+        names = list(report.maps)
+        columns = min(4, len(names))
+        rows = ceil(len(names) / columns)
+        figure = Figure(figsize=(2.3 * columns + 0.6, 2.5 * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        image = None
+        for axis, name in zip(grid.flat, names, strict=False):
+            k = report.maps[name]
+            size = min(len(k), 200)
+            image = axis.imshow(
+                k[:size, :size] / (np.trace(k) / len(k)),
+                cmap="RdBu_r",
+                vmin=-1,
+                vmax=1,
+                interpolation="nearest",
+            )
+            dispersion = float(report.evidence[name].isotropy.dispersion)
+            axis.set_title(f"{label(name)}\ndispersion {dispersion:.2g}")
+            axis.spines[:].set_visible(False)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        for axis in grid.flat[len(names) :]:
+            axis.set_axis_off()
+        if image is not None:
+            figure.colorbar(image, ax=grid, shrink=0.6, label=r"$K/\bar\alpha$")
+        with written(path) as temporary:
+            figure.savefig(temporary, format="png")
+
+
+def losses_of(report: Report, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(measured, predicted) losses of an approximation on "training" or "test" at every step."""
+    evidence = report.evidence[name]
+    if split == "training":
+        return np.asarray(evidence.training.losses), np.asarray(evidence.prediction.losses)
+    loss = losses.by_name(report.settings.loss)
+    targets = np.asarray(report.dataset.test_targets)
+    measured, predicted = (
+        np.array([float(loss.value(f, targets)) for f in np.asarray(t.test_outputs)])
+        for t in (evidence.training, evidence.prediction)
+    )
+    return measured, predicted

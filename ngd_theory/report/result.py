@@ -1,0 +1,109 @@
+"""A verification run as JSON."""
+
+import json
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ngd_theory.claims import Report
+from ngd_theory.report.figures import losses_of
+from ngd_theory.report.files import written
+
+_PACKAGES = ("ngd-theory", "jax", "jaxlib", "numpy", "scipy", "matplotlib", "mlxtend")
+
+
+def write_result(report: Report, path: Path) -> None:
+    """Write everything a run found, and what it ran on, to ``path``."""
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(to_dict(report), indent=1, allow_nan=False) + "\n")
+
+
+def to_dict(report: Report) -> dict[str, Any]:
+    """Return the run as JSON-ready values; a number that is not finite becomes a string."""
+    return _plain(
+        {
+            "holds": report.holds,
+            "config": report.settings.model_dump(mode="json"),
+            "environment": environment(),
+            "data": {"name": report.dataset.name, **report.dataset.description},
+            "network": {
+                "depth": report.network.depth,
+                "activation": report.network.activation,
+                "num_parameters": report.network.num_parameters,
+                "layers": [asdict(s) for s in report.network.layer_sizes],
+            },
+            "approximations": {name: _evidence(report, name) for name in report.evidence},
+            "claims": [{**asdict(v), "status": str(v.status)} for v in report.verdicts],
+            "seconds": report.seconds,
+        }
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and precision of this process."""
+    device = jax.devices()[0]
+    return {
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": device.device_kind,
+        "device_platform": device.platform,
+        "num_devices": jax.device_count(),
+        "float": str(jax.numpy.zeros(()).dtype),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _evidence(report: Report, name: str) -> dict[str, Any]:
+    e = report.evidence[name]
+    test = None
+    if report.dataset.num_test:
+        measured, predicted = losses_of(report, name, "test")
+        test = {"measured": measured, "predicted": predicted}
+    return {
+        "damping": e.damping,
+        "step_size": e.step_size,
+        "constant": {"predicted": e.constant, "measured": e.isotropy.constant},
+        "dispersion": e.isotropy.dispersion,
+        "eigenvalues": e.spectrum,
+        "train_loss": {"measured": e.training.losses, "predicted": e.prediction.losses},
+        "test_loss": test,
+        "outputs": {"measured": e.training.outputs[-1], "predicted": e.prediction.outputs[-1]},
+        "parameter_distance": {
+            "measured": e.training.parameter_distances,
+            "predicted": e.predicted_distance,
+            "initial_norm": e.parameter_norm,
+        },
+        "diverged": e.training.diverged,
+        "ntk_condition": e.ntk_condition,
+        "conditions": [asdict(c) for c in e.conditions],
+        "seconds": e.seconds,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, jax.Array | np.ndarray):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value

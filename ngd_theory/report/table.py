@@ -1,0 +1,101 @@
+"""A verification run as terminal tables."""
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from ngd_theory.claims import Report, Status
+from ngd_theory.report.figures import losses_of
+
+#: At most this many steps are shown; result.json has all of them.
+SHOWN_STEPS = 6
+_STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.NOT_APPLICABLE: "yellow"}
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the table of approximations and, below it, the claims."""
+    console.print(Group(_approximations(report), _legend(report), _claims(report)))
+
+
+def number(value) -> str:
+    """Format a number in at most eight characters, or a dash."""
+    if value is None:
+        return "–"
+    value = float(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.4g}"
+    return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _pair(measured, predicted) -> Text:
+    return Text(f"{number(measured)}\n{number(predicted)}", justify="right")
+
+
+def _approximations(report: Report) -> Table:
+    steps = report.settings.steps
+    shown = sorted({round(i) for i in np.linspace(0, steps, min(steps + 1, SHOWN_STEPS))})
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
+    table.add_column("approximation", no_wrap=True)
+    table.add_column("α", justify="right")
+    table.add_column("dispersion", justify="right")
+    for step in shown:
+        table.add_column(f"loss {step}" if step == 0 else str(step), justify="right")
+    has_test = report.dataset.num_test > 0
+    if has_test:
+        table.add_column("test loss", justify="right")
+    table.add_column("moved", justify="right")
+    table.add_column("s", justify="right")
+    for name, e in report.evidence.items():
+        measured, predicted = losses_of(report, name, "training")
+        cells = [_pair(e.isotropy.constant, e.constant), number(e.isotropy.dispersion)]
+        cells += [_pair(_at(measured, step), _at(predicted, step)) for step in shown]
+        if has_test:
+            cells.append(_pair(*(curve[-1] for curve in losses_of(report, name, "test"))))
+        moved = e.training.parameter_distances
+        cells.append(_pair(None if moved is None else moved[-1], e.predicted_distance))
+        table.add_row(name, *cells, f"{e.seconds:.1f}")
+    return table
+
+
+def _at(curve, step):
+    return curve[step] if step < len(curve) else None
+
+
+def _legend(report: Report) -> Text:
+    s = report.settings
+    return Text(
+        "Upper line measured, lower line predicted. "
+        f"loss: training loss after each step at ηα = {s.step_scale:g} (without an α: at "
+        f"η λ_max(K) = {s.step_scale:g}); test loss after the last. dispersion: of K, 0 if isotropic. "
+        f"moved: ‖θ_T − θ_0‖. Damping {s.damping:g} (K-FAC: its square, whose root damps each factor).",
+        style="dim",
+    )
+
+
+def _claims(report: Report) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("claim", no_wrap=True)
+    table.add_column("approximation", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for name in ("measured", "predicted", "tolerance"):
+        table.add_column(name, justify="right")
+    table.add_column("what is compared; source")
+    last = None
+    for v in report.verdicts:
+        if v.claim != last:
+            table.add_section()
+            table.add_row(Text(v.claim, style="bold"), "", "", "", "", "", Text(v.statement))
+        applies = v.status is not Status.NOT_APPLICABLE
+        table.add_row(
+            "",
+            v.approximation,
+            Text(str(v.status), style=_STYLES[v.status]),
+            number(v.measured) if applies else "",
+            number(v.predicted) if applies else "",
+            number(v.tolerance) if applies else "",
+            Text(v.why if v.claim == last else f"{v.why} [{v.source}]", style="dim"),
+        )
+        last = v.claim
+    return table
