@@ -104,6 +104,8 @@ def verify(
         status = _verify(values, out)
     except NGDTheoryError as error:
         _fail(error, debug)
+    except OSError as error:
+        _fail(f"cannot write results to {out}: {error}; choose another --out", debug)
     except MemoryError as error:
         _fail(f"out of memory ({error}); lower --width or --num-train", debug)
     raise typer.Exit(status)
@@ -118,7 +120,7 @@ def _verify(values: dict, out: Path) -> int:
     settings = claims.parse(values)
     limit_blas_threads()
     jax.config.update("jax_enable_x64", settings.precision == "float64")
-    folder = report.output_folder(out)
+    report.check_output_folder(out)
     errors = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
@@ -136,9 +138,10 @@ def _verify(values: dict, out: Path) -> int:
 
         found = claims.verify(settings, tell)
         tell("drawing")
-        report.write_result(found, folder / "result.json")
-        report.draw_dynamics(found, folder / "dynamics.png")
-        report.draw_isotropy(found, folder / "isotropy.png")
+        out.mkdir(parents=True, exist_ok=True)
+        report.write_result(found, out / "result.json")
+        report.draw_dynamics(found, out / "dynamics.png")
+        report.draw_isotropy(found, out / "isotropy.png")
 
     console = Console()
     # A pipe has no width of its own; the table needs this much.
@@ -149,7 +152,7 @@ def _verify(values: dict, out: Path) -> int:
     device = jax.devices()[0]
     wide.print(
         f"{counts} on {device.platform} ({device.device_kind}) in {found.seconds:.1f} s. "
-        f"Results in {folder}/: result.json, dynamics.png, isotropy.png",
+        f"Results in {out}/: result.json, dynamics.png, isotropy.png",
         soft_wrap=True,
     )
     return HOLDS if found.holds else FAILS

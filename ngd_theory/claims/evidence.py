@@ -86,16 +86,19 @@ class Evidence:
         return residual_ratios(self.training, self.targets)
 
     def width_ratio(self) -> float:
-        """``sqrt(N C / M)``, M the narrowest hidden width: the size of a finite-width effect.
+        """``(sqrt(N C) + L) / sqrt(M)``, M the narrowest hidden width: the size of a finite-width effect.
 
-        A minimum-norm step that moves NC outputs by O(1) moves a layer's weights by O(sqrt(NC)) in
-        norm, against the O(sqrt(M)) spectral norm of its random weights: features, sensitivities and so
-        K change by the ratio. For a linear model (L = 1), which has no such effect, its round-off.
+        A minimum-norm step that moves NC outputs by O(1) each in its own direction moves a layer's
+        weights by O(sqrt(NC)) in norm, against the O(sqrt(M)) spectral norm of its random weights:
+        features, sensitivities and so K change by the ratio. What the outputs move in common moves each
+        of the L layers by O(1) in one direction, and these add. For a linear model (L = 1), which has
+        no such effect, its round-off.
         """
         widths = [s.num_units for s in self.network.layer_sizes[:-1]]
         if not widths:
             return 1e3 * self.epsilon * self.ntk_condition
-        return float(np.sqrt(self.num_samples * self.network.output_dim / min(widths)))
+        outputs = self.num_samples * self.network.output_dim
+        return (outputs**0.5 + self.network.depth) / min(widths) ** 0.5
 
     def finite_width_tolerance(self) -> float:
         """`width_ratio` times ``max(1, eta alpha)^2``: the nonlinear part of a step is quadratic in it."""

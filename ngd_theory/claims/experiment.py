@@ -194,11 +194,13 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
     if mse and constant is not None:
         near = edge_targets(lin.outputs, targets)
         beyond = train(near, EDGE_SCALE / constant, EDGE_STEPS, None)
-    distance = None
     if mse:
         travelled = step_size * (prediction.outputs[:-1] - targets).sum(0)
         moved = approximation.natural_gradient(lin, travelled, damping)
         distance = _norm(moved)
+    else:
+        assert prediction.parameter_distances is not None
+        distance = float(prediction.parameter_distances[-1])
     evidence = Evidence(
         approximation=approximation,
         network=run.network,

@@ -20,7 +20,7 @@ class Trajectory:
     losses : (num_steps + 1,)
         Training loss, ``1/(2N) sum |f - y|^2`` for MSE.
     parameter_distances : (num_steps + 1,) or None
-        ``||theta_t - theta_0||``; predicted only in closed form, else None.
+        ``||theta_t - theta_0||``; None where a closed-form prediction does without parameters.
     params : like ``network.init`` or None
         Final parameters, of a measured trajectory.
     diverged : bool

@@ -19,21 +19,16 @@ def written(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def output_folder(path: Path) -> Path:
-    """Make ``path`` a writable folder.
+def check_output_folder(path: Path) -> None:
+    """Check, without making it, that the folder ``path`` can be made and written.
 
     Raises
     ------
     InputError
-        If it is a file or cannot be made or written.
+        If it or its nearest existing parent is a file or not writable.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with written(path / ".writable") as probe:
-            probe.touch()
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise InputError(
-            f"cannot write results to {path}: {error.strerror or error}; choose another --out"
-        ) from None
-    return path
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot write results to {path}: {there} is a file; choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write results to {path}: no permission to write in {there}")
