@@ -3,7 +3,7 @@
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -158,7 +158,7 @@ def _verify(values: dict, out: Path) -> int:
     return HOLDS if found.holds else FAILS
 
 
-def _fail(error: Exception | str, debug: bool):
+def _fail(error: Exception | str, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
     print(f"ngd-theory: {error}", file=sys.stderr)

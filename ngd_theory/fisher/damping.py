@@ -55,9 +55,9 @@ def as_damping(damping) -> Damping:
     if isinstance(damping, Damping):
         return damping
     if isinstance(damping, int | float | np.generic | np.ndarray):
-        if np.ndim(damping) != 0 or not 0 <= damping < np.inf:
+        if np.ndim(damping) != 0 or not 0 <= (rho := float(damping)) < np.inf:
             raise InputError(f"damping is {damping}; it must be one finite number >= 0")
-        return Damping(jnp.asarray(float(damping)), zero=bool(damping == 0))
+        return Damping(jnp.asarray(rho), zero=rho == 0)
     if jnp.shape(damping) != ():
         raise InputError(f"damping has shape {jnp.shape(damping)}; it must be a scalar")
     return Damping(damping, zero=None)

@@ -1,5 +1,7 @@
 """One look for all figures: colours that survive colour-blindness, print and grey."""
 
+from typing import Any
+
 #: Okabe and Ito's palette, fixed per approximation so that every figure reads alike.
 COLOURS = {
     "identity": "#7f7f7f",
@@ -21,7 +23,7 @@ MARKERS = {
 }
 LABELS = {"identity": "gradient descent", "kfac": "K-FAC"}
 
-RC = {
+RC: dict[Any, Any] = {
     "figure.dpi": 120,
     "savefig.dpi": 160,
     "font.size": 9,
