@@ -1,5 +1,6 @@
 """One BLAS thread a process, for the processes that are ours."""
 
+import scipy.linalg  # noqa: F401 - its OpenBLAS must be loaded to be limited; JAX loads it lazily
 from threadpoolctl import threadpool_limits
 
 
