@@ -14,7 +14,7 @@ PYTEST_ARGS ?= -n 2
 LOCK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install verify test lint format bench lock lowest clean
+.PHONY: help install verify test lint format bench lock compat lowest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -71,8 +71,24 @@ $(UV): $(INSTALLED)
 	@$(PIP) install uv
 
 lock: $(UV) ## bring requirements/ up to date with pyproject.toml (LOCK_ARGS=--upgrade)
-	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra test --group build -o requirements/lock.txt
+	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra test --extra infinite --group build \
+		--override requirements/overrides.txt -o requirements/lock.txt
 	@$(COMPILE) $(LOCK_ARGS) --group lint -c requirements/lock.txt -o requirements/lint.txt
+
+# Every JAX that the neural-tangents bridge is said to serve, in environments of its own.
+COMPAT := 3.11:0.5.3 3.11:0.6.2 3.11:0.7.2 3.11:0.10.2 3.12:0.11.2 3.12:0.12.0.1
+COMPAT_TESTS := tests/kernels/test_neural_tangents_import.py tests/kernels/infinite/test_bridge.py
+
+compat: $(UV) ## run the neural-tangents tests on every JAX supported
+	@set -e; for pair in $(COMPAT); do jax=$${pair#*:}; env=build/compat/$$jax; \
+		$(UV) --no-config python find -q --no-python-downloads $${pair%%:*} > /dev/null || { \
+		echo "Python $${pair%%:*}, JAX $$jax: skipped, no such Python on PATH"; continue; }; \
+		test -e $$env/.ready || { $(UV) --no-config -q venv --clear --python $${pair%%:*} $$env; \
+		$(UV) --no-config -q pip install --python $$env "jax==$$jax" frozendict -e '.[test]'; \
+		$(UV) --no-config -q pip install --python $$env --no-deps neural-tangents==0.6.5; \
+		touch $$env/.ready; }; \
+		echo "Python $${pair%%:*}, JAX $$jax"; \
+		$$env/bin/python -m pytest -q -W default $(COMPAT_TESTS); done
 
 # Old releases warn about newer ones of what they use in turn: here warnings are no errors.
 lowest: $(UV) ## run the tests on the oldest dependencies allowed (Python 3.11)

@@ -1,0 +1,252 @@
+"""Public infinite-width kernels of a network."""
+
+import abc
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from ngd_theory.errors import InputError, NotPredictedError
+from ngd_theory.kernels.infinite import bridge
+from ngd_theory.kernels.infinite.quadrature import LADDER, QuadratureMoments
+from ngd_theory.kernels.infinite.recursion import (
+    LayerKernels,
+    Stage,
+    input_variances,
+    recurse,
+    stages,
+)
+from ngd_theory.kernels.infinite.sources import resolve
+from ngd_theory.kernels.infinite.tiles import assemble
+from ngd_theory.networks import Network
+
+#: Bytes that one tile's work may take, the result apart.
+MEMORY_BUDGET = 2**28
+#: Largest relative error of a quadrature that is accepted in float64.
+QUADRATURE_ERROR = 1e-10
+
+
+def layer_kernels(
+    net: Network,
+    x1: Float[Array, "N *S"],
+    x2: Float[Array, "M *S"] | None = None,
+    *,
+    memory_budget: int = MEMORY_BUDGET,
+) -> LayerKernels:
+    """Input and sensitivity kernels of every layer, by our own recursion.
+
+    Parameters
+    ----------
+    net : Network
+        A multi-layer perceptron; its widths do not matter.
+    x1, x2 : (N, *input_shape), (N', *input_shape)
+        ``x2 = None`` means ``x1``, at half the work.
+    memory_budget : int
+        Bytes one tile of pairs may take.
+
+    Returns
+    -------
+    LayerKernels
+        Two (L, N, N') arrays; `LayerKernels.layerwise_ntk` is their product.
+
+    Raises
+    ------
+    NotPredictedError
+        For a network that is no perceptron, or an activation whose quadrature does not converge.
+    InputError
+        For inputs of the wrong shape.
+    """
+    resolve("closed-form", net)
+    inputs, sensitivities = jnp.split(_evaluate(net, _Both, x1, x2, memory_budget), 2)
+    return LayerKernels(inputs, sensitivities)
+
+
+def layerwise_ntk(
+    net: Network,
+    x1: Float[Array, "N *S"],
+    x2: Float[Array, "M *S"] | None = None,
+    *,
+    source: str = "auto",
+    memory_budget: int = MEMORY_BUDGET,
+) -> Float[Array, "L N M"]:
+    """Every layer's share ``Theta_l`` of the infinite-width NTK, per output.
+
+    Unnormalised, the limit of ``J_l J_l'^T`` for one output; of C outputs it is ``Theta_l (x) I_C``.
+
+    Parameters
+    ----------
+    net : Network
+    x1, x2 : (N, *input_shape), (N', *input_shape)
+        ``x2 = None`` means ``x1``.
+    source : {"auto", "closed-form", "neural-tangents"}
+        See `source_table`.
+    memory_budget : int
+        Bytes one tile of pairs may take (closed form).
+
+    Returns
+    -------
+    (L, N, N') array
+
+    Raises
+    ------
+    NotPredictedError, InputError
+        As `layer_kernels`.
+    NeuralTangentsError
+        If neural-tangents is needed and cannot be had.
+    """
+    if resolve(source, net) == "neural-tangents":
+        return bridge.layerwise_ntk(net, *_checked(net, x1, x2))
+    return _evaluate(net, _Layerwise, x1, x2, memory_budget)
+
+
+def ntk(
+    net: Network,
+    x1: Float[Array, "N *S"],
+    x2: Float[Array, "M *S"] | None = None,
+    *,
+    source: str = "auto",
+    memory_budget: int = MEMORY_BUDGET,
+) -> Float[Array, "N M"]:
+    """The infinite-width NTK, per output: the sum of `layerwise_ntk`, of which no layer is kept."""
+    if resolve(source, net) == "neural-tangents":
+        return bridge.kernel(net, *_checked(net, x1, x2), "ntk")
+    return _evaluate(net, _Sum, x1, x2, memory_budget)[0]
+
+
+def nngp(
+    net: Network,
+    x1: Float[Array, "N *S"],
+    x2: Float[Array, "M *S"] | None = None,
+    *,
+    source: str = "auto",
+    memory_budget: int = MEMORY_BUDGET,
+) -> Float[Array, "N M"]:
+    """Covariance of an output over initialisations (NNGP), ``Q_L``."""
+    if resolve(source, net) == "neural-tangents":
+        return bridge.kernel(net, *_checked(net, x1, x2), "nngp")
+    return _evaluate(net, _Outputs, x1, x2, memory_budget)[0]
+
+
+@dataclass(frozen=True)
+class _Tile(abc.ABC):
+    """A function of two tiles of samples, each ``(x, variances of shape (t, L))``."""
+
+    chain: tuple[Stage, ...]
+
+    @property
+    def count(self) -> int:
+        """How many kernels it makes."""
+        return 1
+
+    def __call__(self, rows, columns):
+        (x1, v1), (x2, v2) = rows, columns
+        return self.select(recurse(self.chain, x1, x2, v1.T, v2.T))
+
+    @abc.abstractmethod
+    def select(self, kernels: LayerKernels) -> Float[Array, "K t t"]:
+        """What is wanted of the kernels."""
+
+
+class _Both(_Tile):
+    @property
+    def count(self):
+        return 2 * len(self.chain)
+
+    def select(self, kernels):
+        return jnp.concatenate([kernels.inputs, kernels.sensitivities])
+
+
+class _Layerwise(_Tile):
+    @property
+    def count(self):
+        return len(self.chain)
+
+    def select(self, kernels):
+        return kernels.layerwise_ntk
+
+
+class _Sum(_Tile):
+    def select(self, kernels):
+        return kernels.ntk[None]
+
+
+class _Outputs(_Tile):
+    def select(self, kernels):
+        return kernels.nngp[None]
+
+
+def _evaluate(net, kind: type[_Tile], x1, x2, budget):
+    x1, x2 = _checked(net, x1, x2)
+    points = [x for x in (x1, x2) if x is not None]
+    chain = _converged(stages(net), points)
+    rows, *others = [(x, _variances(chain, x).T) for x in points]
+    tile = kind(chain)
+    temporaries = tile.count + 3 * len(chain) + 8
+    return assemble(tile, tile.count, rows, *others, temporaries=temporaries, budget=budget)
+
+
+def _checked(net, x1, x2):
+    arrays = [_array(net, x) for x in (x1, x2) if x is not None]
+    dtype = jnp.result_type(*arrays)
+    arrays = [a.astype(dtype) for a in arrays]
+    return arrays[0], (arrays[1] if len(arrays) == 2 else None)
+
+
+def _array(net, x):
+    x = jnp.asarray(x)
+    if x.ndim != 1 + len(net.input_shape) or x.shape[1:] != net.input_shape:
+        wanted = ", ".join(map(str, net.input_shape))
+        raise InputError(f"inputs have shape {x.shape}; this network takes (N, {wanted})")
+    if x.shape[0] == 0:
+        raise InputError(f"inputs have shape {x.shape}: there is no sample")
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+
+@partial(jax.jit, static_argnums=0)
+def _variances(chain: tuple[Stage, ...], x) -> Float[Array, "L N"]:
+    return input_variances(chain, x)
+
+
+def _converged(chain: tuple[Stage, ...], points) -> tuple[Stage, ...]:
+    """The chain with quadratures as fine as the variances at ``points`` need.
+
+    Inside a transformation the variances are not known: every quadrature is then the second of the
+    ladder, unchecked.
+    """
+    traced = any(isinstance(x, Tracer) for x in points)
+    variances = [] if traced else [_variances(chain, x) for x in points]
+    out = [chain[0]]
+    for layer, stage in enumerate(chain[1:], start=1):
+        if isinstance(stage.before, QuadratureMoments):
+            if traced:
+                fine = _at(stage.before, LADDER[1])
+            else:
+                fine = _fine(
+                    stage.before, jnp.concatenate([v[layer - 1] for v in variances]), layer
+                )
+            stage = replace(stage, before=fine)
+        out.append(stage)
+    return tuple(out)
+
+
+def _at(moments: QuadratureMoments, step: tuple[int, int]) -> QuadratureMoments:
+    return replace(moments, order=step[0], nodes=step[1])
+
+
+def _fine(moments: QuadratureMoments, k, layer: int) -> QuadratureMoments:
+    extremes = jnp.stack([jnp.min(k), jnp.max(k)])
+    accepted = max(QUADRATURE_ERROR, 64 * float(jnp.finfo(k.dtype).eps))
+    error = float("inf")
+    for step in LADDER:
+        candidate = _at(moments, step)
+        error = float(jnp.max(candidate.missing(extremes)))
+        if error <= accepted:
+            return candidate
+    raise NotPredictedError(
+        f"the quadrature of {moments.activation.name!r} after layer {layer} has relative error {error:.1e} "
+        f"at pre-activation variance {float(extremes[1]):.3g}: scale the inputs, weight_std or bias_std "
+        "down (an activation with a kink needs a closed form in CLOSED_FORMS)"
+    )

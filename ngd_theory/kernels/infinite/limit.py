@@ -1,0 +1,76 @@
+"""The infinitely wide network as a linearisation of finite size.
+
+Everything the package does with a network it does through a's and deltas, and only their Gram matrices
+reach function space. So a linearisation whose factors are square roots of the infinite-width kernels,
+``a_l a_l'^T = A_l`` and ``delta_l delta_l'^T = B_l (x) I_C``, *is* the infinitely wide network for every Fisher
+approximation that does not single out units or entries: their maps, natural gradients and predictions
+are those of the limit (docs/theory.md section 5), with N + N' pretended units a layer.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layer_kernels
+from ngd_theory.networks import LayerLinearization, Linearization, Network
+from ngd_theory.networks.layout import ParameterLayout
+
+
+def linearize(
+    net: Network,
+    x: Float[Array, "N *S"],
+    x_test: Float[Array, "M *S"] | None = None,
+    *,
+    output_dim: int | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+) -> tuple[Linearization, Linearization | None]:
+    """Linearise the infinitely wide ``net`` at N training and N' test inputs.
+
+    For `Identity`, `Exact`, `BlockDiagonal`, `BlockTridiagonal` and `KFAC`, of which the function-space maps are
+    invariant under rotations of the units. Not for `UnitWise` (use `predictor`) nor `EntryWise` (no limit):
+    its units are no network's units. K-FAC's factored damping sees N + N' for P and for M.
+
+    Parameters
+    ----------
+    net : Network
+        A multi-layer perceptron; its hidden widths do not matter.
+    x, x_test : (N, *input_shape), (N', *input_shape)
+    output_dim : int, optional
+        C; that of ``net`` when None.
+    memory_budget : int
+        See `layer_kernels`.
+
+    Returns
+    -------
+    Linearization, Linearization or None
+        At ``x`` and at ``x_test``, in one parameter space. The outputs are 0, their mean over
+        initialisations.
+    """
+    c = net.output_dim if output_dim is None else output_dim
+    n = len(x)
+    points = x if x_test is None else jnp.concatenate([jnp.asarray(x), jnp.asarray(x_test)])
+    kernels = layer_kernels(net, points, memory_budget=memory_budget)
+    roots = [
+        (square_root(a), square_root(b))
+        for a, b in zip(kernels.inputs, kernels.sensitivities, strict=True)
+    ]
+
+    def part(rows: slice) -> Linearization:
+        layers = tuple(_layer(a[rows], b[rows], c) for a, b in roots)
+        size = layers[0].inputs.shape[0]
+        return Linearization(jnp.zeros((size, c), layers[0].inputs.dtype), layers)
+
+    return part(slice(0, n)), None if x_test is None else part(slice(n, None))
+
+
+def square_root(kernel: Float[Array, "N N"]) -> Float[Array, "N N"]:
+    """Symmetric R with ``R R = kernel``; eigenvalues that rounding left below 0 count as 0."""
+    eigenvalues, vectors = jnp.linalg.eigh(kernel)
+    return (vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))) @ vectors.T
+
+
+def _layer(a: Float[Array, "N P"], b: Float[Array, "N M"], c: int) -> LayerLinearization:
+    # Each output has its own copy of the M units: delta[n, c] and delta[m, d] are orthogonal.
+    n, m = b.shape
+    delta = jnp.einsum("cd,nm->ncdm", jnp.eye(c, dtype=b.dtype), b).reshape(n, c, 1, c * m)
+    layout = ParameterLayout((a.shape[1], c * m), has_bias=False)
+    return LayerLinearization(a[:, None, :], delta, layout)

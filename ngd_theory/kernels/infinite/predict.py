@@ -1,0 +1,235 @@
+"""What natural gradient descent does to an infinitely wide network, and to an ensemble of them.
+
+Per output, on the training inputs ``r_t = (I - eta K)^t r_0``, and anywhere ``f_t = f_0 - S_t r_0`` with ``S_t = eta Q
+sum_{s<t} (I - eta K)^s``; K and Q are the approximation's maps of the limit (docs/theory.md section 5), the same for
+every initialisation, and ``f_0 ~ GP(0, NNGP)``. So f_t is Gaussian over initialisations:
+
+    mean  S_t y,        covariance  V'' - S_t V' - V'^T S_t^T + S_t V S_t^T,       V the NNGP kernel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.errors import InputError, NotPredictedError
+from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, nngp
+from ngd_theory.kernels.infinite.limit import linearize
+from ngd_theory.kernels.infinite.units import unit_wise_maps
+from ngd_theory.networks import Network
+from ngd_theory.pytrees import pytree
+
+#: Default number of units drawn a layer.
+NUM_UNITS = 1000
+
+
+@runtime_checkable
+class Approximation(Protocol):
+    """What is used of a Fisher approximation of `ngd_theory.fisher`."""
+
+    name: str
+
+    def function_space_map(self, lin, damping, at=None) -> Array:
+        """Of a linearisation, as in `ngd_theory.fisher.Approximation`."""
+        ...
+
+
+@pytree("train_map", "test_map", "train_error", "test_error")
+@dataclass(frozen=True)
+class Predictor:
+    """An approximation's function-space maps in the infinite-width limit, per output.
+
+    Attributes
+    ----------
+    name : str
+        Of the approximation.
+    train_map : (N, N)
+        K: one step is ``r <- r - eta K r``. Of C outputs the map is ``K (x) I_C``.
+    test_map : (N', N)
+        Q: one step is ``f' <- f' - eta Q r``.
+    train_error, test_error : like the maps, or None
+        Standard errors, for maps estimated by Monte Carlo.
+    """
+
+    name: str
+    train_map: Float[Array, "N N"]
+    test_map: Float[Array, "M N"]
+    train_error: Float[Array, "N N"] | None = None
+    test_error: Float[Array, "M N"] | None = None
+
+    @property
+    def constant(self) -> Float[Array, ""]:
+        """``alpha = tr K / N``."""
+        return jnp.mean(jnp.diagonal(self.train_map))
+
+    @property
+    def weights(self) -> Float[Array, "M N"]:
+        """``Q / alpha``: with ``K = alpha I``, converged test outputs are ``f_0' - weights r_0``."""
+        return self.test_map / self.constant
+
+
+def predictor(
+    approximation: Approximation,
+    net: Network,
+    x: Float[Array, "N *S"],
+    x_test: Float[Array, "M *S"],
+    *,
+    damping: float = 0.0,
+    key: Any = None,
+    num_units: int = NUM_UNITS,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Predictor:
+    """Maps of an approximation in the infinite-width limit, on training and test inputs.
+
+    At ``damping = 0``, with full-rank kernels: identity ``K = Theta/N``, ``Q = Theta'/N``; exact ``Q =
+    Theta' Theta^-1``; block-diagonal ``sum_l Theta_l' Theta_l^-1``; block-tridiagonal ``sum_l s_l
+    Theta_l' Theta_l^-1`` with ``Sigma s = 1`` (its limit rho -> 0 where Sigma is singular); K-FAC
+    ``N sum_l (B_l' B_l^-1) o (A_l' A_l^-1)``, of which the output layer is ``A_L' A_L^-1``.
+
+    Parameters
+    ----------
+    approximation : Approximation
+        For example ``ngd.fisher.by_name("exact")``.
+    net : Network
+        A multi-layer perceptron. Its widths matter for unit-wise only.
+    x, x_test : (N, *input_shape), (N', *input_shape)
+    damping : float
+        rho >= 0.
+    key : jax.random key, optional
+        Needed for unit-wise, which is averaged over ``num_units`` random units a layer.
+    num_units : int
+    memory_budget : int
+        See `layer_kernels`.
+
+    Returns
+    -------
+    Predictor
+
+    Raises
+    ------
+    NotPredictedError
+        For entry-wise, which has no limit of its own, and as `unit_wise_maps` and `layer_kernels`.
+    InputError
+        For unit-wise without ``key``.
+    """
+    name = approximation.name
+    n = len(x)
+    if name == "entry-wise":
+        raise NotPredictedError(
+            "'entry-wise' has no infinite-width predictor: its map depends on single weights"
+        )
+    if name == "unit-wise":
+        if key is None:
+            raise InputError("unit-wise is estimated by Monte Carlo over units: pass key")
+        maps, errors = unit_wise_maps(net, x, x_test, damping, key, num_units)
+        return Predictor(name, maps[:n], maps[n:], errors[:n], errors[n:])
+    lin, at = linearize(net, x, x_test, output_dim=1, memory_budget=memory_budget)
+    return Predictor(
+        name,
+        approximation.function_space_map(lin, damping),
+        approximation.function_space_map(lin, damping, at),
+    )
+
+
+@pytree("mean", "covariance", "test_mean", "test_covariance")
+@dataclass(frozen=True)
+class Ensemble:
+    """Outputs over initialisations at several times: Gaussian, outputs c independent.
+
+    Attributes
+    ----------
+    mean, test_mean : (T, N, C), (T, N', C)
+    covariance, test_covariance : (T, N, N), (T, N', N')
+        Of each output alike.
+    """
+
+    mean: Float[Array, "T N C"]
+    covariance: Float[Array, "T N N"]
+    test_mean: Float[Array, "T M C"]
+    test_covariance: Float[Array, "T M M"]
+
+
+def ensemble(
+    maps: Predictor,
+    net: Network,
+    x: Float[Array, "N *S"],
+    x_test: Float[Array, "M *S"],
+    targets: Float[Array, "..."],
+    step_size: float,
+    steps: Sequence[int],
+) -> Ensemble:
+    """Mean and covariance of the outputs over initialisations after each of ``steps`` updates (MSE).
+
+    Parameters
+    ----------
+    maps : Predictor
+        Of the same ``net``, ``x`` and ``x_test``.
+    net : Network
+    x, x_test : (N, *input_shape), (N', *input_shape)
+    targets : (N, C)
+    step_size : float
+        eta.
+    steps : sequence of int
+        Times t >= 0; 0 is the prior.
+
+    Raises
+    ------
+    InputError
+        For targets or maps of the wrong shape, a step size that is not positive, or a negative time.
+    """
+    n, m = len(x), len(x_test)
+    if maps.test_map.shape != (m, n):
+        raise InputError(
+            f"maps are for {maps.test_map.shape[::-1]} train and test inputs, not {(n, m)}"
+        )
+    if jnp.ndim(targets) != 2 or len(targets) != n:
+        raise InputError(f"targets have shape {jnp.shape(targets)}; they must be ({n}, C)")
+    if not step_size > 0:
+        raise InputError(f"step_size is {step_size}; it must be positive")
+    if any(int(t) != t or t < 0 for t in steps):
+        raise InputError(f"steps are {list(steps)}; they must be whole numbers >= 0")
+    points = jnp.concatenate([jnp.asarray(x), jnp.asarray(x_test)])
+    prior = nngp(net, points)
+    times = jnp.asarray([int(t) for t in steps])
+    return _propagate(maps.train_map, maps.test_map, prior, jnp.asarray(targets), step_size, times)
+
+
+@jax.jit
+def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensemble:
+    n = len(train_map)
+    eigenvalues, vectors = jnp.linalg.eigh((train_map + train_map.T) / 2)
+    rates = step_size * eigenvalues
+    project = step_size * (test_map @ vectors)
+
+    def at(t):
+        left = _power(1 - rates, t)
+        decay = (vectors * left) @ vectors.T
+        travelled = (project * _geometric_sum(rates, left, t)) @ vectors.T
+        cross = travelled @ prior[:n, n:]
+        test = prior[n:, n:] - cross - cross.T + travelled @ prior[:n, :n] @ travelled.T
+        return (
+            targets - decay @ targets,
+            decay @ prior[:n, :n] @ decay.T,
+            travelled @ targets,
+            test,
+        )
+
+    return Ensemble(*jax.lax.map(at, times))
+
+
+def _power(base, t):
+    """``base**t`` for a whole number t; an integer power keeps the sign of a negative base."""
+    size = jnp.abs(base)
+    power = jnp.where(size > 0, jnp.exp(t * jnp.log(jnp.where(size > 0, size, 1))), t == 0)
+    return jnp.where((base < 0) & (t % 2 == 1), -power, power)
+
+
+def _geometric_sum(rates, left, t):
+    """``sum_{s<t} (1 - x)^s = (1 - (1-x)^t) / x``, accurate and t at x -> 0."""
+    small = jnp.abs(rates) < 1e-3
+    x = jnp.where(small & (rates != 0), rates, 1e-3)
+    near = jnp.where(rates == 0, t, -jnp.expm1(t * jnp.log1p(-x)) / x)
+    return jnp.where(small, near, (1 - left) / jnp.where(small, 1, rates))

@@ -1,0 +1,107 @@
+"""neural-tangents and our recursion agree; parameters cross the bridge both ways."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ngd_theory.errors import InputError, NotPredictedError
+from ngd_theory.kernels import infinite
+from ngd_theory.kernels._neural_tangents import NeuralTangentsError, neural_tangents
+from ngd_theory.kernels.infinite import bridge
+from ngd_theory.networks import mlp
+
+
+@pytest.fixture(autouse=True)
+def installed():
+    try:
+        neural_tangents()
+    except NeuralTangentsError as error:
+        if "not installed" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+def network(activation, depth, bias_std, weight_std=2**0.5):
+    return mlp(5, [4] * (depth - 1), 2, activation, weight_std, bias_std)
+
+
+def agree(net, tolerance, *points, **options):
+    ours = infinite.layerwise_ntk(net, *points, source="closed-form")
+    theirs = bridge.layerwise_ntk(net, *points, **options)
+    scale = float(jnp.max(jnp.abs(ours)))
+    assert float(jnp.max(jnp.abs(ours - theirs))) <= tolerance * scale
+    for name, kernel in (("ntk", infinite.ntk), ("nngp", infinite.nngp)):
+        other = bridge.kernel(net, *(*points, None)[:2], name, **options)
+        assert float(jnp.max(jnp.abs(kernel(net, *points) - other))) <= tolerance * scale
+
+
+@pytest.mark.parametrize("depth", [2, 6])
+@pytest.mark.parametrize("bias_std", [0.0, 0.3])
+@pytest.mark.parametrize("activation", ["relu", "erf"])
+def test_every_layer_agrees_with_neural_tangents(activation, bias_std, depth, x, other):
+    net = network(activation, depth, bias_std)
+    agree(net, 1e-10, *((x,) if bias_std else (x, other)))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "identity"])
+def test_gelu_and_linear_networks_agree_with_neural_tangents(activation, x, other):
+    agree(network(activation, 3, 0.3), 1e-10, x, other)
+
+
+def test_tanh_agrees_within_neural_tangents_quadrature(x, other):
+    # Gauss-Hermite with 80 nodes is accurate to 1e-10 at these small variances only.
+    agree(network("tanh", 3, 0.3, weight_std=0.7), 1e-10, 0.5 * x[:3], x[:2], quadrature_degree=80)
+
+
+def test_source_neural_tangents_serves_the_public_functions(x, other):
+    net = network("erf", 3, 0.3)
+    for function in (infinite.layerwise_ntk, infinite.ntk, infinite.nngp):
+        np.testing.assert_allclose(
+            function(net, x, other, source="neural-tangents"), function(net, x, other), rtol=1e-10
+        )
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("bias_std", [0.0, 0.3])
+def test_same_parameters_give_the_same_outputs_both_ways(activation, bias_std, x):
+    net = network(activation, 3, bias_std)
+    stax = infinite.to_stax(net)
+    params = net.init(jax.random.key(3))
+    there = infinite.params_to_stax(net, params)
+    np.testing.assert_allclose(stax.apply_fn(there, x), net.apply(params, x), atol=1e-13)
+    back = infinite.params_from_stax(net, there)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), back, params))
+    shape, drawn = stax.init_fn(jax.random.key(4), (-1, 5))
+    assert shape == (-1, 2)
+    ours = infinite.params_from_stax(net, drawn)
+    np.testing.assert_allclose(stax.apply_fn(drawn, x), net.apply(ours, x), atol=1e-13)
+
+
+def test_gradient_descent_of_neural_tangents_has_the_same_limit(x, other):
+    from ngd_theory.fisher import Identity
+
+    x = x[:3]
+    net = network("relu", 3, 0.3)
+    targets = jnp.asarray([[1.0], [-1.0], [0.5]])
+    nt = neural_tangents()
+    theirs = nt.predict.gradient_descent_mse_ensemble(infinite.to_stax(net).kernel_fn, x, targets)(
+        x_test=other, get="ntk", t=None, compute_cov=True
+    )
+    maps = infinite.predictor(Identity(), net, x, other)
+    step = float(1 / jnp.linalg.eigvalsh(maps.train_map)[-1])
+    ours = infinite.ensemble(maps, net, x, other, targets, step, [10**6])
+    np.testing.assert_allclose(ours.test_mean[0], theirs.mean, atol=1e-10)
+    np.testing.assert_allclose(ours.test_covariance[0], theirs.covariance, atol=1e-10)
+
+
+def test_errors_name_what_does_not_fit(x):
+    net, deeper = network("relu", 3, 0.0), network("relu", 4, 0.0)
+    with pytest.raises(InputError, match="3 layers for a network of 4"):
+        infinite.params_to_stax(deeper, net.init(jax.random.key(0)))
+    wide = mlp(5, [9, 9], 2, "relu", 1.0, 0.0)
+    with pytest.raises(InputError, match="shapes"):
+        infinite.params_from_stax(wide, infinite.params_to_stax(net, net.init(jax.random.key(0))))
+    odd = type(net)((5,), (type(net.blocks[0])(net.blocks[0].affine, (jnp.sin,)), net.blocks[-1]))
+    with pytest.raises(NotPredictedError, match="after layer 1"):
+        infinite.to_stax(odd)
