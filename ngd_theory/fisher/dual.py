@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from ngd_theory.fisher.base import Approximation, approximation
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher
-from ngd_theory.fisher.solve import inverse_spectrum, smallest_eigenvalue, solve_psd
+from ngd_theory.fisher.solve import inverse_spectrum, pinv_solve, smallest_eigenvalue, solve_psd
 from ngd_theory.kernels import layer_kernel, ntk
 from ngd_theory.networks import Linearization
 
@@ -188,41 +188,46 @@ def dual_solve(kernel, cotangents, damping: Damping, root=None):
 def coupled_solve(coupling: np.ndarray, kernels, cotangents, damping: Damping, root=None):
     """``w`` with ``[(Sigma (x) Lambda) blockdiag(Theta_l) + rho] w = 1 (x) V``, a list over layers.
 
-    At rho = 0 the limit of the natural gradient, ``pinv(G) J^T V / N``. With the symmetric roots
-    ``U_l U_l = R^T Theta_l R`` the matrix ``X_lm = Sigma_lm U_l U_m`` has the non-zero spectrum of G, and
+    With the symmetric roots ``U_l U_l = Theta_l`` the matrix ``X_lm = Sigma_lm U_l U_m`` has the non-zero
+    spectrum of G, and ``w = pinv(U) (X + rho)^-1 U (1 (x) V)`` up to what ``J_l^T`` sends to zero: unlike the
+    system above it stays accurate where a Theta_l or Sigma is singular. At rho = 0 ``pinv(X)`` gives the
+    limit of the natural gradient, ``pinv(G) J^T V / N``, with Lambda = R R^T by ``U_l U_l = R^T Theta_l R`` and
     ``w = R pinv(U) pinv(X) pinv(U) R^T Theta (1 (x) V)``. For a singular Sigma this is not
     ``(pinv(Sigma) 1)_l pinv(Theta_l) V``, which gives the same K on the training set but is no limit.
     """
     depth = len(kernels)
 
+    def blocks(entry):
+        return jnp.block(
+            [[coupling[i, j] * entry(i, j) for j in range(depth)] for i in range(depth)]
+        )
+
+    def reduced(invert, kernels, crossed, cotangents):
+        roots, inverse_roots = zip(*[_symmetric_roots(k) for k in kernels], strict=True)
+        rhs = [u @ (k @ cotangents) for u, k in zip(inverse_roots, crossed, strict=True)]
+        solution = invert(blocks(lambda i, j: roots[i] @ roots[j]), jnp.concatenate(rhs))
+        return [u @ s for u, s in zip(inverse_roots, jnp.split(solution, depth), strict=True)]
+
     def positive(rho, kernels, cotangents, root):
-        n = cotangents.shape[0]
-        scaled = (
-            kernels if root is None else [_apply(root, _apply_transpose(root, k)) for k in kernels]
-        )
-        system = jnp.block(
-            [[coupling[i, j] * scaled[j] for j in range(depth)] for i in range(depth)]
-        )
-        system = system + rho.astype(system.dtype) * jnp.eye(depth * n, dtype=system.dtype)
-        weights = jnp.linalg.solve(system, jnp.tile(cotangents, (depth, 1)))
+        def solve(matrix, rhs):
+            size = matrix.shape[0]
+            return jnp.linalg.solve(
+                matrix + rho.astype(matrix.dtype) * jnp.eye(size, dtype=matrix.dtype), rhs
+            )
+
+        if root is None:
+            return reduced(solve, kernels, kernels, cotangents)
+        # A cotangent may leave the range of Lambda, which only the unsymmetric system covers.
+        scaled = [_apply(root, _apply_transpose(root, k)) for k in kernels]
+        weights = solve(blocks(lambda i, j: scaled[j]), jnp.tile(cotangents, (depth, 1)))
         return jnp.split(weights, depth)
 
     def limit(kernels, cotangents, root):
-        crossed = kernels if root is None else [_apply_transpose(root, k) for k in kernels]
-        if root is not None:
-            kernels = [_apply_transpose(root, k.T) for k in crossed]
-        roots, inverse_roots = zip(*[_symmetric_roots(k) for k in kernels], strict=True)
-        x = jnp.block(
-            [[coupling[i, j] * roots[i] @ roots[j] for j in range(depth)] for i in range(depth)]
-        )
-        eigenvalues, vectors = jnp.linalg.eigh(x)
-        rhs = jnp.concatenate(
-            [u @ (k @ cotangents) for u, k in zip(inverse_roots, crossed, strict=True)]
-        )
-        inverse = inverse_spectrum(eigenvalues, x.shape[0])
-        solution = jnp.split(vectors @ (inverse[:, None] * (vectors.T @ rhs)), depth)
-        weights = [u @ s for u, s in zip(inverse_roots, solution, strict=True)]
-        return weights if root is None else [_apply(root, w) for w in weights]
+        if root is None:
+            return reduced(pinv_solve, kernels, kernels, cotangents)
+        crossed = [_apply_transpose(root, k) for k in kernels]
+        inner = [_apply_transpose(root, k.T) for k in crossed]
+        return [_apply(root, w) for w in reduced(pinv_solve, inner, crossed, cotangents)]
 
     return damping.select(positive, limit, list(kernels), cotangents, root)
 

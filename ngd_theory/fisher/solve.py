@@ -51,12 +51,16 @@ def solve_psd(
             )
         return solved @ rhs if wide else solved
 
-    def limit(matrix, rhs):
-        eigenvalues, vectors = jnp.linalg.eigh(matrix)
-        inverse = inverse_spectrum(eigenvalues, matrix.shape[-1])
-        return vectors @ (inverse[..., None] * (jnp.swapaxes(vectors, -1, -2) @ rhs))
+    return damping.select(positive, pinv_solve, matrix, rhs)
 
-    return damping.select(positive, limit, matrix, rhs)
+
+def pinv_solve(
+    matrix: Float[Array, "*B n n"], rhs: Float[Array, "*B n k"]
+) -> Float[Array, "*B n k"]:
+    """``pinv(matrix) rhs`` for a symmetric, possibly indefinite matrix, by eigh."""
+    eigenvalues, vectors = jnp.linalg.eigh(matrix)
+    inverse = inverse_spectrum(eigenvalues, matrix.shape[-1])
+    return vectors @ (inverse[..., None] * (jnp.swapaxes(vectors, -1, -2) @ rhs))
 
 
 def precondition_rows(
