@@ -94,10 +94,12 @@ class Exact(DualApproximation):
         return damping / smallest_eigenvalue(ntk(lin) / lin.num_samples)
 
     def isotropy_constant(self, sizes, num_samples):
-        """1, or rank(J)/(NC) when there are fewer parameters than outputs."""
-        outputs = num_samples * sizes[-1].num_units
-        rank = sum(s.jacobian_rank(num_samples, sizes[-1].num_units) for s in sizes)
-        return min(1.0, rank / outputs)
+        """1, or rank(J)/(NC) where the parameters cannot reach every output."""
+        ranks = [s.jacobian_rank(num_samples, sizes[-1].num_units) for s in sizes]
+        # The layers of a linear network all reach the same outputs.
+        linear = all(s.linear_sensitivity_rank is not None for s in sizes)
+        reached = max(ranks) if linear else sum(ranks)
+        return min(1.0, reached / (num_samples * sizes[-1].num_units))
 
 
 @approximation
@@ -160,9 +162,10 @@ class BlockTridiagonal(DualApproximation):
         return damping * float(s @ s / s.sum()) / _smallest_layer_eigenvalue(lin)
 
     def layer_constants(self, sizes, num_samples):
-        """``(pinv(Sigma) 1)_l``."""
+        """``(pinv(Sigma) 1)_l``, times rank(J_l)/(NC): exact where the layers reach the same outputs."""
         coupling = np.linalg.pinv(tridiagonal_coupling(len(sizes)), hermitian=True)
-        return tuple(float(s) for s in coupling.sum(axis=1))
+        reached = BlockDiagonal(self.kind).layer_constants(sizes, num_samples)
+        return tuple(float(s) * r for s, r in zip(coupling.sum(axis=1), reached, strict=True))
 
 
 def _smallest_layer_eigenvalue(lin: Linearization) -> float:

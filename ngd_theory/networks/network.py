@@ -76,7 +76,11 @@ class Network:
                     linear_input_rank=(
                         None if linear_rank is None else linear_rank + layout.has_bias
                     ),
-                    shared_sensitivities=all(b.linear for b in self.blocks[index:]),
+                    linear_sensitivity_rank=(
+                        min(b.affine.layout.num_units for b in self.blocks[index:])
+                        if all(b.linear for b in self.blocks[index:])
+                        else None
+                    ),
                 )
             )
             if linear_rank is not None:

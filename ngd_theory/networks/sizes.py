@@ -19,8 +19,9 @@ class LayerSize:
         gamma = P(delta != 0) of the layer's units; 1 for the output layer.
     linear_input_rank : int or None
         A bound on rank(a) when no nonlinearity stands before the layer, else None.
-    shared_sensitivities : bool
-        Whether delta is the same for every sample (no nonlinearity stands after the layer).
+    linear_sensitivity_rank : int or None
+        A bound on rank(delta) per position when no nonlinearity stands after the layer, so that delta
+        is the same for every sample, else None.
     """
 
     positions: int
@@ -28,7 +29,7 @@ class LayerSize:
     num_units: int
     active_fraction: float
     linear_input_rank: int | None = None
-    shared_sensitivities: bool = False
+    linear_sensitivity_rank: int | None = None
 
     def input_rank(self, num_samples: int) -> int:
         """Rank of the (N*T, P) matrix of layer inputs, in general position."""
@@ -37,8 +38,9 @@ class LayerSize:
 
     def sensitivity_rank(self, num_samples: int, output_dim: int) -> int:
         """Rank of the (N*C*T, M) matrix of sensitivities, in general position."""
-        distinct = 1 if self.shared_sensitivities else num_samples
-        return min(distinct * output_dim * self.positions, self.num_units)
+        shared = self.linear_sensitivity_rank
+        rows = num_samples * output_dim if shared is None else min(output_dim, shared)
+        return min(rows * self.positions, self.num_units)
 
     def jacobian_rank(self, num_samples: int, output_dim: int) -> int:
         """Rank of the layer's (N*C, P*M) Jacobian: its rows lie in span(delta) (x) span(a)."""

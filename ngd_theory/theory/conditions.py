@@ -179,7 +179,7 @@ def _leverages(rows: np.ndarray) -> np.ndarray:
 
 
 def _equal_leverages(name, net, lin, damping) -> Iterator[Condition]:
-    for index, layer in enumerate(lin.layers, start=1):
+    for index, layer in enumerate(lin.layers[:-1], start=1):
         n, t, p = layer.inputs.shape
         leverages = _leverages(np.asarray(layer.inputs).reshape(n * t, p)).reshape(n, t).sum(1)
         spread = float(leverages.std() / leverages.mean())
@@ -192,21 +192,27 @@ def _equal_leverages(name, net, lin, damping) -> Iterator[Condition]:
                 else "widen the previous layer or use fewer samples"
             )
         yield Condition(name, spread <= limit, spread, limit, why, index)
+    # The output layer's K is the projector onto its inputs' range: that must be everything.
+    yield _full_rank(name, lin.layers[-1], len(lin.layers))
 
 
 def _full_rank_inputs(name, net, lin, damping) -> Iterator[Condition]:
     for index, layer in enumerate(lin.layers, start=1):
-        a = np.asarray(layer.inputs).reshape(-1, layer.inputs.shape[-1])
-        rank, needed = _rank(a), a.shape[0]
-        why = f"rank(a_{index}) is {rank} of N T = {needed}"
-        if rank < needed and index == 1:
-            why += (
-                f": the inputs have {a.shape[1]} dimensions for {needed} rows, so layer 1 disperses "
-                "whatever the width; use fewer samples or more input dimensions"
-            )
-        elif rank < needed:
-            why += ": widen the previous layer or use fewer samples"
-        yield Condition(name, rank == needed, rank, needed, why, index)
+        yield _full_rank(name, layer, index)
+
+
+def _full_rank(name, layer, index) -> Condition:
+    a = np.asarray(layer.inputs).reshape(-1, layer.inputs.shape[-1])
+    rank, needed = _rank(a), a.shape[0]
+    why = f"rank(a_{index}) is {rank} of N T = {needed}"
+    if rank < needed and index == 1:
+        why += (
+            f": the inputs have {a.shape[1]} dimensions for {needed} rows, so layer 1 disperses "
+            "whatever the width; use fewer samples or more input dimensions"
+        )
+    elif rank < needed:
+        why += ": widen the previous layer or use fewer samples"
+    return Condition(name, rank == needed, rank, needed, why, index)
 
 
 def _full_rank_sensitivities(name, net, lin, damping) -> Iterator[Condition]:
