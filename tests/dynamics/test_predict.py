@@ -1,0 +1,208 @@
+"""Function-space predictions: the closed form is the recursion, at every t."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import APPROXIMATIONS, BY_NAME, Case, problem, relative_error
+from dense import softmax_fisher
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special
+
+import ngd_theory as ngd
+from ngd_theory.errors import InputError
+
+CASE = BY_NAME["L3 C3 gelu bias"]
+STEPS = 12
+
+
+def maps(name, damping, p):
+    """K and Q of the package; tests/fisher/ compares them with the dense ones."""
+    approximation = ngd.fisher.by_name(name)
+    k = approximation.function_space_map(p.lin, damping)
+    return np.asarray(k), np.asarray(approximation.function_space_map(p.lin, damping, p.at))
+
+
+def iterate(k, q, f, f_test, y, step_size, num_steps):
+    """``f <- f - eta K (f - y)``, one step after the other."""
+    f, f_test, y = (np.asarray(v, float).ravel() for v in (f, f_test, y))
+    train, test = [f], [f_test]
+    for _ in range(num_steps):
+        f, f_test = f - step_size * k @ (f - y), f_test - step_size * q @ (f - y)
+        train.append(f)
+        test.append(f_test)
+    return np.stack(train), np.stack(test)
+
+
+# eta times the largest eigenvalue of K: contracting, one step to zero, sign-flipping, diverging.
+@pytest.mark.parametrize("rate", [0.5, 1.0, 1.7, 2.3])
+@pytest.mark.parametrize("damping", [0.0, 1e-3, 0.3])
+@pytest.mark.parametrize("name", APPROXIMATIONS)
+def test_closed_form_is_the_recursion_at_every_step(name, damping, rate):
+    p = problem(CASE)
+    k, q = maps(name, damping, p)
+    step_size = rate / np.abs(np.linalg.eigvalsh((k + k.T) / 2)).max()
+    train, test = iterate(k, q, p.lin.outputs, p.at.outputs, p.targets, step_size, STEPS)
+    found = ngd.dynamics.predict(
+        ngd.fisher.by_name(name), p.lin, p.targets, step_size, STEPS, damping, at=p.at
+    )
+    for t in range(STEPS + 1):
+        assert relative_error(found.outputs[t].ravel(), train[t]) < 1e-8, t
+        assert relative_error(found.test_outputs[t].ravel(), test[t]) < 1e-8, t
+    squares = np.sum((train - np.asarray(p.targets).ravel()) ** 2, axis=1)
+    expected = squares / (2 * CASE.num_samples)
+    # Losses near 0 are rounding.
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-7, atol=1e-14 * expected[0])
+    assert not found.diverged
+    assert found.num_steps == STEPS
+
+
+def test_a_predictor_right_at_the_first_step_only_is_caught():
+    p = problem(CASE)
+    k, q = maps("exact", 0.3, p)
+    step_size = 0.5 / np.linalg.eigvalsh(k).max()
+    _, test = iterate(k, q, p.lin.outputs, p.at.outputs, p.targets, step_size, 3)
+    f, change = np.asarray(p.at.outputs).ravel(), q @ np.asarray(p.residual).ravel()
+    # -t eta Q r_0 in place of -Q (sum of powers) r_0.
+    naive = [f - t * step_size * change for t in range(4)]
+    assert relative_error(naive[1], test[1]) < 1e-10
+    assert relative_error(naive[3], test[3]) > 0.01
+
+
+def test_damped_exact_residual_decays_with_the_spectral_filter():
+    # r_t = (I - eta Theta (Theta + rho)^-1)^t r_0, from the dense Theta.
+    p = problem(CASE)
+    rho, step_size = 0.05, 0.7
+    j = p.dense.jacobian
+    theta = j @ j.T / CASE.num_samples
+    factor = np.eye(len(theta)) - step_size * np.linalg.solve(
+        theta + rho * np.eye(len(theta)), theta
+    )
+    found = ngd.dynamics.predict(ngd.fisher.Exact(), p.lin, p.targets, step_size, 9, rho)
+    for t in range(10):
+        expected = np.linalg.matrix_power(factor, t) @ np.asarray(p.residual).ravel()
+        assert relative_error((found.outputs[t] - p.targets).ravel(), expected) < 1e-9
+
+
+def test_isotropic_loss_falls_as_the_square_of_one_minus_eta_alpha():
+    p = problem(Case("L3 tanh wide", 8, (40, 40), 1, "tanh", 5, bias_std=0.3))
+    for name in ("exact", "block-diagonal", "block-tridiagonal", "kfac"):
+        approximation = ngd.fisher.by_name(name)
+        best = ngd.theory.optimal_step_size(approximation, p.network, 5)
+        for rate in (0.5, 1.5, 2.5):
+            found = ngd.dynamics.predict(approximation, p.lin, p.targets, rate * best, 5, 0.0)
+            expected = (1 - rate) ** (2 * np.arange(6)) * float(found.losses[0])
+            np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
+
+
+def test_gradient_descent_reaches_kernel_regression_and_stays_there():
+    p = problem(CASE)
+    theta, cross = maps("identity", 0.0, p)
+    eigenvalues = np.linalg.eigvalsh(theta)
+    step_size = 1.0 / eigenvalues[-1]
+    steps = 100_000
+    found = ngd.dynamics.predict(
+        ngd.fisher.Identity(), p.lin, p.targets, step_size, steps, 0.0, at=p.at
+    )
+    assert np.all(np.isfinite(found.outputs))
+    assert np.all(np.diff(np.asarray(found.losses)) <= 1e-15)
+    left = (1 - step_size * eigenvalues[0]) ** steps
+    limit = np.asarray(p.at.outputs).ravel() - cross @ np.linalg.solve(
+        theta, np.asarray(p.residual).ravel()
+    )
+    assert relative_error(found.test_outputs[-1].ravel(), limit) < 1e-8 + 100 * left
+
+
+def test_a_direction_of_the_kernels_null_space_never_moves():
+    # Depth 1, N > M_0: eigenvalues of Theta that are zero, or just below it by round-off.
+    p = problem(BY_NAME["L1 C1 bias, N>M0"])
+    found = ngd.dynamics.predict(ngd.fisher.Identity(), p.lin, p.targets, 0.5, 20_000, 0.0, at=p.at)
+    assert np.all(np.isfinite(found.test_outputs))
+    j = p.dense.jacobian
+    left = np.asarray(p.residual).ravel()
+    left = left - j @ np.linalg.lstsq(j, left, rcond=None)[0]
+    assert relative_error((found.outputs[-1] - p.targets).ravel(), left) < 1e-7
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(
+        st.one_of(st.floats(0, 1e-3), st.floats(1e-3, 3.0), st.sampled_from([0.0, 1.0, 2.0])),
+        min_size=3,
+        max_size=3,
+    ),
+    st.integers(0, 2**32 - 1),
+)
+def test_prediction_from_maps_is_the_recursion_for_any_spectrum(eigenvalues, seed):
+    rng = np.random.default_rng(seed)
+    u, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    k = u @ np.diag(eigenvalues) @ u.T
+    k = (k + k.T) / 2
+    q = rng.normal(size=(2, 3)) @ k  # as every Q, it has the null space of K
+    f, y, f_test = (jnp.asarray(rng.normal(size=(n, 1))) for n in (3, 3, 2))
+    train, test = iterate(k, q, f, f_test, y, 1.0, 8)
+    found = ngd.dynamics.predict_from_maps(jnp.asarray(k), f, y, 1.0, 8, jnp.asarray(q), f_test)
+    np.testing.assert_allclose(found.outputs.reshape(9, 3), train, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.test_outputs.reshape(9, 2), test, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["exact", "block-diagonal", "kfac", "entry-wise"])
+def test_cross_entropy_prediction_is_the_dense_simulation(name):
+    p = problem(Case("L3 C3 tanh bias", 6, (8, 9), 3, "tanh", 4, bias_std=0.3))
+    step_size, rho, steps = 0.3, 1e-2, 4
+    y = np.eye(3)[[0, 1, 2, 0]]
+    f, f_test = np.asarray(p.lin.outputs), np.asarray(p.at.outputs)
+    expected = [(f, f_test)]
+    for _ in range(steps):
+        # Lambda at the current outputs, J at the first.
+        dense = p.dense.with_output_fisher(softmax_fisher(f))
+        residual = (special.softmax(f, axis=1) - y).ravel()
+        moved = dense.solution(name, rho) @ residual
+        f = f - step_size * (p.dense.jacobian @ moved).reshape(f.shape)
+        f_test = f_test - step_size * (p.jacobian_at @ moved).reshape(f_test.shape)
+        expected.append((f, f_test))
+    approximation = ngd.fisher.by_name(name, kind=ngd.fisher.TrueFisher("cross-entropy"))
+    found = ngd.dynamics.predict(
+        approximation, p.lin, jnp.asarray(y), step_size, steps, rho, at=p.at, loss="cross-entropy"
+    )
+    for t, (f, f_test) in enumerate(expected):
+        assert relative_error(found.outputs[t], f) < 1e-8
+        assert relative_error(found.test_outputs[t], f_test) < 1e-8
+        loss = -np.mean(np.sum(y * special.log_softmax(f, axis=1), axis=1))
+        assert float(found.losses[t]) == pytest.approx(loss, rel=1e-8)
+    without = ngd.dynamics.predict(
+        approximation, p.lin, jnp.asarray(y), step_size, steps, rho, loss="cross-entropy"
+    )
+    assert without.test_outputs is None
+    np.testing.assert_allclose(without.outputs, found.outputs, atol=1e-12)
+
+
+def test_no_step_is_the_initial_outputs():
+    p = problem(CASE)
+    found = ngd.dynamics.predict(ngd.fisher.Exact(), p.lin, p.targets, 1.0, 0, 0.0, at=p.at)
+    assert found.num_steps == 0
+    np.testing.assert_allclose(found.outputs[0], p.lin.outputs, atol=1e-13)
+    np.testing.assert_allclose(found.test_outputs[0], p.at.outputs, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"targets": jnp.zeros((4, 2))}, r"targets have shape \(4, 2\); the outputs have \(4, 3\)"),
+        (
+            {"targets": jnp.zeros((4, 3)).at[2, 1].set(jnp.nan)},
+            r"targets has a NaN or infinity at index \(2, 1\)",
+        ),
+        ({"step_size": 0.0}, "step_size is 0.0; it must be one positive, finite number"),
+        ({"step_size": -0.5}, "step_size is -0.5"),
+        ({"step_size": float("nan")}, "step_size is nan"),
+        ({"num_steps": -1}, "num_steps is -1; it must be a whole number of at least 0"),
+        ({"damping": -1e-3}, "damping is -0.001; it must be one finite number >= 0"),
+        ({"loss": "hinge"}, "unknown loss 'hinge'"),
+    ],
+)
+def test_bad_arguments_are_named(changed, message):
+    p = problem(CASE)
+    arguments = {"targets": p.targets, "step_size": 0.5, "num_steps": 2, "damping": 0.0, **changed}
+    with pytest.raises(InputError, match=message):
+        ngd.dynamics.predict(ngd.fisher.Exact(), p.lin, **arguments)

@@ -1,0 +1,269 @@
+"""A dense, slow float64 reference for every Fisher approximation, written apart from the package.
+
+Jacobians are autodiff's (`jax.jacrev` of ``network.apply``), layer inputs and sensitivities come from
+the textbook forward and backward pass below in NumPy, the Fisher is a (P, P) matrix, an approximation
+is a mask of its blocks or a `np.kron`, and a natural gradient is one dense solve. Nothing here reads
+``Linearization.layers``.
+
+A layer's parameters are one (M, P) matrix, ``[W^T, b]``: row i belongs to unit i, its vector is
+row-major, so that K-FAC's block is ``np.kron(B, A)``.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+
+def _normal_density(u):
+    return np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi)
+
+
+#: Activation -> (value, derivative).
+ACTIVATIONS = {
+    "relu": (lambda u: np.maximum(u, 0), lambda u: (u > 0).astype(float)),
+    "tanh": (np.tanh, lambda u: 1 / np.cosh(u) ** 2),
+    "erf": (special.erf, lambda u: 2 / np.sqrt(np.pi) * np.exp(-(u**2))),
+    "gelu": (
+        lambda u: u * special.ndtr(u),
+        lambda u: special.ndtr(u) + u * _normal_density(u),
+    ),
+    "identity": (lambda u: u, np.ones_like),
+}
+
+
+def forward_backward(activation, weight_std, bias_std, params, x):
+    """Outputs (N, C), scaled inputs [(N, P)] and sensitivities [(N, C, M)] of a perceptron."""
+    value, derivative = ACTIVATIONS[activation]
+    inputs, slopes, h = [], [], np.asarray(x)
+    for layer in params:
+        weight = np.asarray(layer["weight"])
+        scaled = weight_std / np.sqrt(len(weight)) * h
+        u = scaled @ weight
+        if "bias" in layer:
+            u = u + bias_std * np.asarray(layer["bias"])
+            scaled = np.concatenate([scaled, np.full((len(h), 1), bias_std)], axis=1)
+        inputs.append(scaled)
+        slopes.append(derivative(u))
+        h = value(u)
+    n, c = u.shape
+    delta = np.broadcast_to(np.eye(c), (n, c, c))
+    sensitivities = [delta]
+    for layer, slope in zip(params[:0:-1], slopes[-2::-1], strict=True):
+        weight = np.asarray(layer["weight"])
+        delta = (delta @ weight.T) * (weight_std / np.sqrt(len(weight))) * slope[:, None, :]
+        sensitivities.insert(0, delta)
+    return u, inputs, sensitivities
+
+
+def layer_matrix(layer):
+    """``[W^T, b]``: (M, P), one row a unit."""
+    columns = [layer["weight"].T, *([layer["bias"][:, None]] if "bias" in layer else [])]
+    return jnp.concatenate(columns, axis=1)
+
+
+def from_layer_matrix(matrix, has_bias):
+    """The inverse of `layer_matrix`."""
+    if has_bias:
+        return {"weight": matrix[:, :-1].T, "bias": matrix[:, -1]}
+    return {"weight": matrix.T}
+
+
+def flatten(params):
+    """Parameters, or a gradient, as one vector."""
+    return np.concatenate([np.asarray(layer_matrix(layer)).ravel() for layer in params])
+
+
+def unflatten(vector, like):
+    """The inverse of `flatten`."""
+    layers, start, vector = [], 0, jnp.asarray(vector)
+    for layer in like:
+        shape = layer_matrix(layer).shape
+        stop = start + shape[0] * shape[1]
+        layers.append(from_layer_matrix(vector[start:stop].reshape(shape), "bias" in layer))
+        start = stop
+    return tuple(layers)
+
+
+def layer_jacobians(network, params, x):
+    """``J_l`` of every layer, (N*C, M*P), by reverse-mode autodiff of ``network.apply``."""
+    has_bias = ["bias" in layer for layer in params]
+
+    def apply(matrices):
+        pairs = zip(matrices, has_bias, strict=True)
+        return network.apply(tuple(from_layer_matrix(m, b) for m, b in pairs), x)
+
+    jacobians = jax.jit(jax.jacrev(apply))([layer_matrix(layer) for layer in params])
+    return [np.asarray(j).reshape(j.shape[0] * j.shape[1], -1) for j in jacobians]
+
+
+def pseudo_inverse(matrix):
+    """pinv of a symmetric matrix, which must have a clear gap between zero and the rest."""
+    eigenvalues, vectors = np.linalg.eigh(matrix)
+    size = np.abs(eigenvalues) / max(np.abs(eigenvalues).max(), 1e-300)
+    zero = size < 1e-13
+    assert not np.any(~zero & (size < 1e-8)), (
+        "ill-posed case: an eigenvalue is neither zero nor not"
+    )
+    inverse = np.where(zero, 0, 1 / np.where(zero, 1, eigenvalues))
+    return (vectors * inverse) @ vectors.T
+
+
+def accurate_solve(wide, rhs):
+    """``np.linalg.solve`` with a matrix in extended precision, by iterative refinement."""
+    inverse = np.linalg.inv(wide.astype(float))
+    solution = (inverse @ rhs).astype(np.longdouble)
+    for _ in range(4):
+        residual = (rhs - wide @ solution).astype(float)
+        solution = solution + inverse @ residual
+    return solution.astype(float)
+
+
+def softmax_fisher(outputs):
+    """Lambda of cross-entropy: (N, C, C) blocks ``diag p - p p^T``."""
+    p = special.softmax(outputs, axis=1)
+    return np.stack([np.diag(row) - np.outer(row, row) for row in p])
+
+
+@dataclass(frozen=True)
+class DenseFisher:
+    """Jacobians and output Fisher of a network at N samples, all dense.
+
+    ``jacobian`` (N*C, P); ``layer`` and ``unit`` (P,) tell each parameter's layer and output unit;
+    ``inputs`` [(N, P_l)] and ``sensitivities`` [(N, C, M_l)]; ``output_fisher`` (N, C, C).
+    """
+
+    jacobian: np.ndarray
+    layer: np.ndarray
+    unit: np.ndarray
+    inputs: list
+    sensitivities: list
+    output_fisher: np.ndarray
+
+    @classmethod
+    def of(cls, network, activation, weight_std, bias_std, params, x):
+        """At the parameters and inputs given, with Lambda = I."""
+        jacobians = layer_jacobians(network, params, x)
+        shapes = [layer_matrix(p).shape for p in params]
+        layer = np.repeat(np.arange(len(shapes)), [m * p for m, p in shapes])
+        units = np.cumsum([0] + [m for m, _ in shapes[:-1]])
+        unit = np.concatenate(
+            [u + np.repeat(np.arange(m), p) for u, (m, p) in zip(units, shapes, strict=True)]
+        )
+        _, a, delta = forward_backward(activation, weight_std, bias_std, params, x)
+        n, c = delta[-1].shape[:2]
+        lam = np.broadcast_to(np.eye(c), (n, c, c))
+        return cls(np.concatenate(jacobians, axis=1), layer, unit, a, delta, lam)
+
+    def rows(self, samples):
+        """Rows of J of the samples in the slice ``samples``."""
+        n, c, _ = self.output_fisher.shape
+        return self.jacobian.reshape(n, c, -1)[samples].reshape(-1, len(self.layer))
+
+    def first(self, n):
+        """The same at the first ``n`` samples."""
+        return type(self)(
+            self.rows(slice(n)),
+            self.layer,
+            self.unit,
+            [a[:n] for a in self.inputs],
+            [delta[:n] for delta in self.sensitivities],
+            self.output_fisher[:n],
+        )
+
+    def with_output_fisher(self, output_fisher):
+        """The same with another Lambda."""
+        return type(self)(
+            self.jacobian, self.layer, self.unit, self.inputs, self.sensitivities, output_fisher
+        )
+
+    @property
+    def num_samples(self):
+        return self.output_fisher.shape[0]
+
+    @cached_property
+    def fisher(self):
+        """``J^T Lambda J / N``, in extended precision: damping divides its rounding by rho."""
+        n, c, _ = self.output_fisher.shape
+        wide = self.jacobian.astype(np.longdouble)
+        scaled = self.output_fisher @ wide.reshape(n, c, -1)
+        return wide.T @ scaled.reshape(n * c, -1) / n
+
+    def block(self, index):
+        """Columns of layer ``index`` (0-based)."""
+        return np.flatnonzero(self.layer == index)
+
+    def masked(self, name):
+        """The Fisher with the blocks that the approximation ``name`` keeps."""
+        distance = np.abs(self.layer[:, None] - self.layer[None, :])
+        kept = {
+            "exact": distance >= 0,
+            "block-diagonal": distance == 0,
+            "block-tridiagonal": distance <= 1,
+            "unit-wise": self.unit[:, None] == self.unit[None, :],
+            "entry-wise": np.eye(len(self.layer), dtype=bool),
+        }[name]
+        return np.where(kept, self.fisher, 0)
+
+    def kronecker_factors(self, output_factor="fisher"):
+        """K-FAC's (A_l, B_l), sums over the samples written out."""
+        n = self.num_samples
+        factors = []
+        for index, (a, delta) in enumerate(zip(self.inputs, self.sensitivities, strict=True)):
+            factor_a = sum(np.outer(a[i], a[i]) for i in range(n)) / n
+            factor_b = sum(delta[i].T @ self.output_fisher[i] @ delta[i] for i in range(n)) / n
+            if output_factor == "uniform" and index == len(self.inputs) - 1:
+                factor_b = factor_b / n
+            factors.append((factor_a, factor_b))
+        return factors
+
+    def preconditioner(self, name, damping, output_factor="fisher", damping_split="factored"):
+        """``(G + damping I)^-1`` on the range of J^T, applied: a function of (P, k) columns."""
+        if name == "identity":
+            return lambda columns: columns
+        if name != "kfac":
+            g = self.masked(name)
+            if damping == 0:
+                # Block by block where G is block-diagonal: what is zero depends on the block's scale.
+                label = {"block-diagonal": self.layer, "unit-wise": self.unit}.get(
+                    name, np.zeros_like(self.layer)
+                )
+                inverse = np.zeros(g.shape)
+                for block in (np.ix_(label == i, label == i) for i in np.unique(label)):
+                    inverse[block] = pseudo_inverse(g[block].astype(float))
+                return lambda columns: inverse @ columns
+            return lambda columns: accurate_solve(g + damping * np.eye(len(g)), columns)
+        blocks = []
+        for a, b in self.kronecker_factors(output_factor):
+            if damping == 0:
+                blocks.append(np.kron(pseudo_inverse(b), pseudo_inverse(a)))
+                continue
+            mean_a, mean_b = np.trace(a) / len(a), np.trace(b) / len(b)
+            factored = damping_split == "factored" and mean_a > 0 and mean_b > 0
+            pi = np.sqrt(mean_a / mean_b) if factored else 1.0
+            a = a + pi * np.sqrt(damping) * np.eye(len(a))
+            b = b + np.sqrt(damping) / pi * np.eye(len(b))
+            blocks.append(
+                np.kron(accurate_solve(b, np.eye(len(b))), accurate_solve(a, np.eye(len(a))))
+            )
+
+        def apply(columns):
+            parts = [block @ columns[self.block(i)] for i, block in enumerate(blocks)]
+            return np.concatenate(parts)
+
+        return apply
+
+    def solution(self, name, damping, **options):
+        """``(G + damping I)^-1 J^T / N``: (P, N*C)."""
+        return self.preconditioner(name, damping, **options)(self.jacobian.T) / self.num_samples
+
+    def natural_gradient(self, name, damping, cotangent, **options):
+        """``(G + damping I)^-1 J^T cotangent / N``: (P,).
+
+        Not by `solution`, whose columns are of order 1/damping where they leave the range of G.
+        """
+        gradient = self.jacobian.T @ np.asarray(cotangent).ravel()
+        return self.preconditioner(name, damping, **options)(gradient) / self.num_samples

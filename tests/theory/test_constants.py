@@ -1,0 +1,265 @@
+"""THEORY section 3 as numbers: isotropy constants and dispersions, measured on real networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ngd_theory as ngd
+from ngd_theory.errors import InputError, NotPredictedError
+
+linearize = jax.jit(ngd.networks.linearize, static_argnums=0)
+
+
+def make(hidden, input_dim, num_samples, output_dim=1, activation="relu", bias_std=0.0, seed=0):
+    """A network and its linearisation at Gaussian inputs."""
+    network = ngd.networks.mlp(input_dim, hidden, output_dim, activation, bias_std=bias_std)
+    params = jax.jit(network.init)(jax.random.key(seed))
+    x = np.random.default_rng(seed).normal(size=(num_samples, input_dim))
+    return network, linearize(network, params, jnp.asarray(x))
+
+
+def measure(approximation, lin, damping):
+    return ngd.theory.isotropy(approximation.function_space_map(lin, damping))
+
+
+# --- Exact, layer-wise and K-FAC: isotropic at any width that meets the conditions ------------------
+
+FINITE_WIDTH = [
+    # (depth, outputs, activation, bias)
+    (3, 1, "relu", 0.0),
+    (3, 3, "tanh", 0.3),
+    (4, 1, "tanh", 0.0),
+    (4, 3, "relu", 0.3),
+]
+N = 8
+
+
+@pytest.mark.parametrize(
+    ("name", "damping"),
+    [("exact", 1e-8), ("block-diagonal", 1e-8), ("block-tridiagonal", 1e-8), ("kfac", 1e-16)],
+)
+@pytest.mark.parametrize(("depth", "output_dim", "activation", "bias_std"), FINITE_WIDTH)
+def test_isotropy_constant_is_measured_at_finite_width(
+    depth, output_dim, activation, bias_std, name, damping
+):
+    network, lin = make((128,) * (depth - 1), 16, N, output_dim, activation, bias_std)
+    approximation = ngd.fisher.by_name(name)
+    stated = {
+        "exact": 1,
+        "block-diagonal": depth,
+        "block-tridiagonal": {3: 1, 4: 2}[depth],
+        "kfac": N * (depth - 1) + 1,
+    }[name]
+    assert ngd.theory.isotropy_constant(approximation, network, N) == pytest.approx(stated)
+    found = measure(approximation, lin, damping)
+    assert float(found.constant) == pytest.approx(stated, rel=1e-4)
+    assert float(found.dispersion) < 1e-5
+    # The bound on what the damping does is of the right size: never exceeded, never far too large.
+    bias = approximation.damping_bias(lin, damping)
+    off = max(stated - float(found.min_eigenvalue), float(found.max_eigenvalue) - stated) / stated
+    assert off <= 1.05 * bias
+    assert bias < 1e-4
+
+
+def test_kfac_constant_with_the_uniform_output_factor_is_depth_times_samples():
+    network, lin = make((64, 64), 16, N)
+    uniform = ngd.fisher.KFAC(output_factor="uniform")
+    assert ngd.theory.isotropy_constant(uniform, network, N) == 3 * N
+    assert float(measure(uniform, lin, 1e-16).constant) == pytest.approx(3 * N, rel=1e-4)
+    # The Fisher's own output factor is another constant, N(L-1) + 1.
+    assert float(measure(ngd.fisher.KFAC(), lin, 1e-16).constant) == pytest.approx(
+        2 * N + 1, rel=1e-4
+    )
+
+
+def test_kfac_damping_acts_through_its_square_root():
+    # So K-FAC needs the damping squared to be as near to its limit as the others.
+    _, lin = make((64, 64), 16, N)
+    kfac = ngd.fisher.KFAC()
+    assert kfac.matched_damping(1e-4) == pytest.approx(1e-8)
+    gaps = [2 * N + 1 - float(measure(kfac, lin, rho).constant) for rho in (1e-12, 1e-16)]
+    assert gaps[0] / gaps[1] == pytest.approx(100, rel=0.05)
+
+
+# --- Unit-wise and entry-wise -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output_dim", "activation", "low", "high"),
+    # Sensitivities of several outputs share their directions in the lower layers, which the leading
+    # formula leaves out: it is a little low for C > 1.
+    [(1, "relu", 0.75, 1.25), (3, "tanh", 0.8, 1.6)],
+)
+def test_unit_wise_is_isotropic_as_the_width_grows(output_dim, activation, low, high):
+    unit_wise, widths = ngd.fisher.UnitWise(), (64, 256, 1024)
+    dispersions, expected = [], []
+    for width in widths:
+        found = []
+        for seed in range(8 if width < 1024 else 2):
+            network, lin = make((width, width), 20, N, output_dim, activation, seed=seed)
+            found.append(measure(unit_wise, lin, 1e-10))
+        alpha = ngd.theory.isotropy_constant(unit_wise, network, N)
+        gamma = {"relu": 0.5, "tanh": 1.0}[activation]
+        assert alpha == pytest.approx(2 * gamma * width / output_dim + 1)
+        mean = np.mean([float(i.constant) for i in found])
+        assert mean == pytest.approx(alpha, rel=0.1 if width == 64 else 0.05)
+        dispersions.append(np.sqrt(np.mean([float(i.dispersion) ** 2 for i in found])))
+        expected.append(ngd.theory.unit_wise_dispersion(network))
+    slope = np.polyfit(np.log(widths), np.log(dispersions), 1)[0]
+    assert slope == pytest.approx(-0.5, abs=0.12)
+    ratios = np.asarray(dispersions) / expected
+    assert np.all((low < ratios) & (ratios < high)), ratios
+
+
+def test_unit_wise_dispersion_vanishes_for_one_output_that_every_unit_moves():
+    network, lin = make((32, 32), 20, N, 1, "tanh")
+    assert ngd.theory.unit_wise_dispersion(network) == 0
+    assert float(measure(ngd.fisher.UnitWise(), lin, 0.0).dispersion) < 1e-6
+    linear = ngd.networks.mlp(3, [], 1)
+    assert ngd.theory.unit_wise_dispersion(linear) == 0
+
+
+@pytest.mark.parametrize("name", ["entry-wise", "identity"])
+def test_entry_wise_and_gradient_descent_disperse_at_every_width(name):
+    approximation = ngd.fisher.by_name(name)
+    for width in (64, 256, 1024):
+        network, lin = make((width, width), 20, N)
+        assert float(measure(approximation, lin, 1e-8).dispersion) > 0.3
+        assert ngd.theory.isotropy_constant(approximation, network, N) is None
+
+
+# --- Off rank ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["exact", "block-diagonal", "block-tridiagonal", "kfac", "unit-wise"]
+)
+@pytest.mark.parametrize(("output_dim", "bias_std"), [(1, 0.0), (2, 0.3)])
+def test_constants_of_a_deep_linear_network(output_dim, bias_std, name):
+    network, lin = make((40, 40), 12, N, output_dim, "identity", bias_std)
+    approximation = ngd.fisher.by_name(name)
+    predicted = ngd.theory.isotropy_constant(approximation, network, N)
+    assert float(measure(approximation, lin, 0.0).constant) == pytest.approx(predicted, rel=1e-6)
+    if name == "kfac":
+        # delta is the same for every sample: rank C, not NC.
+        assert predicted == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            "exact",
+        ),
+        "block-diagonal",
+        pytest.param(
+            "block-tridiagonal",
+        ),
+        "kfac",
+        "unit-wise",
+    ],
+)
+def test_constants_of_a_deep_linear_network_with_fewer_inputs_than_samples(name):
+    network, lin = make((40, 40), 4, 10, 1, "identity")
+    approximation = ngd.fisher.by_name(name)
+    predicted = ngd.theory.isotropy_constant(approximation, network, 10)
+    found = measure(approximation, lin, 0.0)
+    assert float(found.constant) == pytest.approx(predicted, rel=1e-6)
+    assert float(found.dispersion) > 0.5
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_exact_constant_counts_the_parameters_when_they_are_few(depth):
+    network, lin = make((3,) * (depth - 1), 4, 40, 1, "tanh")
+    predicted = ngd.theory.isotropy_constant(ngd.fisher.Exact(), network, 40)
+    assert predicted < 1
+    # Each layer's rank is counted; what one layer's columns share with another's is not.
+    measured = float(measure(ngd.fisher.Exact(), lin, 0.0).constant)
+    assert measured <= predicted + 1e-9
+    if depth == 1:
+        assert measured == pytest.approx(predicted)
+
+
+def test_kfac_input_layer_with_fewer_inputs_than_samples_disperses_whatever_the_width():
+    samples, input_dim = 40, 10
+    dispersions = []
+    for width in (64, 256, 1024):
+        network, lin = make((width, width), input_dim, samples)
+        first = ngd.networks.Linearization(lin.outputs, lin.layers[:1])
+        found = measure(ngd.fisher.KFAC(), first, 0.0)
+        assert float(found.constant) == pytest.approx(input_dim, rel=1e-9)
+        dispersions.append(float(found.dispersion))
+        whole = ngd.theory.isotropy_constant(ngd.fisher.KFAC(), network, samples)
+        assert whole == input_dim + samples + 1
+        assert float(measure(ngd.fisher.KFAC(), lin, 0.0).constant) == pytest.approx(
+            whole, rel=1e-9
+        )
+    assert np.ptp(dispersions) < 1e-9
+    # K_1 is then N times the leverages of the inputs.
+    x = np.random.default_rng(0).normal(size=(samples, input_dim))
+    leverages = np.diagonal(x @ np.linalg.pinv(x))
+    assert dispersions[0] == pytest.approx(leverages.std() / leverages.mean(), rel=1e-6)
+
+
+def test_kfac_input_layer_dispersion_at_unit_rows_is_that_of_theory():
+    # The 0.18 of THEORY section 3 (N = 40, M_0 = 10) is for inputs of unit norm.
+    found = []
+    for seed in range(5):
+        x = np.random.default_rng(seed).normal(size=(40, 10))
+        x = jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+        network = ngd.networks.mlp(10, [64], 1)
+        lin = linearize(network, jax.jit(network.init)(jax.random.key(seed)), x)
+        first = ngd.networks.Linearization(lin.outputs, lin.layers[:1])
+        found.append(float(measure(ngd.fisher.KFAC(), first, 0.0).dispersion))
+    assert np.mean(found) == pytest.approx(0.175, abs=0.03)
+
+
+def test_forster_transform_makes_the_input_layer_isotropic_again():
+    samples, input_dim = 24, 6
+    x = np.random.default_rng(0).normal(size=(samples, input_dim))
+    y, _ = ngd.data.forster(x)
+    network = ngd.networks.mlp(input_dim, [64, 64], 1)
+    lin = linearize(network, jax.jit(network.init)(jax.random.key(0)), jnp.asarray(y))
+    first = ngd.networks.Linearization(lin.outputs, lin.layers[:1])
+    found = measure(ngd.fisher.KFAC(), first, 0.0)
+    assert float(found.constant) == pytest.approx(input_dim, rel=1e-8)
+    assert float(found.dispersion) < 1e-8
+    alpha = ngd.theory.isotropy_constant(ngd.fisher.KFAC(), network, samples)
+    assert alpha == input_dim + samples * 1 + 1
+    assert float(measure(ngd.fisher.KFAC(), lin, 0.0).constant) == pytest.approx(alpha, rel=1e-8)
+
+
+def test_duplicated_inputs_leave_the_null_space_of_the_kernel_unmoved():
+    network = ngd.networks.mlp(6, [32], 1)
+    x = np.random.default_rng(0).normal(size=(5, 6))
+    x = jnp.asarray(np.concatenate([x, x[:1]]))
+    lin = linearize(network, jax.jit(network.init)(jax.random.key(0)), x)
+    k = np.asarray(ngd.fisher.Exact().function_space_map(lin, 0.0))
+    difference = np.asarray([1.0, 0, 0, 0, 0, -1.0])
+    np.testing.assert_allclose(k @ difference, 0, atol=1e-8)
+    np.testing.assert_allclose(np.trace(k), 5, atol=1e-8)
+
+
+# --- Step sizes -------------------------------------------------------------------------------------
+
+
+def test_step_sizes_follow_from_the_constant():
+    network = ngd.networks.mlp(16, [64, 64], 1)
+    kfac = ngd.fisher.KFAC()
+    assert ngd.theory.optimal_step_size(kfac, network, N) == pytest.approx(1 / 17)
+    assert ngd.theory.stable_step_sizes(kfac, network, N) == (0.0, pytest.approx(2 / 17))
+
+
+def test_no_step_size_is_invented_where_there_is_no_constant():
+    network = ngd.networks.mlp(16, [64], 1)
+    for call in (ngd.theory.optimal_step_size, ngd.theory.stable_step_sizes):
+        with pytest.raises(NotPredictedError, match=r"'entry-wise'.*largest_monotone_step_size"):
+            call(ngd.fisher.EntryWise(), network, N)
+    with pytest.raises(InputError, match="num_samples is 0"):
+        ngd.theory.isotropy_constant(ngd.fisher.Exact(), network, 0)
+
+
+def test_largest_monotone_step_size_is_one_over_the_largest_eigenvalue():
+    map_ = jnp.diag(jnp.asarray([0.5, 4.0, 1.0]))
+    assert float(ngd.theory.largest_monotone_step_size(map_)) == pytest.approx(0.25)
