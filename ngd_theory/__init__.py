@@ -1,8 +1,13 @@
 """Verification of natural-gradient theory in wide neural networks."""
 
+from importlib import import_module
+
 from ngd_theory import data, dynamics, errors, fisher, kernels, losses, networks, theory
 
 __version__ = "0.1.0"
+
+#: Upper floors, imported when first used: they need pydantic, pandas or matplotlib.
+_LAZY = ("claims", "report", "sweeps", "testing")
 
 __all__ = [
     "__version__",
@@ -15,3 +20,9 @@ __all__ = [
     "networks",
     "theory",
 ]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return import_module(f"ngd_theory.{name}")
+    raise AttributeError(f"module 'ngd_theory' has no attribute {name!r}")

@@ -11,6 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import ngd_theory
 from ngd_theory.errors import NGDTheoryError
+from ngd_theory.sweeps.commands import add_commands
 
 app = typer.Typer(
     add_completion=True,
@@ -109,6 +110,9 @@ def verify(
     except MemoryError as error:
         _fail(f"out of memory ({error}); lower --width or --num-train", debug)
     raise typer.Exit(status)
+
+
+add_commands(app)
 
 
 def _verify(values: dict, out: Path) -> int:

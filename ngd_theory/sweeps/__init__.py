@@ -1,0 +1,43 @@
+"""Floor 5: studies, their cells, the runner, the store and the statistics.
+
+A `Study` (TOML) is expanded into cells; `run` measures every cell once and writes one Parquet file for
+each, whatever interrupts it; `load` reads them back as one tidy table; `evaluate` judges the study's
+claims on that table. Nothing below this floor knows about files.
+"""
+
+from ngd_theory.sweeps.cells import Cell
+from ngd_theory.sweeps.listing import Listing, list_studies
+from ngd_theory.sweeps.runner import Progress, Summary, run
+from ngd_theory.sweeps.statistics import (
+    Estimate,
+    Outcome,
+    Rule,
+    contraction_rate,
+    judge,
+    power_law,
+    seed_mean,
+)
+from ngd_theory.sweeps.store import load
+from ngd_theory.sweeps.study import Study, read
+from ngd_theory.sweeps.verdicts import StudyVerdict, evaluate
+
+__all__ = [
+    "Cell",
+    "Estimate",
+    "Listing",
+    "Outcome",
+    "Progress",
+    "Rule",
+    "Study",
+    "StudyVerdict",
+    "Summary",
+    "contraction_rate",
+    "evaluate",
+    "judge",
+    "list_studies",
+    "load",
+    "power_law",
+    "read",
+    "run",
+    "seed_mean",
+]

@@ -1,0 +1,62 @@
+"""A cell: one point of a study's grid, known by the hash of its configuration."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ngd_theory.claims import Settings
+
+#: Part of every identity: raise it when a cell's numbers or columns change their meaning.
+FORMAT = 1
+
+#: Settings that change the numbers of a cell but not the programs compiled for it.
+NOT_SHAPES = ("seed", "damping", "step_scale", "data_dir")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration and what to measure on it.
+
+    Attributes
+    ----------
+    settings : Settings
+        Network, data, damping and training, and the approximations to measure.
+    measure : tuple of str
+        Names in `ngd_theory.sweeps.study.MEASUREMENTS`.
+    """
+
+    settings: Settings
+    measure: tuple[str, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that determines the cell's numbers, JSON-ready; order of names left out."""
+        settings = self.settings.model_dump(mode="json")
+        settings["approximations"] = sorted(self.settings.chosen_approximations)
+        return {"format": FORMAT, "measure": sorted(self.measure), "settings": settings}
+
+    @cached_property
+    def id(self) -> str:
+        """sha256 of the canonical JSON of `config`, in hexadecimal."""
+        return hashlib.sha256(canonical(self.config).encode()).hexdigest()
+
+    @property
+    def shape(self) -> str:
+        """Equal for cells that one compilation serves: all but `NOT_SHAPES`, and whether rho is 0."""
+        settings = self.settings.model_dump(mode="json", exclude=set(NOT_SHAPES))
+        return canonical({**settings, "damped": self.settings.damping > 0})
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, no spaces and no NaN: equal text for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def grouped_by_shape(cells: list[Cell]) -> list[Cell]:
+    """The same cells with those of one shape side by side, shapes in order of first appearance."""
+    first: dict[str, int] = {}
+    for cell in cells:
+        first.setdefault(cell.shape, len(first))
+    return sorted(cells, key=lambda cell: first[cell.shape])

@@ -1,0 +1,58 @@
+"""What a run ran on, for the manifest."""
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import ngd_theory
+
+_PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "pandas", "pyarrow", "mlxtend")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, float type, git commit and time, JSON-ready."""
+    device = jax.devices()[0]
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"ngd-theory": ngd_theory.__version__}
+        | {name: _version(name) for name in _PACKAGES},
+        "git_commit": git_commit(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": device.device_kind,
+        "device_platform": device.platform,
+        "num_devices": jax.device_count(),
+        "float": str(jax.numpy.zeros(()).dtype),
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that holds this package, ``-dirty`` if it was changed; None without one."""
+    package = Path(ngd_theory.__file__)
+    # An installed package may lie inside some other project's checkout, which does not track it.
+    if _git("ls-files", "--error-unmatch", package.name, folder=package.parent) is None:
+        return None
+    always = ("--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return _git("describe", *always, folder=package.parent)
+
+
+def _git(*arguments: str, folder: Path) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

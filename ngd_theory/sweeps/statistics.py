@@ -1,0 +1,230 @@
+"""Estimates with intervals over seeds, and the three-way rule that judges them.
+
+Every number a claim is judged by is a mean over seeds of one number a seed, with an interval of
+confidence `LEVEL` from resampling the seeds (`seed_mean`). A claim PASSES when the whole interval meets
+its rule, FAILS when none of it does, and is INCONCLUSIVE otherwise (`judge`).
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ngd_theory.errors import InputError
+
+#: Confidence of all intervals.
+LEVEL = 0.95
+#: Bootstrap resamples of the seeds.
+RESAMPLES = 2000
+#: Fewest seeds that give an interval.
+MIN_SEEDS = 3
+#: Most seeds worth asking for.
+_MOST_SEEDS = 1_000_000
+
+
+class Outcome(StrEnum):
+    """What a claim about a sweep comes to."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NOT_APPLICABLE = "NOT APPLICABLE"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes
+    ----------
+    value, low, high : float
+        The mean and its interval; infinite ends where there are too few seeds or a number is not finite.
+    spread : float
+        Standard deviation between seeds, as the bootstrap shows it.
+    num_seeds : int
+    """
+
+    value: float
+    low: float
+    high: float
+    spread: float
+    num_seeds: int
+
+    def __str__(self) -> str:
+        """``value [low, high]``."""
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The numbers a claim allows: those from ``low`` to ``high``, ends included."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Rule":
+        """Read ``"<= x"``, ``">= x"`` or ``"in [a, b]"``.
+
+        Raises
+        ------
+        InputError
+            For anything else, or a > b.
+        """
+        number = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+        if found := re.fullmatch(rf"\s*<=\s*{number}\s*", text):
+            return cls(-math.inf, float(found[1]))
+        if found := re.fullmatch(rf"\s*>=\s*{number}\s*", text):
+            return cls(float(found[1]), math.inf)
+        found = re.fullmatch(rf"\s*in\s*\[\s*{number}\s*,\s*{number}\s*\]\s*", text)
+        if found and float(found[1]) <= float(found[2]):
+            return cls(float(found[1]), float(found[2]))
+        raise InputError(f'rule {text!r} is none of "<= x", ">= x" and "in [a, b]" with a <= b')
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """An outcome and the reason for it."""
+
+    outcome: Outcome
+    why: str
+
+
+def judge(estimate: Estimate, rule: Rule) -> Judgement:
+    """Three-way verdict.
+
+    PASS if the interval lies in the rule's range; FAIL if it lies outside; INCONCLUSIVE if it reaches
+    across an end. For ``<= b``: PASS if the upper end is at most b, FAIL if the lower end is above b.
+    An inconclusive verdict says how many more seeds would bring an interval around the same value, with
+    the same spread, to one side.
+    """
+    if estimate.low >= rule.low and estimate.high <= rule.high:
+        return Judgement(Outcome.PASS, "the whole interval meets the rule")
+    if estimate.low > rule.high or estimate.high < rule.low:
+        return Judgement(Outcome.FAIL, "the whole interval breaks the rule")
+    if not math.isfinite(estimate.value):
+        return Judgement(Outcome.INCONCLUSIVE, "a seed's number is not finite")
+    more = more_seeds(estimate, rule)
+    if more is None:
+        return Judgement(
+            Outcome.INCONCLUSIVE, "the value lies on the bound: no number of seeds tells"
+        )
+    return Judgement(
+        Outcome.INCONCLUSIVE, f"the interval reaches across the bound; about {more} more seeds tell"
+    )
+
+
+def more_seeds(estimate: Estimate, rule: Rule) -> int | None:
+    """How many more seeds make the interval's half-width the distance to the nearest bound, or None.
+
+    The half-width of n seeds is ``t_{n-1} spread / sqrt(n)``. Fewer than `MIN_SEEDS` have no spread: then
+    those that are missing.
+    """
+    if estimate.num_seeds < MIN_SEEDS:
+        return MIN_SEEDS - estimate.num_seeds
+    distance = min(abs(estimate.value - rule.low), abs(estimate.value - rule.high))
+    low, high = estimate.num_seeds, _MOST_SEEDS
+    if distance == 0 or _half_width(estimate.spread, high) > distance:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _half_width(estimate.spread, middle) > distance:
+            low = middle
+        else:
+            high = middle
+    return high - estimate.num_seeds
+
+
+def seed_mean(values: Any) -> Estimate:
+    """Mean of one number a seed, with a bootstrap interval over the seeds.
+
+    The seeds are resampled with replacement; the standard deviation of the resampled means, times
+    ``sqrt(n/(n-1))``, is the standard error, and Student's t with n - 1 degrees of freedom its multiple.
+    (Percentiles of the resampled means cover far less than `LEVEL` with the few seeds a sweep has.)
+    """
+    values = np.asarray(values, float)
+    n = len(values)
+    mean = float(values.mean()) if n else math.nan
+    if n < MIN_SEEDS or not np.isfinite(values).all():
+        return Estimate(mean, -math.inf, math.inf, math.nan, n)
+    if np.ptp(values) == 0:
+        return Estimate(mean, mean, mean, 0.0, n)
+    draws = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))
+    error = float(values[draws].mean(axis=1).std()) * math.sqrt(n / (n - 1))
+    spread = error * math.sqrt(n)
+    half = _half_width(spread, n)
+    return Estimate(mean, mean - half, mean + half, spread, n)
+
+
+def _half_width(spread: float, n: int) -> float:
+    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread / math.sqrt(n)
+
+
+def power_law(x: Any, y: Any, seed: Any) -> Estimate:
+    """Exponent p of ``y ~ x^p``: the log-log least-squares slope, with an interval over seeds.
+
+    The slope is fitted to each seed's points and averaged over seeds by `seed_mean`: for a balanced grid
+    the mean is the slope of all points together. Several points of one seed at one x (other axes of the
+    grid) enter alike.
+
+    Parameters
+    ----------
+    x, y, seed : sequences of one length
+        One entry a measurement; x > 0. A y that is not positive and finite makes the estimate NaN.
+
+    Raises
+    ------
+    InputError
+        If a seed has fewer than two different x, or an x is not positive.
+    """
+    x, y, seed = np.asarray(x, float), np.asarray(y, float), np.asarray(seed)
+    if not (x > 0).all():
+        raise InputError("a power law is fitted to positive x; some are not")
+    return seed_mean([_slope(x[seed == s], y[seed == s]) for s in np.unique(seed)])
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    if len(np.unique(x)) < 2:
+        raise InputError("an exponent takes at least two different x for every seed")
+    if not (np.isfinite(y) & (y > 0)).all():
+        return math.nan
+    u = np.log(x) - np.log(x).mean()
+    return float(u @ np.log(y) / (u @ u))
+
+
+def contraction_rate(residuals: Sequence[float] | Any, floor: float | None = None) -> float:
+    """Factor by which a residual shrinks (or grows) a step: ``exp`` of the slope of its logarithm over t.
+
+    Fitted by least squares to the entries from t = 0 up to the last before the first at or below
+    ``floor`` times the initial one, where round-off and not the dynamics decides. Where already the
+    first step ends there, that step's ratio: an upper end of the rate.
+
+    Parameters
+    ----------
+    residuals : (T + 1,)
+        Norms ``||r_t||``, t = 0, 1, ...; a NaN or infinity ends them.
+    floor : float, optional
+        By default 1,000 machine epsilons of float64.
+
+    Raises
+    ------
+    InputError
+        For fewer than two entries or a first one that is not positive.
+    """
+    r = np.asarray(residuals, float)
+    finite = np.isfinite(r)
+    r = r if finite.all() else r[: int(np.argmin(finite))]
+    if len(r) < 2 or not r[0] > 0:
+        raise InputError("a rate takes two finite residuals at least, the first above zero")
+    r = r / r[0]
+    above = r > (1e3 * np.finfo(float).eps if floor is None else floor)
+    kept = len(r) if above.all() else int(np.argmin(above))
+    if kept < 2:
+        return float(r[1])
+    t = np.arange(kept) - (kept - 1) / 2
+    return float(np.exp(t @ np.log(r[:kept]) / (t @ t)))

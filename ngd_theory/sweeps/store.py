@@ -1,0 +1,223 @@
+"""A results folder: one Parquet file a finished cell, written whole or not at all.
+
+manifest.json        study, cell ids, and the environment of every run
+cells/ID.parquet     the cell's rows; its configuration is in the file's metadata
+failures/ID.json     the error of a cell that failed, until it succeeds
+verdicts.json        the claims, after the last cell
+set-aside/           files that were damaged or foreign
+lock                 held while a run is on
+"""
+
+import json
+import traceback
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ngd_theory.errors import InputError
+from ngd_theory.sweeps.cells import Cell, canonical
+from ngd_theory.sweeps.files import PART, set_aside, write_json, written
+from ngd_theory.sweeps.lock import locked
+from ngd_theory.sweeps.manifest import read_manifest, record
+from ngd_theory.sweeps.study import Study
+from ngd_theory.sweeps.table import CONFIG_COLUMNS, pyarrow, schema
+
+_KEY = b"ngd_theory"
+_MANIFEST, _LOCK, _CELLS, _FAILURES = "manifest.json", "lock", "cells", "failures"
+
+
+class DamagedFileError(InputError):
+    """A file in the results folder is not a whole cell of it."""
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A file that was moved out of the way, and why."""
+
+    path: Path
+    why: str
+
+
+class Store:
+    """A results folder that is being written.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is missing.
+
+    Raises
+    ------
+    InputError
+        If it holds files of something else.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._schema = schema()
+        if folder.is_dir() and not (folder / _MANIFEST).exists():
+            foreign = sorted(p.name for p in folder.iterdir() if not _is_ours(p))
+            if foreign:
+                raise InputError(
+                    f"{folder} holds {foreign[0]} but no {_MANIFEST}, so it is no results folder: choose "
+                    "another --out"
+                )
+        try:
+            for path in (folder, folder / _CELLS, folder / _FAILURES):
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make {folder}: {error}; choose another --out") from None
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder; see `locked`."""
+        return locked(self.folder / _LOCK)
+
+    def record(self, study: Study, cells: Sequence[Cell]) -> None:
+        """Enter this run in the manifest; see `ngd_theory.sweeps.manifest.record`."""
+        record(self.folder / _MANIFEST, study, cells)
+
+    def finished(self, cells: Iterable[Cell]) -> tuple[set[str], list[SetAside]]:
+        """Ids of the cells with a whole file here; every other file in ``cells/`` is set aside.
+
+        Every file is read to its end and its checksums compared.
+        """
+        wanted = {cell.id for cell in cells}
+        found, aside = set(), []
+        for path in sorted((self.folder / _CELLS).iterdir()):
+            if path.name.startswith(".") and path.name.endswith(PART):
+                path.unlink()  # ours, of a run that was killed
+                continue
+            try:
+                _read(path, self._schema)
+                if path.stem not in wanted:
+                    raise DamagedFileError("it belongs to no cell of this study")
+                found.add(path.stem)
+            except DamagedFileError as error:
+                moved = set_aside(path, self.folder / "set-aside")
+                aside.append(SetAside(moved, str(error)))
+        return found, aside
+
+    def write(self, cell: Cell, rows: list[dict[str, Any]]) -> None:
+        """Write a finished cell's rows and forget its earlier failure."""
+        arrow = pyarrow()
+        config = canonical({"id": cell.id, "config": cell.config}).encode()
+        table = arrow.Table.from_pylist(rows, schema=self._schema.with_metadata({_KEY: config}))
+        with written(self._path(cell.id)) as temporary:
+            # A cell has a few rows: dictionaries, statistics and compression would only add to it.
+            arrow.parquet.write_table(
+                table,
+                temporary,
+                compression="none",
+                use_dictionary=False,
+                write_statistics=False,
+                write_page_checksum=True,
+            )
+        self._failure(cell.id).unlink(missing_ok=True)
+
+    def write_failure(self, cell: Cell, error: Exception) -> None:
+        """Record why a cell has no rows."""
+        write_json(
+            self._failure(cell.id),
+            {
+                "id": cell.id,
+                "error": f"{type(error).__name__}: {error}",
+                "traceback": "".join(traceback.format_exception(error)),
+                "config": cell.config,
+            },
+        )
+
+    def _path(self, id: str) -> Path:
+        return self.folder / _CELLS / f"{id}.parquet"
+
+    def _failure(self, id: str) -> Path:
+        return self.folder / _FAILURES / f"{id}.json"
+
+
+def load(results: str | Path) -> pd.DataFrame:
+    """Read all finished cells of a results folder into one tidy table.
+
+    Parameters
+    ----------
+    results : path
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a cell, approximation and step, in the order of the study's grid: ``cell`` (its id), the
+        settings (`ngd_theory.sweeps.table.CONFIG_COLUMNS`; classes joined by commas), and the measured
+        columns (`ngd_theory.sweeps.table.COLUMNS`).
+
+    Raises
+    ------
+    InputError
+        If the folder holds no sweep.
+    DamagedFileError
+        Naming a file that is not whole: run the study again, which sets it aside and recomputes it.
+    """
+    folder = Path(results)
+    arrow, columns = pyarrow(), schema()
+    tables, configs, counts = [], [], []
+    for id in read_manifest(folder / _MANIFEST)["cells"]:
+        path = folder / _CELLS / f"{id}.parquet"
+        if not path.exists():
+            continue
+        try:
+            table, config = _read(path, columns)
+        except DamagedFileError as error:
+            raise DamagedFileError(
+                f"{path}: {error}; run the study again to recompute it"
+            ) from None
+        tables.append(table)
+        configs.append({"cell": id, **_config_row(config)})
+        counts.append(table.num_rows)
+    measured = arrow.concat_tables(tables) if tables else columns.empty_table()
+    left = pd.DataFrame(configs, columns=["cell", *CONFIG_COLUMNS])
+    left = left.iloc[np.repeat(np.arange(len(counts)), counts)].reset_index(drop=True)
+    return pd.concat([left, measured.to_pandas()], axis=1)
+
+
+def failures(results: str | Path) -> list[dict[str, Any]]:
+    """Return the recorded errors of the cells of a results folder that failed."""
+    paths = sorted((Path(results) / _FAILURES).glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def _config_row(config: dict[str, Any]) -> dict[str, Any]:
+    settings = config["settings"]
+    classes = settings["classes"]
+    joined = None if classes is None else ",".join(classes)
+    return {name: settings[name] for name in CONFIG_COLUMNS} | {"classes": joined}
+
+
+def _read(path: Path, expected: Any) -> tuple[Any, dict[str, Any]]:
+    """Table and configuration of a cell's file; `DamagedFileError` says what is wrong with it."""
+    arrow = pyarrow()
+    if path.suffix != ".parquet":
+        raise DamagedFileError("it is no Parquet file")
+    if path.stat().st_size == 0:
+        raise DamagedFileError("it is empty")
+    try:
+        with arrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)
+    except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
+        raise DamagedFileError(f"it is truncated or no Parquet file ({error})") from None
+    try:
+        written_by = json.loads((table.schema.metadata or {})[_KEY])
+        id, config = written_by["id"], written_by["config"]
+    except (KeyError, ValueError, TypeError):
+        raise DamagedFileError("it was not written by a sweep") from None
+    if id != path.stem:
+        raise DamagedFileError(f"it holds the cell {id[:12]} under another's name")
+    if not table.schema.equals(expected):
+        raise DamagedFileError("its columns are those of another version")
+    return table.replace_schema_metadata(None), config
+
+
+def _is_ours(path: Path) -> bool:
+    left_over = path.name.startswith(".") and path.name.endswith(PART)
+    return left_over or path.name in (_LOCK, _CELLS, _FAILURES)

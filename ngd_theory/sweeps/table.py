@@ -1,0 +1,91 @@
+"""The columns of the tidy table: one row a cell, approximation and step."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from ngd_theory.claims import Settings
+from ngd_theory.errors import NGDTheoryError
+
+
+class MissingDependencyError(NGDTheoryError, ImportError):
+    """A package that an optional part needs is not installed."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measured column.
+
+    Attributes
+    ----------
+    kind : {"string", "bool", "int64", "float64"}
+    meaning : str
+    measured_by : str or None
+        The measurement that fills it; empty (NaN) without. None: always there.
+    """
+
+    kind: Literal["string", "bool", "int64", "float64"]
+    meaning: str
+    measured_by: str | None = None
+
+
+def _float(meaning: str, measured_by: str | None = None) -> Column:
+    return Column("float64", meaning, measured_by)
+
+
+COLUMNS: dict[str, Column] = {
+    "approximation": Column("string", "public name"),
+    "applicable": Column("bool", "whether the theory's premises may hold at this grid point"),
+    "reason": Column("string", "why not, or empty"),
+    "step": Column("int64", "t; updates made so far"),
+    "step_size": _float("eta"),
+    "constant": _float("alpha = tr K/(NC) as measured", "isotropy"),
+    "predicted_constant": _float("alpha of the theory", "isotropy"),
+    "constant_error": _float("abs(measured / predicted - 1)", "isotropy"),
+    "dispersion": _float("||K - alpha I||_F / (alpha sqrt(NC))", "isotropy"),
+    "min_eigenvalue": _float("of K", "isotropy"),
+    "max_eigenvalue": _float("of K", "isotropy"),
+    "residual": _float("||f_t - y|| / ||f_0 - y||, trained (MSE)", "trajectory"),
+    "predicted_residual": _float("the same in function space (MSE)", "trajectory"),
+    "train_loss": _float("trained", "trajectory"),
+    "predicted_train_loss": _float("in function space", "trajectory"),
+    "test_loss": _float("trained", "trajectory"),
+    "predicted_test_loss": _float("in function space", "trajectory"),
+    "diverged": Column("bool", "training was stopped there: its loss grew without bound"),
+    "gap": _float("||f_t - f_t^predicted||_F / scale; scale ||f_0 - y||_F under MSE", "gap"),
+    "test_gap": _float("the same on the test set, per sample", "gap"),
+    "movement": _float("||theta_t - theta_0|| / ||theta_0||", "movement"),
+    "distance": _float("||theta_t - theta_0||", "movement"),
+    "kernel_drift": _float("||Theta_T - Theta_0||_F / ||Theta_0||_F, last step", "kernel-drift"),
+    "ntk_min": _float("smallest eigenvalue of Theta at initialisation", "eigenvalues"),
+    "ntk_max": _float("largest eigenvalue of Theta at initialisation", "eigenvalues"),
+}
+
+#: Settings that are columns too.
+CONFIG_COLUMNS: tuple[str, ...] = tuple(
+    name for name in Settings.model_fields if name not in ("approximations", "data_dir")
+)
+
+
+def pyarrow() -> Any:
+    """Import pyarrow, with its Parquet module, at first use.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
+    try:
+        import_module("pyarrow.parquet")
+        return import_module("pyarrow")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"sweeps store their results with pyarrow, which cannot be imported ({error}): "
+            "pip install pyarrow"
+        ) from error
+
+
+def schema() -> Any:
+    """The pyarrow schema of `COLUMNS`."""
+    arrow = pyarrow()
+    return arrow.schema([(n, arrow.type_for_alias(c.kind)) for n, c in COLUMNS.items()])

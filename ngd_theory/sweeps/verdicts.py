@@ -1,0 +1,157 @@
+"""A study's claims, judged on its table."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ngd_theory.errors import InputError
+from ngd_theory.sweeps.statistics import (
+    Estimate,
+    Outcome,
+    Rule,
+    contraction_rate,
+    judge,
+    power_law,
+    seed_mean,
+)
+from ngd_theory.sweeps.study import Study, StudyClaim
+
+
+@dataclass(frozen=True)
+class StudyVerdict:
+    """One claim's outcome for one approximation.
+
+    Attributes
+    ----------
+    statement, approximation, statistic : str
+        ``statistic`` in words, with what it is of and where.
+    rule, expect : str
+    outcome : Outcome
+    estimate : Estimate or None
+        None where the claim does not apply.
+    why : str
+    """
+
+    statement: str
+    approximation: str
+    statistic: str
+    rule: str
+    expect: str
+    outcome: Outcome
+    estimate: Estimate | None
+    why: str
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the outcome is the expected one; one that does not apply contradicts nothing."""
+        return self.outcome in (self.expect, Outcome.NOT_APPLICABLE)
+
+
+def evaluate(study: Study, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
+    """Judge every claim of a study, for each approximation and each value of its ``each``.
+
+    Parameters
+    ----------
+    study : Study
+    frame : pandas.DataFrame
+        As `load` returns it.
+    """
+    verdicts = []
+    for claim in study.claims:
+        for approximation in claim.approximations or study.approximations:
+            rows: Any = frame[frame["approximation"] == approximation]
+            for name, value in claim.where.items():
+                rows = rows[rows[name] == value]
+            groups: Any = [((), rows)]
+            if claim.each:
+                groups = rows.groupby(list(claim.each), dropna=False)
+            found = [
+                _judge(claim, approximation, dict(zip(claim.each, key, strict=True)), group)
+                for key, group in groups
+            ]
+            verdicts += found or [_judge(claim, approximation, {}, rows)]
+    return tuple(verdicts)
+
+
+def _judge(
+    claim: StudyClaim, approximation: str, values: dict[str, Any], rows: Any
+) -> StudyVerdict:
+    where = ", ".join(f"{name} = {value}" for name, value in {**claim.where, **values}.items())
+    what = claim.statistic if claim.of is None else f"{claim.statistic} of {claim.of}"
+    what += f" over {claim.over}" if claim.statistic == "exponent" else ""
+    label = (
+        *(claim.statement, approximation, f"{what} ({where})" if where else what),
+        *(claim.rule, claim.expect),
+    )
+    wanted = rows[rows["applicable"] != claim.outside_premise]
+    if wanted.empty:
+        reasons = rows.loc[rows["reason"] != "", "reason"]
+        why = reasons.iloc[0] if len(reasons) else "no finished cell is of this kind"
+        return StudyVerdict(*label, Outcome.NOT_APPLICABLE, None, str(why))
+    try:
+        estimate = STATISTICS[claim.statistic](claim, wanted)
+    except InputError as error:
+        return StudyVerdict(*label, Outcome.INCONCLUSIVE, None, str(error))
+    judgement = judge(estimate, Rule.parse(claim.rule))
+    return StudyVerdict(*label, judgement.outcome, estimate, judgement.why)
+
+
+def _exponent(claim: StudyClaim, rows: Any) -> Estimate:
+    """Power of ``over`` that ``of`` follows, of its largest value over the steps (`power_law`)."""
+    peaks = rows.groupby(["cell", "seed", claim.over])[claim.of].agg(_worst).reset_index()
+    return power_law(peaks[claim.over], peaks[claim.of], peaks["seed"])
+
+
+def _extreme(reduce: Callable | str) -> Callable[[StudyClaim, Any], Estimate]:
+    def statistic(claim: StudyClaim, rows: Any) -> Estimate:
+        """Each seed's max, min or mean of ``of`` over all grid points and steps, averaged over seeds."""
+        return seed_mean(rows.groupby("seed")[claim.of].agg(reduce))
+
+    return statistic
+
+
+def _rate(claim: StudyClaim, rows: Any) -> Estimate:
+    """Factor by which the residual shrinks a step, worst of each seed's cells (`contraction_rate`)."""
+    return seed_mean(_by_cell(rows, _cell_rate).groupby("seed").max())
+
+
+def _rate_error(claim: StudyClaim, rows: Any) -> Estimate:
+    """Largest ``abs(rate - abs(1 - eta alpha))`` of each seed's cells."""
+    return seed_mean(
+        _by_cell(rows, lambda cell: abs(_cell_rate(cell) - abs(1 - cell["step_scale"].iloc[0])))
+        .groupby("seed")
+        .max()
+    )
+
+
+def _by_cell(rows: Any, function: Callable) -> pd.Series:
+    keys, values = [], []
+    for (seed, _), cell in rows.groupby(["seed", "cell"]):
+        keys.append(seed)
+        values.append(function(cell.sort_values("step")))
+    return pd.Series(values, index=pd.Index(keys, name="seed"))
+
+
+def _cell_rate(cell: Any) -> float:
+    epsilon = np.finfo(np.dtype(cell["precision"].iloc[0])).eps
+    return contraction_rate(cell["residual"].to_numpy(), 1e3 * float(epsilon))
+
+
+def _worst(values: Any) -> float:
+    """Largest value measured: infinite ones count, entries that were never measured do not."""
+    known = values.dropna()
+    return float(known.max()) if len(known) else math.nan
+
+
+STATISTICS: dict[str, Callable[[StudyClaim, Any], Estimate]] = {
+    "exponent": _exponent,
+    "max": _extreme(_worst),
+    "min": _extreme("min"),
+    "mean": _extreme("mean"),
+    "rate": _rate,
+    "rate-error": _rate_error,
+}

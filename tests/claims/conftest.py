@@ -1,0 +1,107 @@
+"""One ideal experiment, made of arrays, and one real one, shared by the tests of the claims."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ngd_theory as ngd
+from ngd_theory import claims
+from ngd_theory.claims.experiment import EDGE_STEPS
+from ngd_theory.claims.statements import EDGE_RESIDUAL, EDGE_SCALE
+from ngd_theory.dynamics import Trajectory
+
+#: A run small enough for a test, in which every claim applies to some approximation.
+REAL = {
+    "dataset": "gaussian",
+    "input_dim": 24,
+    "num_train": 12,
+    "num_test": 8,
+    "width": 256,
+    "steps": 3,
+}
+
+
+def along(residuals, targets, **others):
+    """A trajectory whose residuals these are."""
+    outputs = jnp.asarray(np.asarray(residuals) + targets)
+    losses = jnp.sum((outputs - targets) ** 2, axis=(1, 2)) / (2 * len(targets))
+    return Trajectory(outputs, others.pop("test_outputs", None), losses, **others)
+
+
+@pytest.fixture(scope="session")
+def ideal():
+    """Make the evidence of an approximation that follows the theory to the last digit."""
+
+    def make(
+        name="exact", *, width=4096, depth=3, output_dim=1, num_samples=16, scale=1.0, steps=3
+    ):
+        approximation = ngd.fisher.by_name(name)
+        network = ngd.networks.mlp(32, [width] * (depth - 1), output_dim)
+        alpha = approximation.isotropy_constant(network.layer_sizes, num_samples)
+        size = num_samples * output_dim
+        spectrum = np.geomspace(0.01, 1.0, size) if alpha is None else np.full(size, alpha)
+        step_size = scale / spectrum[-1]
+        rng = np.random.default_rng(0)
+        targets = rng.choice([-0.5, 0.5], (num_samples, output_dim))
+        start = rng.normal(size=size)
+        times = np.arange(steps + 1)[:, None]
+        residuals = ((1 - step_size * spectrum) ** times * start).reshape(steps + 1, *targets.shape)
+        # A method's own minimum: test outputs that no other name has.
+        place = 0.1 * list(ngd.fisher.APPROXIMATIONS).index(name)
+        test = np.full((steps + 1, 8, output_dim), place)
+        run = along(
+            residuals,
+            targets,
+            test_outputs=jnp.asarray(test),
+            parameter_distances=jnp.linspace(0.0, 1.0, steps + 1),
+        )
+        near = EDGE_RESIDUAL * (residuals[0] if steps else start.reshape(targets.shape))
+        growth = (1 - EDGE_SCALE) ** np.arange(EDGE_STEPS + 1)[:, None, None]
+        beyond = along(growth * near, residuals[0] + targets - near)
+        return claims.Evidence(
+            approximation=approximation,
+            network=network,
+            num_samples=num_samples,
+            loss="mse",
+            damping=1e-8,
+            step_scale=scale,
+            step_size=float(step_size),
+            constant=alpha,
+            isotropy=ngd.theory.isotropy(jnp.diag(jnp.asarray(spectrum))),
+            spectrum=spectrum,
+            damping_bias=None if alpha is None else 1e-7,
+            conditions=(),
+            targets=targets,
+            prediction=run,
+            training=run,
+            beyond_edge=None if alpha is None else beyond,
+            predicted_distance=1.0,
+            parameter_norm=float(network.num_parameters) ** 0.5,
+            ntk_condition=100.0,
+            epsilon=2.0**-52,
+            seconds=0.0,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real():
+    """A verification of all seven approximations under MSE."""
+    return claims.verify(claims.parse(REAL))
+
+
+@pytest.fixture(scope="session")
+def judged():
+    """Status, or whole verdict, of one claim on one piece of evidence."""
+    table = {c.name: c for c in claims.CLAIMS}
+
+    def judge(claim, evidence, others=(), **changes):
+        changed = replace(evidence, **changes)
+        everyone = {e.name: e for e in (*others, changed)}
+        assert table[claim].concerns(changed), f"{claim} does not speak of {changed.name}"
+        return table[claim].judge(changed, everyone)
+
+    return judge

@@ -1,0 +1,47 @@
+"""The tolerances are formulas in N, C, L, M, rho and the precision."""
+
+import numpy as np
+import pytest
+
+from ngd_theory.claims.evidence import sup_gap
+
+
+@pytest.mark.parametrize("n, c, depth, width", [(16, 1, 3, 256), (9, 4, 2, 1024), (4, 3, 6, 64)])
+def test_the_width_ratio_is_root_nc_plus_depth_over_root_width(ideal, n, c, depth, width):
+    evidence = ideal(num_samples=n, output_dim=c, depth=depth, width=width)
+    assert evidence.width_ratio() == pytest.approx(((n * c) ** 0.5 + depth) / width**0.5)
+
+
+def test_sixteen_times_the_width_is_a_quarter_of_the_tolerance(ideal):
+    narrow, wide = ideal(width=256), ideal(width=4096)
+    assert narrow.finite_width_tolerance() == pytest.approx(4 * wide.finite_width_tolerance())
+
+
+@pytest.mark.parametrize("scale, factor", [(0.1, 1), (1.0, 1), (1.5, 2.25)])
+def test_the_finite_width_tolerance_is_quadratic_in_steps_above_one(ideal, scale, factor):
+    evidence = ideal(scale=scale)
+    assert evidence.finite_width_tolerance() == pytest.approx(factor * evidence.width_ratio())
+
+
+def test_a_linear_model_has_round_off_for_a_width_ratio(ideal):
+    evidence = ideal(depth=1)
+    assert evidence.width_ratio() == pytest.approx(1e3 * 2.0**-52 * 100)
+
+
+def test_the_map_tolerance_is_twice_the_bias_and_the_round_off_of_a_solve(ideal):
+    evidence = ideal(num_samples=8, output_dim=2)
+    assert evidence.map_tolerance() == pytest.approx(2e-7 + 16 * 2.0**-52 * 100)
+    assert ideal("identity").map_tolerance() == pytest.approx(16 * 2.0**-52 * 100)
+
+
+def test_residual_ratios_are_those_of_the_norms(ideal):
+    assert ideal(scale=0.5, steps=4).residual_ratios == pytest.approx(0.5 ** np.arange(5))
+
+
+def test_a_sup_gap_takes_the_entries_that_both_have():
+    left, right = np.zeros((3, 2, 1)), np.array([[[3.0], [4.0]], [[0.0], [0.0]]])
+    assert sup_gap(left, right, 2.0) == 2.5
+
+
+def test_a_sup_gap_with_a_nan_is_infinite():
+    assert sup_gap(np.zeros((2, 1)), np.array([[0.0], [np.nan]]), 1.0) == np.inf

@@ -1,0 +1,197 @@
+"""One real experiment: the theory holds on it, and fails when a part of it is exchanged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ngd_theory import claims, data, fisher
+from ngd_theory.claims import Status, judge, parse
+from ngd_theory.errors import InputError
+
+SMALL = {
+    "dataset": "gaussian",
+    "input_dim": 24,
+    "num_train": 12,
+    "num_test": 0,
+    "width": 128,
+    "steps": 2,
+    "approximations": ("exact",),
+}
+
+
+def outcomes(verdicts):
+    return {(v.claim, v.approximation): v.status for v in verdicts}
+
+
+def test_no_claim_fails_on_a_real_experiment_and_most_apply(real):
+    failed = [v for v in real.verdicts if v.status is Status.FAIL]
+    assert not failed and real.holds
+    passed = {v.claim for v in real.verdicts if v.status is Status.PASS}
+    assert passed == {c.name for c in claims.CLAIMS}
+
+
+def test_every_approximation_has_evidence_a_map_and_its_constant(real):
+    assert list(real.evidence) == list(real.maps) == list(fisher.APPROXIMATIONS)
+    for name, k in real.maps.items():
+        evidence = real.evidence[name]
+        assert k.shape == (12, 12)
+        assert np.isfinite(k).all()
+        assert evidence.isotropy.constant == pytest.approx(np.trace(k) / 12)
+        assert evidence.training.outputs.shape == evidence.prediction.outputs.shape == (4, 12, 1)
+        assert evidence.training.test_outputs.shape == (4, 8, 1)
+        start = evidence.training.outputs[0]
+        np.testing.assert_allclose(start, evidence.prediction.outputs[0], atol=1e-12)
+
+
+def test_the_constants_are_those_of_the_theory(real):
+    n, depth, width = 12, 3, 256
+    exact = {"exact": 1, "block-diagonal": depth, "block-tridiagonal": 1, "kfac": 2 * n + 1}
+    for name, alpha in exact.items():
+        assert real.evidence[name].constant == pytest.approx(alpha)
+        assert real.evidence[name].isotropy.constant == pytest.approx(alpha, rel=1e-4)
+        assert real.evidence[name].isotropy.dispersion < 1e-4
+    assert real.evidence["unit-wise"].constant == pytest.approx(width + 1)
+    assert real.evidence["identity"].constant is real.evidence["entry-wise"].constant is None
+
+
+def test_kfac_is_damped_by_the_square(real):
+    assert real.evidence["kfac"].damping == pytest.approx(1e-16)
+    assert real.evidence["exact"].damping == 1e-8
+
+
+def test_gradient_descent_takes_the_largest_monotone_step(real):
+    evidence = real.evidence["identity"]
+    assert evidence.step_size * evidence.spectrum[-1] == pytest.approx(1)
+
+
+def test_the_prediction_of_another_method_fails(real):
+    gd = real.evidence["identity"]
+    mixed = {**real.evidence, "exact": replace(real.evidence["exact"], prediction=gd.prediction)}
+    assert outcomes(judge(mixed))["finite-width-gap", "exact"] is Status.FAIL
+
+
+def test_the_training_of_another_method_fails(real):
+    gd = real.evidence["identity"]
+    mixed = {**real.evidence, "kfac": replace(real.evidence["kfac"], training=gd.training)}
+    found = outcomes(judge(mixed))
+    for claim in ("contraction", "one-step", "finite-width-gap"):
+        assert found[claim, "kfac"] is Status.FAIL
+
+
+def test_the_maps_of_two_methods_exchanged_fail(real):
+    exact, block = real.evidence["exact"], real.evidence["block-diagonal"]
+    mixed = {
+        **real.evidence,
+        "exact": replace(exact, isotropy=block.isotropy),
+        "block-diagonal": replace(block, isotropy=exact.isotropy),
+    }
+    found = outcomes(judge(mixed))
+    assert found["constant", "exact"] is found["constant", "block-diagonal"] is Status.FAIL
+
+
+def test_exchanged_test_maps_are_never_called_distinct_minima(real):
+    """Where the two differ by more than the finite width the claim fails; it must pass nowhere."""
+    exact, kfac = real.evidence["exact"], real.evidence["kfac"]
+    assert outcomes(real.verdicts)["distinct-minima", "kfac"] is Status.PASS
+    swap = {
+        "exact": replace(
+            exact,
+            prediction=replace(exact.prediction, test_outputs=kfac.prediction.test_outputs),
+        ),
+        "kfac": replace(
+            kfac,
+            prediction=replace(kfac.prediction, test_outputs=exact.prediction.test_outputs),
+        ),
+    }
+    found = outcomes(judge({**real.evidence, **swap}))
+    assert found["distinct-minima", "exact"] is not Status.PASS
+    assert found["distinct-minima", "kfac"] is not Status.PASS
+
+
+def test_a_network_that_moved_from_its_targets_fails(real):
+    exact = real.evidence["exact"]
+    training = replace(exact.training, outputs=exact.training.outputs.at[1:].add(5.0))
+    found = outcomes(judge({"exact": replace(exact, training=training)}))
+    assert found["contraction", "exact"] is found["one-step", "exact"] is Status.FAIL
+
+
+def test_a_huge_damping_is_no_isotropy_but_still_predicted():
+    report = claims.verify(parse({**SMALL, "damping": 10.0}))
+    exact = report.evidence["exact"]
+    found = outcomes(report.verdicts)
+    assert found["isotropy", "exact"] is found["constant", "exact"] is Status.NOT_APPLICABLE
+    assert found["finite-width-gap", "exact"] is Status.PASS
+    # The same map said to be undamped contradicts the theory.
+    found = outcomes(judge({"exact": replace(exact, damping_bias=0.0)}))
+    assert found["isotropy", "exact"] is found["constant", "exact"] is Status.FAIL
+
+
+def test_cross_entropy_follows_its_own_recursion():
+    report = claims.verify(
+        parse(
+            {
+                **SMALL,
+                "loss": "cross-entropy",
+                "num_test": 4,
+                "damping": 0.1,
+                "step_scale": 0.2,
+                "approximations": ("identity", "exact"),
+            }
+        )
+    )
+    assert report.holds
+    found = outcomes(report.verdicts)
+    for name in ("identity", "exact"):
+        assert found["finite-width-gap", name] is Status.PASS
+        evidence = report.evidence[name]
+        assert evidence.training.outputs.shape == (3, 12, 2)
+        assert np.isfinite(np.asarray(evidence.training.losses)).all()
+        np.testing.assert_allclose(evidence.training.losses, evidence.prediction.losses, rtol=0.3)
+
+
+def test_progress_names_every_approximation():
+    told = []
+    claims.verify(parse(SMALL), told.append)
+    assert told[0] == "reading gaussian"
+    assert "exact" in told and told[-1] == "judging the claims"
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
+    reports = [claims.verify(parse({**SMALL, "seed": seed})) for seed in (1, 1, 2)]
+    first, again, other = (np.asarray(r.evidence["exact"].training.outputs) for r in reports)
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first[0], other[0])
+
+
+def test_duplicated_inputs_are_a_broken_condition_not_a_failure(tmp_path):
+    x = np.random.default_rng(0).normal(size=(6, 10))
+    path = tmp_path / "twice.npz"
+    np.savez(path, x=np.concatenate([x, x]), y=np.arange(12) / 6)
+    settings = {**SMALL, "dataset": str(path), "input_dim": None}
+    report = claims.verify(parse(settings))
+    assert report.holds
+    isotropy = next(v for v in report.verdicts if v.claim == "isotropy")
+    assert isotropy.status is Status.NOT_APPLICABLE
+    assert "duplicate" in isotropy.why
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"dataset": "nonesuch"}, "no data source 'nonesuch'"),
+        ({"classes": ("0", "1")}, "leave classes out"),
+        ({"dataset": "missing.npz"}, "not a file"),
+    ],
+)
+def test_data_that_cannot_be_read_is_an_input_error(changes, words):
+    with pytest.raises(InputError, match=words) as caught:
+        claims.verify(parse({**SMALL, **changes}))
+    assert isinstance(caught.value, data.DataError)
+
+
+def test_a_report_with_a_failure_does_not_hold(real):
+    verdict = replace(real.verdicts[0], status=Status.FAIL)
+    assert not replace(real, verdicts=(verdict, *real.verdicts[1:])).holds
+    excused = replace(real.verdicts[0], status=Status.NOT_APPLICABLE)
+    assert replace(real, verdicts=(excused, *real.verdicts[1:])).holds

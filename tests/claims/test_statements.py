@@ -1,0 +1,341 @@
+"""Every claim passes where it is true, fails where it is false, and knows where it says nothing."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ngd_theory as ngd
+from ngd_theory.claims import CLAIMS, Status, judge
+from ngd_theory.theory import Condition
+
+NAMES = tuple(c.name for c in CLAIMS)
+ISOTROPIC = ("exact", "block-diagonal", "block-tridiagonal", "kfac", "unit-wise")
+#: The claims that a method with an alpha is held to, and those of one without.
+WITH_ALPHA = (
+    "isotropy",
+    "constant",
+    "contraction",
+    "one-step",
+    "divergence-edge",
+    "finite-width-gap",
+    "lazy-parameters",
+    "distinct-minima",
+)
+WITHOUT_ALPHA = ("finite-width-gap", "lazy-parameters", "distinct-minima", "anisotropic")
+
+
+def scaled(trajectory, factor, targets):
+    """Residuals after the first step scaled; the start and the distances stay."""
+    outputs = np.array(trajectory.outputs)
+    outputs[1:] = targets + factor * (outputs[1:] - targets)
+    return replace(trajectory, outputs=jnp.asarray(outputs))
+
+
+def offset(trajectory, amount):
+    """All outputs after the first step moved by ``amount``."""
+    outputs = np.array(trajectory.outputs)
+    outputs[1:] += amount
+    return replace(trajectory, outputs=jnp.asarray(outputs))
+
+
+def anisotropic_map(evidence, spread):
+    """The isotropy of a K whose eigenvalues are alpha (1 +- spread)."""
+    n = evidence.num_samples
+    signs = np.where(np.arange(n) % 2, 1.0, -1.0)
+    return ngd.theory.isotropy(jnp.diag(jnp.asarray(evidence.constant * (1 + spread * signs))))
+
+
+def broken_condition(why="the kernel is singular, for a reason"):
+    return Condition("some-condition", False, 0.0, 1.0, why)
+
+
+def test_every_claim_is_in_one_of_the_lists():
+    assert set(NAMES) == {*WITH_ALPHA, *WITHOUT_ALPHA, "gd-slower"}
+    assert len(set(NAMES)) == len(NAMES)
+    for claim in CLAIMS:
+        assert claim.statement and claim.source and claim.check.__doc__
+
+
+@pytest.mark.parametrize("name", ISOTROPIC)
+def test_an_ideal_isotropic_method_passes_every_claim_about_it(ideal, name):
+    evidence = {name: ideal(name), "identity": ideal("identity")}
+    verdicts = [v for v in judge(evidence) if v.approximation == name]
+    assert [v.claim for v in verdicts] == list(WITH_ALPHA)
+    assert {v.status for v in verdicts} == {Status.PASS}
+
+
+@pytest.mark.parametrize("name", ["identity", "entry-wise"])
+def test_an_ideal_anisotropic_method_passes_every_claim_about_it(ideal, name):
+    verdicts = [v for v in judge({name: ideal(name), "exact": ideal()}) if v.approximation == name]
+    expected = [c for c in NAMES if c in WITHOUT_ALPHA or (c, name) == ("gd-slower", "identity")]
+    assert [v.claim for v in verdicts] == expected
+    assert {v.status for v in verdicts} == {Status.PASS}
+
+
+def test_a_map_with_a_spectrum_fails_isotropy(ideal, judged):
+    for name in ISOTROPIC:
+        evidence = ideal(name)
+        verdict = judged("isotropy", evidence, isotropy=anisotropic_map(evidence, 0.3))
+        assert verdict.status is Status.FAIL
+        assert verdict.measured == pytest.approx(0.3)
+
+
+def test_a_dispersion_above_round_off_fails_isotropy_except_where_it_is_asymptotic(ideal, judged):
+    for name in ISOTROPIC:
+        evidence = ideal(name)
+        found = judged("isotropy", evidence, isotropy=anisotropic_map(evidence, 1e-4)).status
+        assert found is (Status.PASS if name == "unit-wise" else Status.FAIL)
+
+
+@pytest.mark.parametrize("name", ISOTROPIC)
+@pytest.mark.parametrize("factor", [0.5, 1.2, 2.0])
+def test_a_wrong_constant_fails(ideal, judged, name, factor):
+    evidence = ideal(name)
+    verdict = judged("constant", evidence, constant=factor * evidence.constant)
+    assert verdict.status is Status.FAIL
+    assert verdict.predicted == pytest.approx(factor * verdict.measured)
+
+
+def test_constants_of_different_methods_are_told_apart(ideal, judged):
+    evidence = ideal("block-diagonal")
+    assert judged("constant", evidence, isotropy=ideal("exact").isotropy).status is Status.FAIL
+
+
+def test_kfac_with_the_constant_of_the_paper_fails(ideal, judged):
+    """[KO] state L N, for an output factor scaled by 1/N: not this one."""
+    evidence = ideal("kfac")
+    verdict = judged("constant", evidence, constant=3.0 * evidence.num_samples)
+    assert verdict.status is Status.FAIL
+
+
+def test_a_map_that_is_not_a_number_fails(ideal, judged):
+    nowhere = replace(
+        ideal().isotropy, constant=jnp.asarray(jnp.nan), dispersion=jnp.asarray(jnp.nan)
+    )
+    assert judged("isotropy", ideal(), isotropy=nowhere).status is Status.FAIL
+    assert judged("constant", ideal(), isotropy=nowhere).status is Status.FAIL
+
+
+def test_a_residual_that_stays_fails_contraction_and_one_step(ideal, judged):
+    evidence = ideal()
+    stuck = offset(evidence.training, 0.5)
+    for claim in ("contraction", "one-step", "finite-width-gap"):
+        assert judged(claim, evidence, training=stuck).status is Status.FAIL
+
+
+@pytest.mark.parametrize("factor", [0.2, 2.0, -3.0])
+def test_a_wrong_rate_fails_contraction(ideal, judged, factor):
+    evidence = ideal(scale=0.5)
+    assert judged("contraction", evidence).status is Status.PASS
+    wrong = scaled(evidence.training, factor, evidence.targets)
+    verdict = judged("contraction", evidence, training=wrong)
+    assert verdict.status is Status.FAIL
+    assert verdict.predicted == pytest.approx(0.5)
+    assert verdict.measured == pytest.approx(abs(factor) / 2)
+
+
+def test_a_trajectory_with_the_sign_of_the_residual_wrong_fails_the_gap_alone(ideal, judged):
+    """Contraction speaks of norms; that the direction is right is the finite-width gap's to say."""
+    evidence = ideal(scale=0.5)
+    mirrored = scaled(evidence.training, -1.0, evidence.targets)
+    assert judged("contraction", evidence, training=mirrored).status is Status.PASS
+    assert judged("finite-width-gap", evidence, training=mirrored).status is Status.FAIL
+
+
+def test_one_step_is_measured_by_the_loss(ideal, judged):
+    evidence = ideal()
+    wrong = offset(evidence.training, 0.5)
+    verdict = judged("one-step", evidence, training=wrong)
+    residual = np.asarray(wrong.outputs) - evidence.targets
+    assert verdict.measured == pytest.approx(np.sum(residual[1] ** 2) / np.sum(residual[0] ** 2))
+
+
+def test_a_prediction_of_another_method_fails_the_gap(ideal, judged):
+    other = ideal("identity").prediction
+    verdict = judged("finite-width-gap", ideal(), prediction=other)
+    assert verdict.status is Status.FAIL
+
+
+def test_a_training_run_that_is_not_a_number_fails_the_gap(ideal, judged):
+    nowhere = offset(ideal().training, np.nan)
+    verdict = judged("finite-width-gap", ideal(), training=nowhere)
+    assert verdict.status is Status.FAIL
+    assert verdict.measured == np.inf
+
+
+@pytest.mark.parametrize("growth", [0.9, 1.0, 1.2, 2.0])
+def test_another_growth_beyond_the_edge_fails(ideal, judged, growth):
+    evidence = ideal()
+    run = evidence.beyond_edge
+    targets = np.asarray(run.outputs[0]) - 0.01 * (np.asarray(run.outputs[0]) - evidence.targets)
+    first = np.asarray(run.outputs[0]) - targets
+    times = np.arange(len(run.outputs))[:, None, None]
+    other = replace(run, outputs=jnp.asarray(targets + growth**times * first))
+    verdict = judged("divergence-edge", evidence, beyond_edge=other)
+    assert verdict.status is Status.FAIL
+    assert verdict.measured == pytest.approx(growth)
+    assert verdict.predicted == 1.5
+
+
+def test_gradient_descent_off_its_prediction_fails(ideal, judged):
+    gd = ideal("identity")
+    wrong = scaled(gd.training, 0.1, gd.targets)
+    assert judged("gd-slower", gd, [ideal()], training=wrong).status is Status.FAIL
+
+
+def test_gradient_descent_as_fast_as_an_isotropic_method_fails(ideal, judged):
+    gd, exact = ideal("identity"), ideal()
+    slow = replace(exact, training=gd.training)
+    verdict = judged("gd-slower", gd, [slow])
+    assert verdict.status is Status.FAIL
+    assert abs(verdict.measured - verdict.predicted) <= verdict.tolerance
+
+
+def test_an_isotropic_method_out_of_its_conditions_is_no_rival_of_gradient_descent(ideal, judged):
+    gd = ideal("identity")
+    slow = replace(ideal(), training=gd.training, conditions=(broken_condition(),))
+    assert judged("gd-slower", gd, [slow]).status is Status.PASS
+
+
+def test_parameters_that_move_far_fail(ideal, judged):
+    evidence = ideal()
+    far = replace(evidence.training, parameter_distances=jnp.array([0.0, 1.0, 2.0, 1e4]))
+    verdict = judged("lazy-parameters", evidence, training=far)
+    assert verdict.status is Status.FAIL
+    assert verdict.measured == pytest.approx(1e4 / evidence.parameter_norm)
+
+
+def test_a_swapped_q_fails_distinct_minima(ideal, judged):
+    exact, block = ideal(), ideal("block-diagonal")
+    assert judged("distinct-minima", exact, [block]).status is Status.PASS
+    swapped = replace(exact.prediction, test_outputs=block.prediction.test_outputs)
+    rival = replace(block, prediction=exact.prediction)
+    # Widened until the finite width cannot excuse it.
+    far = replace(exact.training, test_outputs=exact.training.test_outputs - 1)
+    assert judged("distinct-minima", exact, [block], training=far).status is Status.FAIL
+    verdict = judged("distinct-minima", exact, [rival], prediction=swapped)
+    assert verdict.status is not Status.PASS
+
+
+@pytest.mark.parametrize("name", ["identity", "entry-wise"])
+def test_an_isotropic_map_fails_to_be_anisotropic(ideal, judged, name):
+    verdict = judged("anisotropic", ideal(name), isotropy=ideal("exact").isotropy)
+    assert verdict.status is Status.FAIL
+    assert verdict.predicted == 0.3
+
+
+# --- not applicable, with the reason -------------------------------------------------------------
+
+
+def excused(verdict, *words):
+    assert verdict.status is Status.NOT_APPLICABLE
+    assert (verdict.measured, verdict.predicted, verdict.tolerance) == (None, None, None)
+    for word in words:
+        assert word in verdict.why
+    return True
+
+
+@pytest.mark.parametrize("claim", [*WITH_ALPHA[:5], "distinct-minima"])
+def test_statements_for_the_squared_error_do_not_apply_to_cross_entropy(ideal, judged, claim):
+    assert excused(judged(claim, ideal(), [ideal("kfac")], loss="cross-entropy"), "MSE")
+
+
+def test_gradient_descent_is_compared_under_the_squared_error_only(ideal, judged):
+    assert excused(judged("gd-slower", ideal("identity"), loss="cross-entropy"), "MSE")
+
+
+@pytest.mark.parametrize("claim", WITH_ALPHA[:5])
+def test_a_broken_condition_is_the_reason_given(ideal, judged, claim):
+    conditions = (replace(broken_condition("fine"), holds=True), broken_condition())
+    verdict = judged(claim, ideal(), conditions=conditions)
+    assert excused(verdict, "singular, for a reason")
+
+
+@pytest.mark.parametrize("claim", WITH_ALPHA[:5])
+def test_a_huge_damping_takes_alpha_away_and_is_named(ideal, judged, claim):
+    verdict = judged(claim, ideal(), damping=7.5, damping_bias=3.0)
+    assert excused(verdict, "damping 7.5", "lower it")
+
+
+@pytest.mark.parametrize("claim", ["contraction", "finite-width-gap", "lazy-parameters"])
+@pytest.mark.parametrize("scale", [2.0, 2.5])
+def test_trajectories_beyond_the_edge_of_stability_are_not_judged(ideal, judged, claim, scale):
+    assert excused(judged(claim, ideal(scale=scale)), f"{scale:.2g}", "between 0 and 2")
+
+
+@pytest.mark.parametrize("name", ["identity", "entry-wise"])
+@pytest.mark.parametrize("claim", ["finite-width-gap", "lazy-parameters", "distinct-minima"])
+def test_nor_are_those_of_methods_without_alpha(ideal, judged, name, claim):
+    assert excused(judged(claim, ideal(name, scale=2.5)), "between 0 and 2")
+
+
+def test_a_map_with_a_negative_eigenvalue_has_no_stable_step(ideal, judged):
+    spectrum = ideal().spectrum.copy()
+    spectrum[0] = -0.5
+    assert excused(judged("finite-width-gap", ideal(), spectrum=spectrum), "-0.5")
+
+
+@pytest.mark.parametrize("claim", [c for c in WITH_ALPHA if c not in ("isotropy", "constant")])
+def test_a_network_too_narrow_for_its_samples_is_not_judged(ideal, judged, claim):
+    assert excused(judged(claim, ideal(width=32, num_samples=64)), "widen the network")
+
+
+@pytest.mark.parametrize("claim", ["finite-width-gap", "lazy-parameters", "one-step"])
+def test_nor_one_whose_linearisation_leaves_the_lazy_regime(ideal, judged, claim):
+    evidence = ideal()
+    far = 0.9 * evidence.parameter_norm
+    assert excused(
+        judged(claim, evidence, predicted_distance=far), "lazy regime", "raise the damping"
+    )
+
+
+def test_one_step_needs_a_step_scale_of_one(ideal, judged):
+    assert excused(judged("one-step", ideal(scale=0.5)), "0.5, not 1")
+
+
+@pytest.mark.parametrize("claim", ["one-step", "lazy-parameters"])
+def test_without_a_step_there_is_nothing_to_judge(ideal, judged, claim):
+    assert excused(judged(claim, ideal(steps=0)), "no step")
+
+
+def test_gradient_descent_without_a_step_is_not_judged(ideal, judged):
+    assert excused(judged("gd-slower", ideal("identity", steps=0)), "no step")
+
+
+def test_the_edge_needs_a_run_beyond_it(ideal, judged):
+    assert excused(judged("divergence-edge", ideal(), beyond_edge=None), "no run")
+
+
+def test_the_edge_needs_a_map_that_is_known_well_enough(ideal, judged):
+    assert excused(judged("divergence-edge", ideal(), damping_bias=0.15), "0.3 alpha off")
+
+
+def test_distinct_minima_needs_a_test_set(ideal, judged):
+    bare = replace(ideal().training, test_outputs=None)
+    assert excused(judged("distinct-minima", ideal(), training=bare), "no test set")
+
+
+def test_distinct_minima_needs_a_rival(ideal, judged):
+    assert excused(judged("distinct-minima", ideal()), "no other approximation")
+
+
+def test_minima_nearer_to_each_other_than_the_finite_width_cannot_be_told_apart(ideal, judged):
+    exact = ideal()
+    near = replace(exact.training, test_outputs=exact.training.test_outputs + 0.01)
+    twin = replace(ideal("kfac"), prediction=near)
+    assert excused(judged("distinct-minima", exact, [twin], training=near), "exact and kfac")
+
+
+def test_a_linear_model_has_no_lazy_limit(ideal, judged):
+    assert excused(judged("lazy-parameters", ideal(depth=1)), "linear model")
+
+
+def test_a_spectrum_needs_ten_rows(ideal, judged):
+    assert excused(judged("anisotropic", ideal("identity", num_samples=9)), "fewer than ten")
+
+
+def test_claims_about_alpha_do_not_speak_of_methods_without_one(ideal):
+    spoken_of = {v.claim for v in judge({"entry-wise": ideal("entry-wise")})}
+    assert spoken_of == set(WITHOUT_ALPHA)

@@ -1,0 +1,92 @@
+import re
+
+import pytest
+
+from ngd_theory.errors import InputError
+from ngd_theory.sweeps.study import parse, read
+
+CLAIM = {"statement": "s", "statistic": "exponent", "of": "gap", "rule": "<= -0.3"}
+
+
+def test_cells_are_the_cartesian_product_in_the_order_of_the_file(make_study):
+    cells = make_study().cells()
+    points = [(c.settings.width, c.settings.seed) for c in cells]
+    assert points == [(w, s) for w in (16, 32, 64) for s in (0, 1, 2)]
+
+
+def test_lists_of_damping_and_step_scales_are_axes(make_study):
+    cells = make_study(damping=[1e-4, 1e-6], step_scales=0.5, grid={"width": [16]}).cells()
+    assert [(c.settings.damping, c.settings.step_scale) for c in cells] == [
+        (1e-4, 0.5),
+        (1e-6, 0.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tytle": "x"}, ["tytle", "unknown key", "title"]),
+        ({"title": None}, ["title is missing"]),
+        ({"network": {"wdith": 3}}, ["[network]", "wdith", "weight_std"]),
+        ({"grid": {"width": [16, -3]}}, ["grid.width = -3", "greater than or equal to 1"]),
+        ({"grid": {"width": ["16"]}}, ['grid.width = "16"', "integer"]),
+        ({"grid": {"colour": [1]}}, ["[grid]", "colour", "width"]),
+        ({"grid": {"width": []}}, ["grid.width = []"]),
+        ({"grid": {"width": [16, 16]}}, ["twice"]),
+        ({"grid": {"activation": ["rleu"]}}, ["grid.activation", "rleu", "relu", "tanh"]),
+        ({"approximations": ["exactly"]}, ["approximations", "exactly", "block-diagonal"]),
+        ({"measure": ["speed"]}, ["measure.0", "speed", "isotropy"]),
+        ({"damping": -1.0}, ["damping = -1.0"]),
+        ({"damping": 0.1, "grid": {"damping": [0.2]}}, ["damping is set twice", "grid.damping"]),
+        ({"claims": [{**CLAIM, "rule": "< 3"}]}, ["claims.0", "< 3", "<= x"]),
+        ({"claims": [{**CLAIM, "of": "speed"}]}, ["claims.0", "speed", "dispersion"]),
+        ({"claims": [{**CLAIM, "of": "dispersion"}]}, ["isotropy", "measure"]),
+        ({"claims": [{**CLAIM, "over": "depth"}]}, ["depth", "3 values"]),
+        ({"claims": [{**CLAIM, "approximations": ["kfac"]}]}, ["kfac", "exact"]),
+        ({"claims": [{**CLAIM, "colour": 1}]}, ["claims.0.colour", "unknown key", "statistic"]),
+        ({"loss": "cross-entropy", "approximations": ["kfac"]}, ["kfac", "cross-entropy"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(values, changes, words):
+    with pytest.raises(InputError) as error:
+        parse(values(**changes))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_errors_name_the_file(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("title = ")
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        read(path)
+    path.write_text('title = "t"')
+    with pytest.raises(InputError, match=re.escape(f"{path}: statement is missing")):
+        read(path)
+    with pytest.raises(InputError, match=r"none\.toml"):
+        read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"approximations": ["block-tridiagonal"], "grid": {"depth": [5]}}, "coupling"),
+        ({"approximations": ["kfac"], "grid": {"num_train": [7]}}, "input-rank"),
+        ({"approximations": ["unit-wise"], "grid": {"num_train": [7]}}, "input-rank"),
+        ({"approximations": ["kfac"], "grid": {"width": [3]}}, "width"),
+    ],
+)
+def test_impossible_grid_points_are_refused_unless_allowed(values, changes, name):
+    changes = dict(changes)
+    if "num_train" in changes["grid"]:
+        changes["data"] = {"dataset": "gaussian", "num_test": 0, "input_dim": 6}
+        changes["network"] = {"width": 16}
+    with pytest.raises(InputError, match="impossible grid") as error:
+        parse(values(**changes))
+    assert f'allow = ["{name}"]' in str(error.value)
+    assert parse(values(**changes, allow=[name])).cells()
+
+
+def test_possible_grid_points_are_not_refused(make_study):
+    make_study(approximations=["block-tridiagonal"], damping=0.0, grid={"depth": [5]})
+    data = {"dataset": "gaussian", "num_train": 7, "num_test": 0, "input_dim": 6, "forster": True}
+    make_study(approximations=["kfac"], data=data)

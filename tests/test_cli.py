@@ -1,0 +1,337 @@
+"""The command line: exit statuses, messages, files; nothing half done."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import ngd_theory
+from ngd_theory import claims, report
+from ngd_theory.claims import Status
+from ngd_theory.cli import app
+from ngd_theory.errors import SingularKernelError
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = "--dataset gaussian --input-dim 12 --num-train 6 --num-test 3 --width 32 --steps 2".split()
+FILES = {"result.json", "dynamics.png", "isotropy.png"}
+
+
+@pytest.fixture(autouse=True)
+def same_precision_afterwards():
+    before = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def verify(tmp_path):
+    """Run ``ngd-theory verify`` here, with results under ``tmp_path/out``."""
+
+    def run(*arguments, small=True, approximations="exact"):
+        given = [*(SMALL if small else ()), *arguments]
+        if approximations and "--approximations" not in given:
+            given += ["--approximations", approximations]
+        if "--out" not in given:
+            given += ["--out", str(tmp_path / "out")]
+        return CliRunner().invoke(app, ["verify", *given])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def found():
+    """A report, to be answered with."""
+    settings = {"dataset": "gaussian", "input_dim": 12, "num_train": 6, "num_test": 0}
+    settings |= {"width": 32, "steps": 1, "approximations": ("exact",)}
+    return claims.verify(claims.parse(settings))
+
+
+@pytest.fixture
+def canned(monkeypatch, found):
+    """Answer ``claims.verify`` with a report: these tests are of what is done with it."""
+
+    def answer(changed=found):
+        monkeypatch.setattr(claims, "verify", lambda settings, progress=None: changed)
+        return found
+
+    answer()
+    return answer
+
+
+def refused(result, *words, out=None):
+    """Check status 2, one line that says these words, no traceback, nothing written."""
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("ngd-theory: ")]
+    assert len(lines) == 1 and result.stderr.rstrip().endswith(lines[0])
+    for word in words:
+        assert word in lines[0]
+    assert "Traceback" not in result.output
+    if out is not None:
+        assert not out.exists()
+    return True
+
+
+# --- a whole run ---------------------------------------------------------------------------------
+
+
+def test_a_run_of_the_program_writes_its_files_and_holds(tmp_path):
+    out = tmp_path / "new" / "folder"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "error", "-m", "ngd_theory.cli", "verify", *SMALL),
+            *("--width", "128", "--approximations", "identity,exact", "--out", str(out)),
+        ],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "80",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # most of the time is compilation
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(os.listdir(out)) == FILES
+    assert os.listdir(tmp_path) == ["new"]
+    result = json.loads((out / "result.json").read_text())
+    assert result["holds"] is True
+    assert result["environment"]["float"] == "float64"
+    assert "PASS" in done.stdout and "0 FAIL" in done.stdout
+    for name in ("identity", "exact"):
+        assert name in done.stdout and name in done.stderr  # table and progress
+
+
+def test_float32_is_honoured(verify, tmp_path):
+    few = ("--num-test", "0", "--steps", "1", "--approximations", "identity")
+    result = verify("--precision", "float32", *few)
+    assert result.exit_code in (0, 1), result.output
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert found["environment"]["float"] == "float32"
+
+
+# --- exit statuses -------------------------------------------------------------------------------
+
+
+def test_status_0_when_every_applicable_claim_holds(canned, verify, tmp_path):
+    found = canned()
+    canned(replace(found, verdicts=tuple(v for v in found.verdicts if v.status != Status.FAIL)))
+    result = verify()
+    assert result.exit_code == 0
+    assert set(os.listdir(tmp_path / "out")) == FILES
+
+
+def test_status_1_when_one_fails_and_the_results_are_still_written(canned, verify, tmp_path):
+    found = canned()
+    failed = replace(found.verdicts[0], status=Status.FAIL)
+    canned(replace(found, verdicts=(failed, *found.verdicts[1:])))
+    result = verify()
+    assert result.exit_code == 1
+    assert "1 FAIL" in result.stdout
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["holds"] is False
+    assert set(os.listdir(tmp_path / "out")) == FILES
+
+
+def test_a_contradicted_claim_gives_status_1(verify, monkeypatch, tmp_path):
+    """The whole way: a theory with a wrong constant, on a real run."""
+    monkeypatch.setattr(ngd_theory.fisher.Exact, "isotropy_constant", lambda *arguments: 1.25)
+    result = verify("--num-test", "0")
+    assert result.exit_code == 1
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert "constant" in {c["claim"] for c in found["claims"] if c["status"] == "FAIL"}
+
+
+BAD = [
+    (["--width", "0"], ["--width 0", "greater than or equal to 1"]),
+    (["--depth", "0"], ["--depth 0"]),
+    (["--num-train", "0"], ["--num-train 0"]),
+    (["--num-test", "-1"], ["--num-test -1"]),
+    (["--steps", "0"], ["--steps 0"]),
+    (["--damping", "-1e-8"], ["--damping -1e-08"]),
+    (["--damping", "nan"], ["--damping nan", "finite"]),
+    (["--damping", "inf"], ["--damping inf", "finite"]),
+    (["--step-scale", "0"], ["--step-scale 0"]),
+    (["--step-scale", "nan"], ["--step-scale nan", "finite"]),
+    (["--weight-std", "-1"], ["--weight-std -1"]),
+    (["--weight-std", "nan"], ["--weight-std nan"]),
+    (["--bias-std", "nan"], ["--bias-std nan"]),
+    (["--seed", "-1"], ["--seed -1"]),
+    (["--activation", "swish"], ["swish", "relu, tanh, erf, gelu, identity"]),
+    (["--approximations", "kfak"], ["kfak", "identity, exact", "kfac"]),
+    (["--approximations", "exact,exact"], ["twice"]),
+    (["--loss", "l1"], ["--loss l1", "mse", "cross-entropy"]),
+    (["--precision", "float16"], ["--precision float16", "float32", "float64"]),
+    (["--dataset", "emnist"], ["emnist", "mnist", "PATH.npz"]),
+    (["--dataset", "openml:"], ["openml"]),
+    (["--dataset", "missing.npz"], ["missing.npz", "not a file"]),
+    (["--classes", "0,1"], ["leave classes out"]),
+    (["--loss", "cross-entropy", "--approximations", "kfac"], ["kfac", "identity, exact"]),
+    (["--forster"], ["Forster"]),
+]
+
+
+@pytest.mark.parametrize("arguments, words", BAD, ids=lambda x: " ".join(x))
+def test_bad_input_gives_status_2_and_one_line(verify, tmp_path, arguments, words):
+    result = verify(*arguments)
+    assert refused(result, *words, out=tmp_path / "out")
+
+
+def test_an_empty_class_is_named_with_those_there_are(verify, tmp_path):
+    path = tmp_path / "three.npz"
+    np.savez(path, x=np.eye(9), y=np.arange(9) % 3)
+    given = ["--dataset", str(path), "--num-train", "4", "--num-test", "2"]
+    result = verify(*given, "--classes", "0,7", small=False)
+    assert refused(result, "no class '7'", "0, 1, 2", out=tmp_path / "out")
+
+
+def damaged(kind, path):
+    x, y = np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) / 12
+    if kind == "truncated":
+        np.savez(path, x=x, y=y)
+        path.write_bytes(path.read_bytes()[:300])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("x,y\n1,2\n")
+    elif kind == "pickle":
+        np.savez(path, x=np.array([{}] * 12), y=y)
+    elif kind == "no y":
+        np.savez(path, x=x)
+    elif kind == "lengths":
+        np.savez(path, x=x, y=y[:-1])
+    elif kind == "NaN input":
+        np.savez(path, x=np.where(x == x[3, 2], np.nan, x), y=y)
+    elif kind == "NaN target":
+        np.savez(path, x=x, y=np.full(12, np.nan))
+    elif kind == "complex":
+        np.savez(path, x=x + 1j, y=y)
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("truncated", "save it again"),
+        ("empty", "save it again"),
+        ("text", "save it again"),
+        ("pickle", "pickle"),
+        ("no y", "no array y"),
+        ("lengths", "rows"),
+        ("NaN input", "NaN"),
+        ("NaN target", "NaN"),
+        ("complex", "real numbers"),
+    ],
+)
+def test_a_damaged_file_gives_status_2_and_names_it(verify, tmp_path, kind, words):
+    path = tmp_path / "mine.npz"
+    damaged(kind, path)
+    given = ["--dataset", str(path), "--num-train", "6", "--num-test", "2", "--width", "16"]
+    result = verify(*given, small=False)
+    assert refused(result, words, "mine.npz", out=tmp_path / "out")
+
+
+def test_more_rows_than_there_are_is_refused(verify, tmp_path):
+    path = tmp_path / "few.npz"
+    np.savez(path, x=np.eye(5), y=np.arange(5) / 5)
+    result = verify("--dataset", str(path), "--num-train", "6", small=False)
+    assert refused(result, "only 5", "ask for at most 5", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("below", ["", "/folder"])
+def test_results_where_a_file_is_are_refused_before_the_work(verify, tmp_path, monkeypatch, below):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    monkeypatch.setattr(claims, "verify", lambda *arguments: pytest.fail("it was run"))
+    result = verify("--out", f"{file}{below}")
+    assert refused(result, "is a file", "--out")
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(verify, monkeypatch):
+    monkeypatch.setattr(claims, "verify", lambda *arguments: pytest.fail("it was run"))
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    assert refused(verify(), "no permission")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part(canned, verify, tmp_path, monkeypatch):
+    def full(found, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "draw_dynamics", full)
+    assert refused(verify(), "No space left on device", "--out")
+    assert not [name for name in os.listdir(tmp_path / "out") if name.endswith(".part")]
+
+
+def test_a_singular_kernel_is_one_line(verify, monkeypatch, tmp_path):
+    def breaks(settings, progress=None):
+        raise SingularKernelError("layer 2: raise the damping")
+
+    monkeypatch.setattr(claims, "verify", breaks)
+    assert refused(verify(), "layer 2: raise the damping", out=tmp_path / "out")
+
+
+def test_too_little_memory_is_one_line(verify, monkeypatch, tmp_path):
+    def breaks(settings, progress=None):
+        raise MemoryError("Unable to allocate 80 GiB")
+
+    monkeypatch.setattr(claims, "verify", breaks)
+    assert refused(verify(), "80 GiB", "--width", out=tmp_path / "out")
+
+
+def test_debug_shows_the_traceback_and_the_line(verify):
+    result = verify("--width", "0", "--debug")
+    assert result.exit_code == 2
+    assert "Traceback" in result.output and "InputError" in result.output
+    assert result.stderr.rstrip().splitlines()[-1].startswith("ngd-theory: --width 0")
+
+
+@pytest.mark.parametrize("arguments", [["--width", "wide"], ["--wdith", "3"], ["surplus"]])
+def test_what_cannot_be_parsed_gives_status_2(verify, arguments):
+    result = verify(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_an_unknown_command_gives_status_2():
+    assert CliRunner().invoke(app, ["verfiy"]).exit_code == 2
+
+
+# --- the program itself --------------------------------------------------------------------------
+
+
+def test_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.output.strip() == ngd_theory.__version__
+
+
+def test_help_explains_the_exit_statuses():
+    result = CliRunner().invoke(app, ["verify", "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "Exit status 0" in result.output
+
+
+def test_importing_the_package_sets_no_jax_flag():
+    code = """
+import jax
+before = dict(jax.config.values)
+import ngd_theory, ngd_theory.claims, ngd_theory.report, ngd_theory.cli
+changed = {k for k in before if jax.config.values[k] != before[k]}
+assert not changed, changed
+assert not jax.config.jax_enable_x64
+"""
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=120,
+    )

@@ -1,0 +1,136 @@
+"""What the documentation shows runs, and the commands it names exist."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ngd_theory import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, block in enumerate(FENCE.findall(page.read_text()), start=1)
+]
+
+
+def test_the_readme_and_the_documentation_have_code():
+    assert README.is_file() and len(BLOCKS) >= 2
+    assert any(p.id.startswith("README") for p in BLOCKS)
+
+
+def test_no_code_is_hidden_from_this_test():
+    """Any other spelling of a Python fence would go unrun."""
+    for page in PAGES:
+        text = page.read_text()
+        spelt = re.findall(r"^ *(?:```|~~~) *(?:python|py|pycon|python3)\b", text, re.M | re.I)
+        assert len(spelt) == len(FENCE.findall(text)), page
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_code_runs(block, tmp_path):
+    """In a process of its own: a block may set JAX flags."""
+    ast.parse(block)
+    file = tmp_path / "block.py"
+    file.write_text(block)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(file)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def environment():
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+def code(text):
+    """Inline code and indented or fenced blocks, whatever their language."""
+    fenced = re.findall(r"^```.*?\n(.*?)^```", text, re.M | re.S)
+    indented = re.findall(r"^(?: {4}|\t)(.*)$", text, re.M)
+    inline = re.findall(r"`([^`]+)`", text)
+    return [line for part in (*fenced, *indented, *inline) for line in part.splitlines()]
+
+
+def commands(program):
+    """Arguments of each call of ``program`` in any page, comments cut off."""
+    pattern = re.compile(rf"(?:^|[\s/]){re.escape(program)}\s+(\S.*)$")
+    found = []
+    for page in PAGES:
+        joined = re.sub(r"(`[^`\n]*)\n *([^`\n]*`)", r"\1 \2", page.read_text())
+        for line in code(joined):
+            match = pattern.search(line)
+            if match:
+                found.append(shlex.split(match.group(1), comments=True))
+    return found
+
+
+def test_every_make_target_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.M))
+    named = [[word for word in call if "=" not in word] for call in commands("make")]
+    assert ["verify"] in named and ["test"] in named
+    assert not {word for call in named for word in call} - targets
+
+
+def flags():
+    """Every option of every command of the program."""
+    import typer
+
+    program = typer.main.get_command(cli.app)
+    return {
+        name: {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        for name, command in program.commands.items()
+    }
+
+
+def test_every_command_and_flag_exists():
+    known = flags()
+    calls = commands("ngd-theory")
+    # The flags that go through make: make verify ARGS="...".
+    calls += [
+        ["verify", *shlex.split(word.removeprefix("ARGS="))]
+        for call in commands("make")
+        if "verify" in call
+        for word in call
+        if word.startswith("ARGS=") and word != "ARGS=..."
+    ]
+    assert calls
+    for command, *arguments in calls:
+        assert command in known, command
+        for word in arguments:
+            if word.startswith("--"):
+                assert word.split("=")[0] in known[command], f"{command} {word}"
+
+
+def test_every_flag_of_the_issue_exists_and_is_explained():
+    wanted = "dataset classes num-train num-test width depth activation weight-std bias-std"
+    wanted += " approximations step-scale steps damping loss seed precision out debug"
+    assert {f"--{name}" for name in wanted.split()} <= flags()["verify"]
+    shown = CliRunner().invoke(cli.app, ["verify", "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    for name in wanted.split():
+        assert f"--{name}" in shown.output
+
+
+def test_links_and_images_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
+            if not target.startswith(("http:", "https:")):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
