@@ -27,7 +27,6 @@ HOLDS, FAILS, BAD_INPUT = 0, 1, 2
 
 @app.callback(invoke_without_command=True)
 def main(
-    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Check the theory of natural gradient descent in wide neural networks."""

@@ -19,7 +19,10 @@ from ngd_theory.cli import app
 from ngd_theory.errors import SingularKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = "--dataset gaussian --input-dim 12 --num-train 6 --num-test 3 --width 32 --steps 2".split()
+#: The shapes of ``tests/claims/conftest.py``, whose compiled programs serve again.
+SMALL = (
+    "--dataset gaussian --input-dim 24 --num-train 12 --num-test 8 --width 256 --steps 3".split()
+)
 FILES = {"result.json", "dynamics.png", "isotropy.png"}
 
 
@@ -48,8 +51,8 @@ def verify(tmp_path):
 @pytest.fixture(scope="module")
 def found():
     """A report, to be answered with."""
-    settings = {"dataset": "gaussian", "input_dim": 12, "num_train": 6, "num_test": 0}
-    settings |= {"width": 32, "steps": 1, "approximations": ("exact",)}
+    settings = {"dataset": "gaussian", "input_dim": 24, "num_train": 12, "num_test": 0}
+    settings |= {"width": 256, "steps": 3, "approximations": ("exact",)}
     return claims.verify(claims.parse(settings))
 
 
@@ -87,7 +90,7 @@ def test_a_run_of_the_program_writes_its_files_and_holds(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-W", "error", "-m", "ngd_theory.cli", "verify", *SMALL),
-            *("--width", "128", "--approximations", "identity,exact", "--out", str(out)),
+            *("--approximations", "identity,exact", "--out", str(out)),
         ],
         env={
             **os.environ,

@@ -71,7 +71,7 @@ def verify(settings: Settings, progress: Callable[[str], None] | None = None) ->
     tell = progress or (lambda message: None)
     start = time.perf_counter()
     tell(f"reading {settings.dataset}")
-    dataset = _load(settings)
+    dataset = load_data(settings)
     net = networks.mlp(
         dataset.input_dim,
         [settings.width] * (settings.depth - 1),
@@ -92,7 +92,8 @@ def verify(settings: Settings, progress: Callable[[str], None] | None = None) ->
     )
     spectrum = np.linalg.eigvalsh(np.asarray(ntk(lin) / lin.num_samples))
     floor = len(spectrum) * np.finfo(spectrum.dtype).eps * spectrum[-1]
-    run = _Run(settings, dataset, net, params, lin, at, spectrum[-1] / max(spectrum[0], floor))
+    condition = float(spectrum[-1] / max(spectrum[0], floor))
+    run = _Run(settings, dataset, net, params, lin, at, condition)
 
     evidence, maps = {}, {}
     for name in settings.chosen_approximations:
@@ -117,7 +118,8 @@ class _Run:
     ntk_condition: float
 
 
-def _load(settings: Settings) -> data.Dataset:
+def load_data(settings: Settings) -> data.Dataset:
+    """The data set that the settings ask for."""
     return data.load(
         settings.dataset,
         classes=settings.chosen_classes,
@@ -136,7 +138,7 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
     """One approximation: map, prediction, training, and a run beyond the edge."""
     start = time.perf_counter()
     settings, lin = run.settings, run.lin
-    approximation = _make(name, settings.loss)
+    approximation = make_approximation(name, settings.loss)
     damping = approximation.matched_damping(settings.damping)
     conditions = theory.check_conditions(approximation, run.network, lin, damping)
     k = approximation.function_space_map(lin, damping)
@@ -227,7 +229,8 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
     return evidence, np.asarray(k)
 
 
-def _make(name: str, loss: str) -> fisher.Approximation:
+def make_approximation(name: str, loss: str) -> fisher.Approximation:
+    """The approximation called ``name``, with the Fisher of ``loss``."""
     if loss == losses.MSE.name or name == "identity":
         return fisher.by_name(name)
     return fisher.by_name(name, kind=fisher.TrueFisher(loss))

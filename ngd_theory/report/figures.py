@@ -3,6 +3,7 @@
 from math import ceil
 from pathlib import Path
 
+import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -92,9 +93,9 @@ def losses_of(report: Report, name: str, split: str) -> tuple[np.ndarray, np.nda
     if split == "training":
         return np.asarray(evidence.training.losses), np.asarray(evidence.prediction.losses)
     loss = losses.by_name(report.settings.loss)
-    targets = np.asarray(report.dataset.test_targets)
+    targets = jnp.asarray(report.dataset.test_targets)
     measured, predicted = (
-        np.array([float(loss.value(f, targets)) for f in np.asarray(t.test_outputs)])
+        np.array([float(loss.value(f, targets)) for f in jnp.asarray(t.test_outputs)])
         for t in (evidence.training, evidence.prediction)
     )
     return measured, predicted

@@ -10,8 +10,8 @@ import numpy as np
 from ngd_theory import data, dynamics, losses, networks, theory
 from ngd_theory.claims import Settings
 from ngd_theory.claims.evidence import residual_ratios
-from ngd_theory.claims.experiment import _load as load_data
-from ngd_theory.claims.experiment import _make as make_approximation
+from ngd_theory.claims.experiment import load_data as load_data
+from ngd_theory.claims.experiment import make_approximation as make_approximation
 from ngd_theory.errors import InputError, SingularKernelError
 from ngd_theory.fisher import Approximation
 from ngd_theory.kernels import ntk
@@ -220,7 +220,9 @@ def _distances(left, right) -> np.ndarray:
     """Frobenius distance at every step that the left has; the right may have one for all."""
     left = np.asarray(left)
     difference = left - np.asarray(right)[: len(left)]
-    return np.linalg.norm(difference.reshape(len(left), -1), axis=1)
+    distances = np.linalg.norm(difference.reshape(len(left), -1), axis=1)
+    # A distance that is not a number is no agreement.
+    return np.where(np.isfinite(distances), distances, np.inf)
 
 
 def _plain(value: Any) -> Any:

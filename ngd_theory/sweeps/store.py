@@ -199,11 +199,14 @@ def _read(path: Path, expected: Any) -> tuple[Any, dict[str, Any]]:
     arrow = pyarrow()
     if path.suffix != ".parquet":
         raise DamagedFileError("it is no Parquet file")
-    if path.stat().st_size == 0:
+    content = path.read_bytes()
+    if not content:
         raise DamagedFileError("it is empty")
     try:
-        with arrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(use_threads=False)
+        file = arrow.parquet.ParquetFile(
+            arrow.BufferReader(content), page_checksum_verification=True, pre_buffer=False
+        )
+        table = file.read(use_threads=False)
     except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
         raise DamagedFileError(f"it is truncated or no Parquet file ({error})") from None
     try:

@@ -89,7 +89,7 @@ class StudyClaim(BaseModel):
     def _known_names(self) -> "StudyClaim":
         Rule.parse(self.rule)
         for name in (*self.where, *self.each, self.over):
-            choose(dict.fromkeys(CONFIG_COLUMNS), name, "setting")
+            choose(dict.fromkeys(n for n in CONFIG_COLUMNS if n != "classes"), name, "setting")
         if self.statistic.startswith("rate"):
             if self.of is not None:
                 raise InputError(f"statistic {self.statistic!r} is of the residual; leave `of` out")
@@ -166,7 +166,15 @@ class Study(BaseModel):
                     f"claim {claim.statement!r}: an exponent over {claim.over!r} takes at least 3 values "
                     f"of it in the grid"
                 )
-        self.cells()
+        cells = self.cells()
+        for claim in self.claims:
+            for name, value in claim.where.items():
+                known = dict.fromkeys(getattr(cell.settings, name) for cell in cells)
+                if value not in known:
+                    raise InputError(
+                        f"claim {claim.statement!r}: no grid point has where.{name} = {value!r}; there "
+                        f"are {', '.join(map(str, known))}"
+                    )
         return self
 
     def cells(self) -> list[Cell]:

@@ -87,11 +87,12 @@ def _judge(
         *(claim.statement, approximation, f"{what} ({where})" if where else what),
         *(claim.rule, claim.expect),
     )
+    if rows.empty:
+        return StudyVerdict(*label, Outcome.INCONCLUSIVE, None, "no cell of this kind is finished")
     wanted = rows[rows["applicable"] != claim.outside_premise]
     if wanted.empty:
-        reasons = rows.loc[rows["reason"] != "", "reason"]
-        why = reasons.iloc[0] if len(reasons) else "no finished cell is of this kind"
-        return StudyVerdict(*label, Outcome.NOT_APPLICABLE, None, str(why))
+        why = "no grid point breaks a premise" if claim.outside_premise else rows["reason"].iloc[0]
+        return StudyVerdict(*label, Outcome.NOT_APPLICABLE, None, why)
     try:
         estimate = STATISTICS[claim.statistic](claim, wanted)
     except InputError as error:
@@ -115,30 +116,26 @@ def _extreme(reduce: Callable | str) -> Callable[[StudyClaim, Any], Estimate]:
 
 
 def _rate(claim: StudyClaim, rows: Any) -> Estimate:
-    """Factor by which the residual shrinks a step, worst of each seed's cells (`contraction_rate`)."""
-    return seed_mean(_by_cell(rows, _cell_rate).groupby("seed").max())
+    """Factor by which the residual shrinks a step, the largest of each seed's cells."""
+    return seed_mean(_rates(rows).groupby("seed")["rate"].max())
 
 
 def _rate_error(claim: StudyClaim, rows: Any) -> Estimate:
     """Largest ``abs(rate - abs(1 - eta alpha))`` of each seed's cells."""
-    return seed_mean(
-        _by_cell(rows, lambda cell: abs(_cell_rate(cell) - abs(1 - cell["step_scale"].iloc[0])))
-        .groupby("seed")
-        .max()
-    )
+    rates = _rates(rows)
+    errors = (rates["rate"] - (1 - rates["step_scale"]).abs()).abs()
+    return seed_mean(errors.groupby(rates["seed"]).max())
 
 
-def _by_cell(rows: Any, function: Callable) -> pd.Series:
-    keys, values = [], []
-    for (seed, _), cell in rows.groupby(["seed", "cell"]):
-        keys.append(seed)
-        values.append(function(cell.sort_values("step")))
-    return pd.Series(values, index=pd.Index(keys, name="seed"))
-
-
-def _cell_rate(cell: Any) -> float:
-    epsilon = np.finfo(np.dtype(cell["precision"].iloc[0])).eps
-    return contraction_rate(cell["residual"].to_numpy(), 1e3 * float(epsilon))
+def _rates(rows: Any) -> pd.DataFrame:
+    """Seed, step scale and rate of every cell (`contraction_rate`)."""
+    rows = rows.sort_values(["cell", "step"])
+    cells = rows.drop_duplicates("cell")
+    starts = np.flatnonzero(~rows["cell"].duplicated().to_numpy())
+    trajectories = np.split(rows["residual"].to_numpy(), starts[1:])
+    floors = [1e3 * float(np.finfo(np.dtype(p)).eps) for p in cells["precision"]]
+    rates = [contraction_rate(r, floor) for r, floor in zip(trajectories, floors, strict=True)]
+    return cells[["seed", "step_scale"]].assign(rate=rates)
 
 
 def _worst(values: Any) -> float:

@@ -12,7 +12,8 @@ from ngd_theory.claims.experiment import EDGE_STEPS
 from ngd_theory.claims.statements import EDGE_RESIDUAL, EDGE_SCALE
 from ngd_theory.dynamics import Trajectory
 
-#: A run small enough for a test, in which every claim applies to some approximation.
+#: A run small enough for a test, in which every claim applies to some approximation. Other tests of
+#: whole runs have the same shapes: nearly all their time is compilation.
 REAL = {
     "dataset": "gaussian",
     "input_dim": 24,

@@ -9,13 +9,14 @@ from ngd_theory import claims, data, fisher
 from ngd_theory.claims import Status, judge, parse
 from ngd_theory.errors import InputError
 
+#: The shapes of `real` in conftest, so that its compiled programs serve again.
 SMALL = {
     "dataset": "gaussian",
     "input_dim": 24,
     "num_train": 12,
     "num_test": 0,
-    "width": 128,
-    "steps": 2,
+    "width": 256,
+    "steps": 3,
     "approximations": ("exact",),
 }
 
@@ -133,7 +134,7 @@ def test_cross_entropy_follows_its_own_recursion():
             {
                 **SMALL,
                 "loss": "cross-entropy",
-                "num_test": 4,
+                "num_test": 8,
                 "damping": 0.1,
                 "step_scale": 0.2,
                 "approximations": ("identity", "exact"),
@@ -145,7 +146,7 @@ def test_cross_entropy_follows_its_own_recursion():
     for name in ("identity", "exact"):
         assert found["finite-width-gap", name] is Status.PASS
         evidence = report.evidence[name]
-        assert evidence.training.outputs.shape == (3, 12, 2)
+        assert evidence.training.outputs.shape == (4, 12, 2)
         assert np.isfinite(np.asarray(evidence.training.losses)).all()
         np.testing.assert_allclose(evidence.training.losses, evidence.prediction.losses, rtol=0.3)
 
@@ -165,7 +166,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
 
 
 def test_duplicated_inputs_are_a_broken_condition_not_a_failure(tmp_path):
-    x = np.random.default_rng(0).normal(size=(6, 10))
+    x = np.random.default_rng(0).normal(size=(6, 24))
     path = tmp_path / "twice.npz"
     np.savez(path, x=np.concatenate([x, x]), y=np.arange(12) / 6)
     settings = {**SMALL, "dataset": str(path), "input_dim": None}

@@ -63,7 +63,7 @@ def test_the_environment_names_versions_device_and_precision(result):
 def test_the_network_is_described(result):
     network = result["network"]
     assert network["depth"] == 3 and network["activation"] == "relu"
-    assert network["num_parameters"] == 16 * 64 + 64 * 64 + 64
+    assert network["num_parameters"] == 24 * 256 + 256 * 256 + 256
     assert len(network["layers"]) == 3
 
 
@@ -74,13 +74,13 @@ def test_an_approximation_has_what_the_issue_asks_for(result, report):
         assert found["constant"]["measured"] == float(evidence.isotropy.constant)
         assert found["constant"]["predicted"] == evidence.constant
         assert found["dispersion"] == float(evidence.isotropy.dispersion)
-        assert len(found["eigenvalues"]) == 8
+        assert len(found["eigenvalues"]) == 12
         for kind in ("train_loss", "test_loss"):
-            assert len(found[kind]["measured"]) == len(found[kind]["predicted"]) == 3
+            assert len(found[kind]["measured"]) == len(found[kind]["predicted"]) == 4
         np.testing.assert_array_equal(found["train_loss"]["measured"], evidence.training.losses)
         assert found["parameter_distance"]["measured"][0] == 0
         assert found["parameter_distance"]["predicted"] > 0
-        assert np.shape(found["outputs"]["measured"]) == (8, 1)
+        assert np.shape(found["outputs"]["measured"]) == (12, 1)
         assert found["diverged"] is False
         assert found["seconds"] > 0
 
@@ -89,7 +89,7 @@ def test_losses_are_those_of_the_outputs(result, report):
     """The test loss is computed by the report itself: against numpy, from the raw outputs."""
     for name, found in result["approximations"].items():
         outputs = np.asarray(report.evidence[name].training.test_outputs)
-        expected = np.sum((outputs - report.dataset.test_targets) ** 2, axis=(1, 2)) / (2 * 5)
+        expected = np.sum((outputs - report.dataset.test_targets) ** 2, axis=(1, 2)) / (2 * 8)
         np.testing.assert_allclose(found["test_loss"]["measured"], expected, rtol=1e-12)
 
 

@@ -115,6 +115,16 @@ def test_claims_end_in_verdicts(make_study, trivial_measure, tmp_path):
     assert (tmp_path / "verdicts.json").exists()
 
 
+def test_a_claim_without_finished_cells_is_inconclusive_not_passed_over(make_study, tmp_path):
+    def breaks(cell):
+        raise ArithmeticError("no")
+
+    summary = sweeps.run(make_study(claims=[GAP_CLAIM]), tmp_path, measure=breaks)
+    (verdict,) = summary.verdicts
+    assert verdict.outcome is sweeps.Outcome.INCONCLUSIVE and not verdict.as_expected
+    assert "no cell" in verdict.why
+
+
 def test_a_claim_that_fails_unexpectedly_is_not_as_expected(make_study, trivial_measure, tmp_path):
     claims = [{**GAP_CLAIM, "rule": "<= -1"}]
     summary = sweeps.run(make_study(claims=claims), tmp_path, measure=trivial_measure)

@@ -43,6 +43,7 @@ def test_lists_of_damping_and_step_scales_are_axes(make_study):
         ({"claims": [{**CLAIM, "of": "dispersion"}]}, ["isotropy", "measure"]),
         ({"claims": [{**CLAIM, "over": "depth"}]}, ["depth", "3 values"]),
         ({"claims": [{**CLAIM, "approximations": ["kfac"]}]}, ["kfac", "exact"]),
+        ({"claims": [{**CLAIM, "where": {"seed": 9}}]}, ["where.seed = 9", "0, 1, 2"]),
         ({"claims": [{**CLAIM, "colour": 1}]}, ["claims.0.colour", "unknown key", "statistic"]),
         ({"loss": "cross-entropy", "approximations": ["kfac"]}, ["kfac", "cross-entropy"]),
     ],
