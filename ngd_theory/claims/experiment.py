@@ -148,6 +148,8 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
     mse = settings.loss == "mse"
     constant = theory.isotropy_constant(approximation, run.network, lin.num_samples)
     rate = float(isotropy.max_eigenvalue) if constant is None else constant
+    if not 0 < rate < float("inf"):
+        raise SingularKernelError(_singular(name, damping, k.dtype, conditions))
     step_size = settings.step_scale / rate
 
     targets = jnp.asarray(run.dataset.targets, k.dtype)

@@ -24,7 +24,7 @@ def number(value) -> str:
     if value is None:
         return "–"
     value = float(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.4g}"
     return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
 
