@@ -148,8 +148,11 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
     mse = settings.loss == "mse"
     constant = theory.isotropy_constant(approximation, run.network, lin.num_samples)
     rate = float(isotropy.max_eigenvalue) if constant is None else constant
-    if not 0 < rate < float("inf"):
-        raise SingularKernelError(_singular(name, damping, k.dtype, conditions))
+    if not rate > 0:
+        raise SingularKernelError(
+            f"{name}: K is zero, so no output depends on the parameters (every unit is dead); widen "
+            "the network or choose another seed"
+        )
     step_size = settings.step_scale / rate
 
     targets = jnp.asarray(run.dataset.targets, k.dtype)
