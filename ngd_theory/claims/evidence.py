@@ -41,10 +41,14 @@ class Evidence:
         Function space and parameter space, the same step size.
     beyond_edge : Trajectory or None
         Training at ``EDGE_SCALE / alpha``, where alpha is predicted.
-    predicted_distance : float or None
+    predicted_distance : float
         ``||theta_T - theta_0||`` of the linearised network.
     parameter_norm : float
         ``||theta_0||``.
+    displacement : float
+        Largest over layers of the operator norm of the linearised network's parameter change, over the
+        root of the layer's width: how much a step changes the features that follow the layer and the
+        sensitivities before it, against what its random weights do to them.
     ntk_condition : float
         ``lambda_max(Theta)/lambda_min(Theta)``.
     epsilon : float
@@ -69,8 +73,9 @@ class Evidence:
     prediction: Trajectory
     training: Trajectory
     beyond_edge: Trajectory | None
-    predicted_distance: float | None
+    predicted_distance: float
     parameter_norm: float
+    displacement: float
     ntk_condition: float
     epsilon: float
     seconds: float
@@ -100,9 +105,36 @@ class Evidence:
         outputs = self.num_samples * self.network.output_dim
         return (outputs**0.5 + self.network.depth) / min(widths) ** 0.5
 
+    @property
+    def scale(self) -> float:
+        """``||f_0 - y||``; under cross-entropy, where targets are at infinity, the predicted distance."""
+        start = np.asarray(self.training.outputs[0])
+        if self.loss == "mse":
+            return float(np.linalg.norm(start - self.targets))
+        return _reach(self.prediction.outputs)
+
+    def travel(self) -> float:
+        """``sup_t ||f_t - f_0||`` of the prediction over `scale`, on the training or the test set.
+
+        On the test set, norms are root mean squares over samples times sqrt(N).
+        """
+        reach = _reach(self.prediction.outputs)
+        if (test := self.prediction.test_outputs) is not None:
+            reach = max(reach, _reach(test) * (self.num_samples / test.shape[1]) ** 0.5)
+        return reach / max(self.scale, np.finfo(float).tiny)
+
+    def jacobian_change(self) -> float:
+        """Relative change of the Jacobian that a finite width allows along the predicted path.
+
+        `width_ratio` is that of a minimum-norm step of length 1 and proportional to the length. A method
+        that takes longer ways through parameter space is allowed its own `displacement`; both are
+        O(1/sqrt(M)).
+        """
+        return max(self.width_ratio() * max(1.0, self.travel()), self.displacement)
+
     def finite_width_tolerance(self) -> float:
-        """`width_ratio` times ``max(1, eta alpha)^2``: the nonlinear part of a step is quadratic in it."""
-        return self.width_ratio() * max(1.0, self.step_scale) ** 2
+        """`jacobian_change` times `travel`: what the change of K adds to outputs that travel so far."""
+        return self.jacobian_change() * self.travel()
 
     def map_tolerance(self) -> float:
         """Relative error of K that damping and round-off allow: ``2 bias(rho) + NC eps kappa(Theta)``.
@@ -120,6 +152,12 @@ def residual_ratios(trajectory: Trajectory, targets) -> np.ndarray:
     residuals = np.asarray(trajectory.outputs) - np.asarray(targets)
     norms = np.linalg.norm(residuals.reshape(len(residuals), -1), axis=1)
     return norms / norms[0]
+
+
+def _reach(outputs) -> float:
+    outputs = np.asarray(outputs)
+    reach = np.max(np.linalg.norm((outputs - outputs[0]).reshape(len(outputs), -1), axis=1))
+    return float(reach) if np.isfinite(reach) else np.inf
 
 
 def sup_gap(left, right, scale: float) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse.linalg import svds
 
 from ngd_theory import data, dynamics, fisher, losses, networks, theory
 from ngd_theory.claims.claim import Status, Verdict, judge
@@ -201,13 +202,20 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
     if mse and constant is not None:
         near = edge_targets(lin.outputs, targets)
         beyond = train(near, EDGE_SCALE / constant, EDGE_STEPS, None)
+    moved, furthest = prediction.displacement, prediction.displacement
     if mse:
-        travelled = step_size * (prediction.outputs[:-1] - targets).sum(0)
-        moved = approximation.natural_gradient(lin, travelled, damping)
-        distance = _norm(moved)
-    else:
-        assert prediction.parameter_distances is not None
-        distance = float(prediction.parameter_distances[-1])
+        reach = jnp.linalg.norm(
+            (prediction.outputs - lin.outputs).reshape(settings.steps + 1, -1), axis=1
+        )
+        last = settings.steps
+        moved = _displacement(approximation, lin, prediction, targets, step_size, damping, last)
+        turn = int(jnp.argmax(reach))
+        # Steps that do not turn back are furthest at the last, up to round-off.
+        furthest = moved
+        if reach[turn] > 1.01 * reach[last]:
+            furthest = _displacement(
+                approximation, lin, prediction, targets, step_size, damping, turn
+            )
     evidence = Evidence(
         approximation=approximation,
         network=run.network,
@@ -225,13 +233,47 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
         prediction=prediction,
         training=training,
         beyond_edge=beyond,
-        predicted_distance=distance,
+        predicted_distance=_norm(moved),
         parameter_norm=_norm(run.params),
+        displacement=_operator_displacement(run.network, furthest),
         ntk_condition=run.ntk_condition,
         epsilon=float(jnp.finfo(k.dtype).eps),
         seconds=time.perf_counter() - start,
     )
     return evidence, np.asarray(k)
+
+
+def _displacement(approximation, lin, prediction, targets, step_size, damping, step):
+    """``theta_0 - theta_t`` of the linearised network under MSE."""
+    residuals = (prediction.outputs[:step] - targets).sum(0)
+    return approximation.natural_gradient(lin, step_size * residuals, damping)
+
+
+def _operator_displacement(network, moved) -> float:
+    """See `Evidence.displacement`."""
+    found = [0.0]
+    for index, (size, block, change) in enumerate(
+        zip(network.layer_sizes, network.blocks, moved, strict=True)
+    ):
+        # Features follow the layer unless it is the last; sensitivities lie before it unless the first.
+        widths = [size.num_units] * (index < network.depth - 1) + [size.num_inputs] * (index > 0)
+        if widths:
+            matrix = np.asarray(block.affine.layout.to_matrix(change))
+            found.append(_operator_norm(matrix) / min(widths) ** 0.5)
+    return max(found)
+
+
+def _operator_norm(matrix: np.ndarray) -> float:
+    if not np.all(np.isfinite(matrix)):
+        return np.inf
+    # ARPACK takes a matrix of tiny entries for zero.
+    scale = float(np.max(np.abs(matrix)))
+    if min(matrix.shape) < 10 or scale == 0:
+        return float(np.linalg.norm(matrix, 2))
+    start = np.random.default_rng(0).normal(size=min(matrix.shape))
+    # scipy's stubs think that tol is an integer.
+    largest = svds(matrix / scale, k=1, tol=1e-3, v0=start, return_singular_vectors=False)  # pyright: ignore[reportArgumentType]
+    return scale * float(np.asarray(largest)[0])
 
 
 def make_approximation(name: str, loss: str) -> fisher.Approximation:

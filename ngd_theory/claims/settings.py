@@ -49,6 +49,14 @@ class Settings(BaseModel):
         choose(ACTIVATIONS, name, "activation")
         return name
 
+    @field_validator("damping")
+    @classmethod
+    def _damping_with_a_square(cls, damping: float) -> float:
+        # K-FAC is given the square.
+        if damping > 1e100:
+            raise InputError("must be at most 1e100")
+        return damping
+
     @field_validator("approximations")
     @classmethod
     def _known_approximations(cls, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,10 +12,16 @@ from ngd_theory.theory import unit_wise_dispersion
 EDGE_SCALE = 2.5
 #: Residual of that run over the initial one: the edge is that of the linear dynamics, near a minimum.
 EDGE_RESIDUAL = 0.01
+#: Travel of the outputs, in machine epsilons, below which a run shows nothing.
+NO_MOTION = 1e6
 #: Share of alpha that damping and round-off may take before a statement about alpha says nothing.
 MAP_TOLERANCE_LIMIT = 0.5
-#: Dispersion below which a map would no longer count as anisotropic.
-ANISOTROPY_FLOOR = 0.3
+#: An isotropic sum over random units disperses by about 1/sqrt(units); this many times it is no such sum.
+ANISOTROPY_FACTOR = 3.0
+#: Above this floor a network is too narrow to tell.
+ANISOTROPY_LIMIT = 0.2
+#: Predictions of two methods nearer than this share of what they travel are the same.
+SAME_PREDICTION = 1e-3
 
 
 def _isotropic(evidence: Evidence) -> bool:
@@ -41,13 +47,19 @@ def _need_mse(evidence: Evidence) -> None:
 
 
 def _need_conditions(evidence: Evidence) -> None:
-    broken = [c.why for c in evidence.conditions if not c.holds]
+    broken = [c.why for c in evidence.conditions if c.blocking and not c.holds]
     if broken:
         raise NotApplicableError(broken[0])
 
 
 def _need_stable_step(evidence: Evidence) -> None:
     if evidence.loss != "mse":
+        values = np.asarray(evidence.prediction.losses)
+        if not values[-1] <= values[0]:
+            raise NotApplicableError(
+                f"the loss of the linearised network itself grows from {values[0]:.2g} to {values[-1]:.2g}: "
+                "lower the step scale or raise the damping"
+            )
         return
     rates = evidence.step_size * evidence.spectrum
     if rates.max() >= 2 or rates.min() < -evidence.map_tolerance():
@@ -57,26 +69,53 @@ def _need_stable_step(evidence: Evidence) -> None:
         )
 
 
-def _need_lazy_prediction(evidence: Evidence) -> None:
+def _need_width(evidence: Evidence) -> None:
     limit = evidence.width_ratio()
     if limit >= 1:
         raise NotApplicableError(
             f"(sqrt(NC) + L)/sqrt(M) = {limit:.2g}: finite-width effects are as large as what is "
             "predicted; widen the network or use fewer samples"
         )
-    if evidence.predicted_distance is None or evidence.network.depth == 1:
-        return
-    movement = evidence.predicted_distance / evidence.parameter_norm
-    if not movement <= limit:
+
+
+def _need_lazy_prediction(evidence: Evidence) -> None:
+    _need_width(evidence)
+    if evidence.training.num_steps < 1:
+        raise NotApplicableError("no step was made")
+    travel = evidence.travel()
+    if travel <= NO_MOTION * evidence.epsilon:
         raise NotApplicableError(
-            f"the linearised network itself moves {movement:.2g} of its norm, out of the lazy regime "
-            f"((sqrt(NC) + L)/sqrt(M) = {limit:.2g}): raise the damping or the width"
+            f"the outputs are predicted to move by {travel:.1g} of the residual, which is round-off: raise "
+            "the step scale or the number of steps"
+        )
+    if evidence.width_ratio() * travel >= 1:
+        raise NotApplicableError(
+            f"the outputs are predicted to travel {travel:.2g} times the residual, too far for the width "
+            f"((sqrt(NC) + L)/sqrt(M) = {evidence.width_ratio():.2g}): lower the step scale or widen"
+        )
+    _need_lazy_displacement(evidence.displacement)
+
+
+def _need_lazy_displacement(displacement: float) -> None:
+    if displacement >= 1:
+        raise NotApplicableError(
+            f"the linearised network itself changes a layer by {displacement:.2g} of what its "
+            "random weights are, out of the lazy regime: raise the damping or the width"
         )
 
 
 def _need_training_regime(evidence: Evidence) -> None:
     _need_stable_step(evidence)
     _need_lazy_prediction(evidence)
+
+
+def _need_power(tolerance: float, effect: float, what: str) -> None:
+    if not tolerance < effect:
+        raise NotApplicableError(
+            f"the tolerance of this width and damping, {tolerance:.2g}, is no smaller than {what}, "
+            f"{effect:.2g}: nothing could fail; widen the network, or lower the damping or the "
+            "step scale"
+        )
 
 
 def _need_isotropy(evidence: Evidence) -> None:
@@ -105,6 +144,9 @@ def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     _need_isotropy(evidence)
     measured = float(evidence.isotropy.dispersion)
     predicted, tolerance = _map_expectation(evidence)
+    _need_power(
+        predicted + tolerance, MAP_TOLERANCE_LIMIT, "the dispersion of a map with a spectrum"
+    )
     return Finding(
         measured <= predicted + tolerance, measured, predicted, tolerance, "dispersion of K"
     )
@@ -126,8 +168,12 @@ def _map_expectation(evidence: Evidence) -> tuple[float, float]:
     if not evidence.approximation.asymptotic:
         return 0.0, tolerance
     expected = unit_wise_dispersion(evidence.network)
-    units = sum(s.num_units for s in evidence.network.layer_sizes[:-1])
-    return expected, tolerance + max(expected, max(units, 1) ** -0.5)
+    units = _hidden_units(evidence)
+    return expected, tolerance + (max(expected, units**-0.5) if units else 0.0)
+
+
+def _hidden_units(evidence: Evidence) -> int:
+    return sum(s.num_units for s in evidence.network.layer_sizes[:-1])
 
 
 @claim(
@@ -149,7 +195,8 @@ def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     if evidence.approximation.asymptotic:
         hidden = evidence.network.layer_sizes[:-1]
         active = sum(s.active_fraction * s.num_units for s in hidden)
-        tolerance += 3 * (evidence.network.output_dim / max(active, 1)) ** 0.5
+        tolerance += 3 * (evidence.network.output_dim / active) ** 0.5 if active else 0.0
+    _need_power(tolerance, MAP_TOLERANCE_LIMIT, "half of alpha")
     tolerance *= evidence.constant
     return Finding(
         abs(measured - evidence.constant) <= tolerance,
@@ -167,13 +214,17 @@ def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     _isotropic,
 )
 def contraction(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
-    """``sup_t abs(||r_t||/||r_0|| - abs(1 - eta alpha)^t)`` within the finite-width (sqrt(NC) + L)/sqrt(M)."""
+    """``sup_t abs(||r_t||/||r_0|| - abs(1 - eta alpha)^t)`` within `Evidence.finite_width_tolerance`.
+
+    The error of the map itself (damping; unit-wise, its dispersion) adds to it.
+    """
     _need_training_regime(evidence)
     _need_isotropy(evidence)
     measured = evidence.residual_ratios
     predicted = np.abs(1 - evidence.step_scale) ** np.arange(len(measured))
     worst = int(np.argmax(np.abs(measured - predicted)))
     tolerance = evidence.finite_width_tolerance() + _map_error(evidence)
+    _need_power(tolerance, float(np.max(np.abs(1 - predicted))), "the contraction predicted")
     return Finding(
         bool(np.max(np.abs(measured - predicted)) <= tolerance),
         float(measured[worst]),
@@ -195,15 +246,17 @@ def _map_error(evidence: Evidence) -> float:
     _isotropic,
 )
 def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
-    """Loss after one step below ``((sqrt(NC) + L)/sqrt(M))^2`` of the initial loss: the square of the residual's."""
-    _need_isotropy(evidence)
-    _need_lazy_prediction(evidence)
+    """Loss after one step, over the initial one, below the square of the residual's tolerance.
+
+    That is `Evidence.finite_width_tolerance` and the error of the map itself, as in `contraction`.
+    """
     if abs(evidence.step_scale - 1) > 1e-12:
         raise NotApplicableError(f"the step scale is {evidence.step_scale:g}, not 1")
-    if evidence.training.num_steps < 1:
-        raise NotApplicableError("no step was made")
+    _need_isotropy(evidence)
+    _need_lazy_prediction(evidence)
     measured = float(evidence.residual_ratios[1] ** 2)
     tolerance = (evidence.finite_width_tolerance() + _map_error(evidence)) ** 2
+    _need_power(tolerance, 1.0, "the initial loss")
     return Finding(measured <= tolerance, measured, 0.0, tolerance, "loss after one step / initial")
 
 
@@ -216,11 +269,12 @@ def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
 def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     """Growth a step of a residual of 0.01 ||r_0|| at eta = 2.5/alpha: above 1, and 1.5 to tolerance.
 
-    The nonlinear part of a step is quadratic in it, so its share of the residual is the finite-width
-    (sqrt(NC) + L)/sqrt(M) times 2.5^2 (step) times 0.01 (residual); the map's own error enters times 2.5.
+    Such a run travels 2.5 * 0.01 of the residual, so that the Jacobian changes by that share of what it
+    does along a step of 1/alpha, and adds 2.5 times as much to the growth; the map's own error enters
+    times 2.5.
     """
     _need_isotropy(evidence)
-    _need_lazy_prediction(evidence)
+    _need_width(evidence)
     if evidence.beyond_edge is None:
         raise NotApplicableError("no run beyond the edge was made")
     run = evidence.beyond_edge
@@ -233,8 +287,11 @@ def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     targets = edge_targets(np.asarray(run.outputs[0]), evidence.targets)
     measured = float(residual_ratios(run, targets)[-1] ** (1 / run.num_steps))
     predicted = abs(1 - EDGE_SCALE)
-    nonlinear = EDGE_SCALE**2 * EDGE_RESIDUAL * evidence.width_ratio()
-    tolerance = nonlinear + margin
+    displacement = evidence.displacement / max(evidence.travel(), 1e-300)
+    _need_lazy_displacement(displacement)
+    full_step = max(evidence.width_ratio(), displacement)
+    tolerance = EDGE_SCALE**2 * EDGE_RESIDUAL * full_step + margin
+    _need_power(tolerance, predicted - 1, "the growth predicted")
     return Finding(
         measured > 1 and abs(measured - predicted) <= tolerance,
         measured,
@@ -251,17 +308,25 @@ def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     lambda evidence: evidence.name == "identity",
 )
 def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
-    """GD's final ``||r_T||/||r_0||`` is its eigenbasis prediction, and above every isotropic method's."""
+    """GD's final ``||r_T||/||r_0||`` is its eigenbasis prediction, and above every isotropic method's.
+
+    Asked only where the predictions say so: beyond eta alpha = 1 an isotropic method may be the slower.
+    """
     _need_training_regime(evidence)
     _need_mse(evidence)
-    if evidence.training.num_steps < 1:
-        raise NotApplicableError("no step was made")
     measured = float(evidence.residual_ratios[-1])
     predicted = float(residual_ratios(evidence.prediction, evidence.targets)[-1])
     tolerance = evidence.finite_width_tolerance()
-    slowest = max(
-        (float(e.residual_ratios[-1]) for e in others.values() if _is_isotropic(e)), default=0.0
+    rivals = [e for e in others.values() if _is_isotropic(e)]
+    expected = max(
+        (float(abs(1 - e.step_scale) ** e.training.num_steps) for e in rivals), default=0.0
     )
+    if predicted - expected <= SAME_PREDICTION:
+        raise NotApplicableError(
+            f"at step scale {evidence.step_scale:g} theory leaves {expected:.2g} of an isotropic method's "
+            f"residual and {predicted:.2g} of gradient descent's"
+        )
+    slowest = max((float(e.residual_ratios[-1]) for e in rivals), default=0.0)
     return Finding(
         abs(measured - predicted) <= tolerance and measured > slowest,
         measured,
@@ -279,19 +344,13 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     _everything,
 )
 def finite_width_gap(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
-    """``sup_t ||f_t - f_t^predicted||_F / ||f_0 - y||_F`` on the training set within (sqrt(NC) + L)/sqrt(M).
+    """``sup_t ||f_t - f_t^predicted||_F`` over `Evidence.scale`, on the training set.
 
-    The prediction uses the measured K, so damping and dispersion are inside it. Under cross-entropy,
-    where the targets are at infinity, the scale is the distance that the prediction travels.
+    Within `Evidence.finite_width_tolerance`. The prediction uses the measured K, so damping and
+    dispersion are inside it.
     """
     _need_training_regime(evidence)
-    start = np.asarray(evidence.training.outputs[0])
-    if evidence.loss == "mse":
-        scale = float(np.linalg.norm(start - evidence.targets))
-    else:
-        predicted = np.asarray(evidence.prediction.outputs)
-        scale = sup_gap(predicted, np.broadcast_to(start, predicted.shape), 1.0)
-    measured = sup_gap(evidence.training.outputs, evidence.prediction.outputs, scale)
+    measured = sup_gap(evidence.training.outputs, evidence.prediction.outputs, evidence.scale)
     tolerance = evidence.finite_width_tolerance()
     return Finding(measured <= tolerance, measured, 0.0, tolerance, "relative sup gap")
 
@@ -303,21 +362,19 @@ def finite_width_gap(evidence: Evidence, others: Mapping[str, Evidence]) -> Find
     _everything,
 )
 def lazy_parameters(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
-    """``||theta_T - theta_0||/||theta_0||`` at most (sqrt(NC) + L)/sqrt(M).
+    """``||theta_T - theta_0||/||theta_0||`` at most `Evidence.jacobian_change`, which is O(1/sqrt(M)).
 
     Theory: a change of O(sqrt(NC)) against O(sqrt(M)) a layer (see `Evidence.width_ratio`). The
     prediction shown is the linearised network's; for unit-wise it depends on directions that only the
     damping bounds, so that it is no sharper test.
     """
     _need_training_regime(evidence)
-    if evidence.training.num_steps < 1 or evidence.predicted_distance is None:
-        raise NotApplicableError("no step was made")
     assert evidence.training.parameter_distances is not None
     measured = float(evidence.training.parameter_distances[-1]) / evidence.parameter_norm
     predicted = evidence.predicted_distance / evidence.parameter_norm
     if evidence.network.depth == 1:
         raise NotApplicableError("a linear model has no lazy limit")
-    limit = evidence.finite_width_tolerance()
+    limit = evidence.jacobian_change()
     return Finding(
         measured <= limit,
         measured,
@@ -337,9 +394,10 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     """Final test outputs nearer to the own prediction than to any other method's.
 
     Distances are root mean squares over samples, relative to that of f_0 - y on the training set. The
-    own one may not exceed the
-    finite-width (sqrt(NC) + L)/sqrt(M); where another prediction is nearer while the own is within that tolerance,
-    this width cannot tell them apart and the claim does not apply.
+    own one may not exceed `Evidence.finite_width_tolerance`. Methods whose predictions agree to 1e-3 of
+    what they travel have the same minimum and are no rivals; where the predictions of
+    another rival are no further than the own gap, this width cannot tell them apart and the claim does
+    not apply.
     """
     _need_training_regime(evidence)
     _need_mse(evidence)
@@ -356,15 +414,21 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     final = np.asarray(evidence.training.test_outputs[-1])
     residual = np.asarray(evidence.training.outputs[0]) - evidence.targets
     scale = float(np.linalg.norm(residual)) * (len(final) / len(residual)) ** 0.5
-    own = sup_gap([final], evidence.prediction.test_outputs[-1:], scale)
-    distances = {name: sup_gap([final], [f], scale) for name, f in rivals.items()}
-    nearest = min(distances, key=lambda name: distances[name])
+    predicted = np.asarray(evidence.prediction.test_outputs[-1])
+    own = sup_gap([final], [predicted], scale)
+    apart = {name: sup_gap([predicted], [f], scale) for name, f in rivals.items()}
+    apart = {n: d for n, d in apart.items() if d > SAME_PREDICTION * evidence.travel()}
+    if not apart:
+        raise NotApplicableError("every other approximation has the same minimum")
     tolerance = evidence.finite_width_tolerance()
-    if distances[nearest] <= own <= tolerance:
+    close = min(apart, key=lambda name: apart[name])
+    if own <= tolerance and apart[close] <= own:
         raise NotApplicableError(
-            f"at this width the test predictions of {evidence.name} and {nearest} cannot be told apart "
-            f"(own gap {own:.2g}, other's {distances[nearest]:.2g})"
+            f"at this width the test predictions of {evidence.name} and {close} cannot be told apart "
+            f"(own gap {own:.2g}, they differ by {apart[close]:.2g})"
         )
+    distances = {name: sup_gap([final], [rivals[name]], scale) for name in apart}
+    nearest = min(distances, key=lambda name: distances[name])
     return Finding(
         own <= tolerance and own < distances[nearest],
         own,
@@ -382,14 +446,30 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     _anisotropic,
 )
 def anisotropic(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
-    """Dispersion above 0.3, well below the 0.47 to 0.66 seen for entry-wise from M = 64 to 1024."""
+    """Dispersion above 3/sqrt(hidden units).
+
+    A map that becomes isotropic as the width grows is a sum over units and disperses by about
+    1/sqrt(sum M), as the unit-wise one does (`unit_wise_dispersion`).
+    """
     if evidence.num_samples * evidence.network.output_dim < 10:
         raise NotApplicableError("K has fewer than ten rows, too few to speak of a spectrum")
+    units = _hidden_units(evidence)
+    if not units:
+        raise NotApplicableError("a linear model has no width to grow")
+    floor = ANISOTROPY_FACTOR / units**0.5
+    if floor > ANISOTROPY_LIMIT:
+        raise NotApplicableError(
+            f"a sum over {units} units may disperse by {floor:.2g} and still become isotropic: widen"
+        )
+    if evidence.ntk_condition < 2:
+        raise NotApplicableError(
+            f"the NTK itself is nearly a multiple of I (condition number {evidence.ntk_condition:.2g})"
+        )
     measured = float(evidence.isotropy.dispersion)
     return Finding(
-        measured > ANISOTROPY_FLOOR,
+        measured > floor,
         measured,
-        ANISOTROPY_FLOOR,
+        floor,
         0.0,
-        f"dispersion of K, above {ANISOTROPY_FLOOR}",
+        f"dispersion of K, above {ANISOTROPY_FACTOR:g}/sqrt(units)",
     )

@@ -51,7 +51,8 @@ def predict(
     Returns
     -------
     Trajectory
-        ``test_outputs`` is None without ``at``; ``parameter_distances`` is None in the closed form.
+        ``test_outputs`` is None without ``at``; ``parameter_distances`` and ``displacement`` are None in the
+        closed form.
 
     Raises
     ------
@@ -66,11 +67,11 @@ def predict(
         q = None if at is None else approximation.function_space_map(lin, damping, at)
         test_outputs = None if at is None else at.outputs
         return predict_from_maps(k, lin.outputs, targets, step_size, num_steps, q, test_outputs)
-    outputs, test, distances = _recursion(
+    outputs, test, distances, moved = _recursion(
         approximation, lin, targets, step_size, num_steps, damping, at, objective
     )
     values = jax.vmap(lambda f: objective.value(f, targets))(outputs)
-    return Trajectory(outputs, test, values, distances)
+    return Trajectory(outputs, test, values, distances, displacement=moved)
 
 
 def predict_from_maps(
@@ -149,16 +150,16 @@ def _recursion(approximation, lin, targets, step_size, num_steps, damping, at, o
             gradient = approximation.natural_gradient(here, residual, damping)
             f = f - step_size * lin.jvp(gradient)
             f_at = f_at - step_size * at.jvp(gradient)
-            moved = jax.tree.map(lambda m, g: m + step_size * g, moved, gradient)
+            moved = jax.tree.map(lambda m, g: m - step_size * g, moved, gradient)
             distance = jnp.sqrt(sum(jnp.sum(m**2) for m in jax.tree.leaves(moved)))
             return (f, f_at, moved), (f, f_at, distance)
 
         nowhere = jax.tree.map(jnp.zeros_like, lin.vjp(jnp.zeros_like(lin.outputs)))
         start = lin.outputs, at.outputs
-        _, rest = jax.lax.scan(step, (*start, nowhere), length=num_steps)
+        (_, _, moved), rest = jax.lax.scan(step, (*start, nowhere), length=num_steps)
         first = (*start, jnp.zeros((), lin.outputs.dtype))
-        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+        return *jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest), moved
 
     step_size = jnp.asarray(step_size, lin.outputs.dtype)
-    outputs, test, distances = run(approximation, lin, at_all, targets, step_size, damping)
-    return outputs, None if at is None else test, distances
+    outputs, test, *rest = run(approximation, lin, at_all, targets, step_size, damping)
+    return outputs, None if at is None else test, *rest

@@ -108,7 +108,7 @@ def train(
         jnp.asarray(values),
         jnp.asarray(distances),
         params,
-        diverged,
+        diverged=diverged,
     )
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array
 from ngd_theory.pytrees import pytree
 
 
-@pytree("outputs", "test_outputs", "losses", "parameter_distances", "params")
+@pytree("outputs", "test_outputs", "losses", "parameter_distances", "params", "displacement")
 @dataclass(frozen=True)
 class Trajectory:
     """Outputs and losses along num_steps updates; entry 0 is before the first.
@@ -23,6 +23,8 @@ class Trajectory:
         ``||theta_t - theta_0||``; None where a closed-form prediction does without parameters.
     params : like ``network.init`` or None
         Final parameters, of a measured trajectory.
+    displacement : like ``network.init`` or None
+        Final ``theta_T - theta_0``, of a prediction that was simulated.
     diverged : bool
         Whether training was stopped because the loss grew without bound: there are then fewer than
         num_steps + 1 entries, the last of which is the step that showed it.
@@ -33,6 +35,7 @@ class Trajectory:
     losses: Array
     parameter_distances: Array | None = None
     params: Any = None
+    displacement: Any = None
     diverged: bool = False
 
     @property

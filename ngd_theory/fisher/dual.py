@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from ngd_theory.fisher.base import Approximation, approximation
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher
+from ngd_theory.fisher.loops import batch_size, map_items
 from ngd_theory.fisher.solve import inverse_spectrum, pinv_solve, smallest_eigenvalue, solve_psd
 from ngd_theory.kernels import layer_kernel, ntk
 from ngd_theory.networks import Linearization
@@ -95,11 +96,17 @@ class Exact(DualApproximation):
 
     def isotropy_constant(self, sizes, num_samples):
         """1, or rank(J)/(NC) where the parameters cannot reach every output."""
-        ranks = [s.jacobian_rank(num_samples, sizes[-1].num_units) for s in sizes]
-        # The layers of a linear network all reach the same outputs.
-        linear = all(s.linear_sensitivity_rank is not None for s in sizes)
-        reached = max(ranks) if linear else sum(ranks)
-        return min(1.0, reached / (num_samples * sizes[-1].num_units))
+        c = sizes[-1].num_units
+        if any(s.linear_sensitivity_rank is None for s in sizes):
+            reached = sum(s.jacobian_rank(num_samples, c) for s in sizes)
+        else:
+            # A linear network's ranges span(delta_l) (x) span(a_l) are nested: the first grow with l while
+            # the second shrink, so that layer l adds its new directions times rank(a_l).
+            ranks = np.maximum.accumulate([s.sensitivity_rank(num_samples, c) for s in sizes])
+            added = np.diff(ranks, prepend=0)
+            inputs = [s.input_rank(num_samples) for s in sizes]
+            reached = sum(int(d) * min(inputs[: i + 1]) for i, d in enumerate(added))
+        return min(1.0, reached / (num_samples * c))
 
 
 @approximation
@@ -194,45 +201,85 @@ def coupled_solve(coupling: np.ndarray, kernels, cotangents, damping: Damping, r
     With the symmetric roots ``U_l U_l = Theta_l`` the matrix ``X_lm = Sigma_lm U_l U_m`` has the non-zero
     spectrum of G, and ``w = pinv(U) (X + rho)^-1 U (1 (x) V)`` up to what ``J_l^T`` sends to zero: unlike the
     system above it stays accurate where a Theta_l or Sigma is singular. At rho = 0 ``pinv(X)`` gives the
-    limit of the natural gradient, ``pinv(G) J^T V / N``, with Lambda = R R^T by ``U_l U_l = R^T Theta_l R`` and
-    ``w = R pinv(U) pinv(X) pinv(U) R^T Theta (1 (x) V)``. For a singular Sigma this is not
+    limit of the natural gradient, ``pinv(G) J^T V / N``. For a singular Sigma this is not
     ``(pinv(Sigma) 1)_l pinv(Theta_l) V``, which gives the same K on the training set but is no limit.
+
+    With Lambda = R R^T and ``V = R Y + V'``, V' outside the range of R, ``w = R z + V'/rho`` where z solves
+    the same system with kernels ``R^T Theta_l R`` and right-hand side ``1 (x) Y - Sigma R^T Theta V'/rho``:
+    symmetric too. At rho = 0, ``w = R pinv(U) pinv(X) pinv(U) R^T Theta (1 (x) V)``.
     """
     depth = len(kernels)
+    root = _at_most_square(root)
 
-    def blocks(entry):
-        return jnp.block(
-            [[coupling[i, j] * entry(i, j) for j in range(depth)] for i in range(depth)]
-        )
-
-    def reduced(invert, kernels, crossed, cotangents):
+    def reduced(invert, kernels, images):
+        """``pinv(U) invert(X) pinv(U) images`` for symmetric roots U of the kernels."""
         roots, inverse_roots = zip(*[_symmetric_roots(k) for k in kernels], strict=True)
-        rhs = [u @ (k @ cotangents) for u, k in zip(inverse_roots, crossed, strict=True)]
-        solution = invert(blocks(lambda i, j: roots[i] @ roots[j]), jnp.concatenate(rhs))
-        return [u @ s for u, s in zip(inverse_roots, jnp.split(solution, depth), strict=True)]
+        blocks = [
+            [c * u @ v for c, v in zip(row, roots, strict=True)]
+            for row, u in zip(coupling, roots, strict=True)
+        ]
+        rhs = jnp.concatenate([u @ i for u, i in zip(inverse_roots, images, strict=True)])
+        solution = jnp.split(invert(jnp.block(blocks), rhs), depth)
+        return [u @ s for u, s in zip(inverse_roots, solution, strict=True)]
+
+    def damped(rho, kernels, cotangents):
+        """Weights for one right-hand side a layer."""
+        if depth == 1:
+            return [solve_psd(kernels[0], cotangents[0], Damping(rho, zero=False))]
+
+        def solve(matrix, rhs):
+            shift = rho.astype(matrix.dtype) * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+            return jnp.linalg.solve(matrix + shift, rhs)
+
+        return reduced(solve, kernels, [k @ v for k, v in zip(kernels, cotangents, strict=True)])
 
     def positive(rho, kernels, cotangents, root):
-        def solve(matrix, rhs):
-            size = matrix.shape[0]
-            return jnp.linalg.solve(
-                matrix + rho.astype(matrix.dtype) * jnp.eye(size, dtype=matrix.dtype), rhs
-            )
-
         if root is None:
-            return reduced(solve, kernels, kernels, cotangents)
-        # A cotangent may leave the range of Lambda, which only the unsymmetric system covers.
-        scaled = [_apply(root, _apply_transpose(root, k)) for k in kernels]
-        weights = solve(blocks(lambda i, j: scaled[j]), jnp.tile(cotangents, (depth, 1)))
-        return jnp.split(weights, depth)
+            return damped(rho, kernels, [cotangents] * depth)
+        inside, outside = _split_range(root, cotangents)
+        outside = outside / rho.astype(outside.dtype)
+        crossed = [_apply_transpose(root, k) for k in kernels]
+        inner = [_apply_transpose(root, k.T) for k in crossed]
+        spilled = [k @ outside for k in crossed]
+        rhs = [inside - sum(c * s for c, s in zip(row, spilled, strict=True)) for row in coupling]
+        return [_apply(root, z) + outside for z in damped(rho, inner, rhs)]
 
     def limit(kernels, cotangents, root):
         if root is None:
-            return reduced(pinv_solve, kernels, kernels, cotangents)
+            return reduced(pinv_solve, kernels, [k @ cotangents for k in kernels])
         crossed = [_apply_transpose(root, k) for k in kernels]
         inner = [_apply_transpose(root, k.T) for k in crossed]
-        return [_apply(root, w) for w in reduced(pinv_solve, inner, crossed, cotangents)]
+        images = [k @ cotangents for k in crossed]
+        return [_apply(root, w) for w in reduced(pinv_solve, inner, images)]
 
     return damping.select(positive, limit, list(kernels), cotangents, root)
+
+
+def _at_most_square(root: Float[Array, "N C K"] | None):
+    """A root of the same Lambda with at most C columns: the systems below are of size N K."""
+    if root is None or root.shape[2] <= root.shape[1]:
+        return root
+    squares = jnp.einsum("nck,ndk->ncd", root, root)
+    size = batch_size(*squares.shape[1:], itemsize=root.itemsize)
+    eigenvalues, vectors = map_items(jnp.linalg.eigh, squares, size)
+    return vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[:, None, :]
+
+
+def _split_range(root: Float[Array, "N C K"], v: Float[Array, "NC k"]):
+    """``Y = R^T pinv(R R^T) V`` and ``V' = V - R Y``; round-off in V' is zero.
+
+    What the pseudo-inverse cuts off stays in V', so that the split is exact in any case.
+    """
+    n, c, k = root.shape
+    samples = v.reshape(n, c, -1)
+    squares = jnp.einsum("nck,ndk->ncd", root, root)
+    size = batch_size(c, c + samples.shape[-1], itemsize=root.itemsize)
+    solved = map_items(lambda pair: pinv_solve(*pair), (squares, samples), size)
+    inside = jnp.einsum("nck,ncj->nkj", root, solved)
+    outside = samples - jnp.einsum("nck,nkj->ncj", root, inside)
+    floor = 10 * c * jnp.finfo(v.dtype).eps * jnp.max(jnp.abs(samples), axis=1, keepdims=True)
+    outside = jnp.where(jnp.abs(outside) > floor, outside, 0)
+    return inside.reshape(n * k, -1), outside.reshape(n * c, -1)
 
 
 def _symmetric_roots(kernel):

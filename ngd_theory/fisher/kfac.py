@@ -71,7 +71,7 @@ class KFAC(Approximation):
         return damping**2
 
     def damping_bias(self, lin, damping):
-        """``rho_A/lambda_min(A) + rho_B/lambda_min(B)`` at pi = 1, averaged over layers by their alpha.
+        """``rho_A/lambda_min(A) + rho_B/lambda_min(B)``, averaged over layers by their alpha.
 
         The smallest non-zero eigenvalues of full-rank factors: of their Gram matrix or covariance,
         whichever is smaller.
@@ -79,12 +79,15 @@ class KFAC(Approximation):
         bounds, shares = [], []
         for scale, layer in zip(self._output_scales(lin), lin.layers, strict=True):
             n, c, t, m = layer.sensitivities.shape
-            factors = (
-                (layer.inputs.reshape(n * t, -1), 1 / n),
-                (layer.sensitivities.reshape(-1, m), scale / (n * t)),
-            )
-            grams = [s * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x) for x, s in factors]
-            bounds.append(sum(damping**0.5 / smallest_eigenvalue(g) for g in grams))
+            a, delta = layer.inputs.reshape(n * t, -1), layer.sensitivities.reshape(-1, m)
+            scale_a, scale_b = 1 / n, scale / (n * t)
+            pi = float(self._split(a, delta, scale_a, scale_b))
+            grams = [
+                s * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x)
+                for x, s in ((a, scale_a), (delta, scale_b))
+            ]
+            damped = zip((pi, 1 / pi), grams, strict=True)
+            bounds.append(damping**0.5 * sum(share / smallest_eigenvalue(g) for share, g in damped))
             shares.append(grams[0].shape[0] * grams[1].shape[0] / (n * c * scale))
         return float(np.average(bounds, weights=shares))
 
@@ -110,6 +113,12 @@ class KFAC(Approximation):
         hidden = [1.0] * (len(lin.layers) - 1)
         return [*hidden, _OUTPUT_FACTORS[self.output_factor](lin.num_samples)]
 
+    def _split(self, a, delta, scale_a, scale_b):
+        """The split's pi (see `_PI`)."""
+        mean_a = scale_a * jnp.sum(a**2) / a.shape[1]
+        mean_b = scale_b * jnp.sum(delta**2) / delta.shape[1]
+        return _PI[self.damping_split](mean_a, mean_b)
+
     def _whiten(
         self,
         layer: LayerLinearization,
@@ -122,9 +131,7 @@ class KFAC(Approximation):
         delta = layer.sensitivities.reshape(-1, m)
         curvature = curvature_sensitivities(layer.sensitivities, root).reshape(-1, m)
         scale_a, scale_b = 1 / n, output_scale / (n * t)
-        mean_a = scale_a * jnp.sum(a**2) / a.shape[1]
-        mean_b = scale_b * jnp.sum(curvature**2) / m
-        pi = _PI[self.damping_split](mean_a, mean_b)
+        pi = self._split(a, curvature, scale_a, scale_b)
         damping_a = damping.map(lambda rho: pi * jnp.sqrt(rho))
         damping_b = damping.map(lambda rho: jnp.sqrt(rho) / pi)
         whitened_a = precondition_rows(a, damping_a, scale_a)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ngd_theory import losses
 from ngd_theory.claims import Report
-from ngd_theory.report.files import written
+from ngd_theory.files import written
 from ngd_theory.report.style import RC, colour, label, marker
 
 

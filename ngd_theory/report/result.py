@@ -1,11 +1,6 @@
 """A verification run as JSON."""
 
-import json
-import platform
-import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +8,18 @@ import jax
 import numpy as np
 
 from ngd_theory.claims import Report
+from ngd_theory.environment import environment
+from ngd_theory.files import write_json
 from ngd_theory.report.figures import losses_of
-from ngd_theory.report.files import written
-
-_PACKAGES = ("ngd-theory", "jax", "jaxlib", "numpy", "scipy", "matplotlib", "mlxtend")
 
 
 def write_result(report: Report, path: Path) -> None:
     """Write everything a run found, and what it ran on, to ``path``."""
-    with written(path) as temporary:
-        temporary.write_text(json.dumps(to_dict(report), indent=1, allow_nan=False) + "\n")
+    write_json(path, to_dict(report))
 
 
 def to_dict(report: Report) -> dict[str, Any]:
-    """Return the run as JSON-ready values; a number that is not finite becomes a string."""
+    """Return the run as JSON-ready values; infinity becomes a string and no number null."""
     return _plain(
         {
             "holds": report.holds,
@@ -44,28 +37,6 @@ def to_dict(report: Report) -> dict[str, Any]:
             "seconds": report.seconds,
         }
     )
-
-
-def environment() -> dict[str, Any]:
-    """Versions, device and precision of this process."""
-    device = jax.devices()[0]
-    return {
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "device": device.device_kind,
-        "device_platform": device.platform,
-        "num_devices": jax.device_count(),
-        "float": str(jax.numpy.zeros(()).dtype),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _evidence(report: Report, name: str) -> dict[str, Any]:
@@ -105,5 +76,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return _plain(value.item())
     if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
+        return None if np.isnan(value) else str(value)
     return value

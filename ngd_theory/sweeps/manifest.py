@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ngd_theory.environment import environment
 from ngd_theory.errors import InputError
+from ngd_theory.files import write_json
 from ngd_theory.sweeps.cells import FORMAT, Cell
-from ngd_theory.sweeps.environment import environment
-from ngd_theory.sweeps.files import write_json
 from ngd_theory.sweeps.study import Study
 
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ngd_theory.files import write_json
 from ngd_theory.sweeps.cells import Cell, grouped_by_shape
-from ngd_theory.sweeps.files import write_json
 from ngd_theory.sweeps.measure import measure_cell
 from ngd_theory.sweeps.store import SetAside, Store, load
 from ngd_theory.sweeps.study import Study, read

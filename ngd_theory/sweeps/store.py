@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from ngd_theory.errors import InputError
+from ngd_theory.files import PART, set_aside, write_json, written
 from ngd_theory.sweeps.cells import Cell, canonical
-from ngd_theory.sweeps.files import PART, set_aside, write_json, written
 from ngd_theory.sweeps.lock import locked
 from ngd_theory.sweeps.manifest import read_manifest, record
 from ngd_theory.sweeps.study import Study

@@ -33,6 +33,8 @@ class Condition:
         In words: what it means, and what to do when it does not hold.
     layer : int or None
         1-based layer; None for the whole network.
+    blocking : bool
+        Whether K is not isotropic when it does not hold. False where the solves remedy it.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Condition:
     required: float
     why: str
     layer: int | None = None
+    blocking: bool = True
 
 
 def check_conditions(
@@ -141,8 +144,9 @@ def _invertible_coupling(name, net, lin, damping) -> Iterator[Condition]:
         1e-12,
         f"L = {depth}: smallest absolute eigenvalue of Sigma is {smallest:.2g}"
         if holds
-        else f"L = {depth} is one of 3s + 2, where Sigma is singular: damping 0 (pseudo-inverse) still "
-        "gives K = ceil(L/3) I, a small positive damping is ill-conditioned; or change the depth",
+        else f"L = {depth} is one of 3s + 2, where Sigma is singular: the pseudo-inverse (damping 0) and "
+        "its damped, symmetric form still give K = ceil(L/3) I",
+        blocking=False,
     )
 
 
@@ -150,9 +154,15 @@ def _well_conditioned_damped_system(name, net, lin, damping) -> Iterator[Conditi
     if damping == 0:
         return
     coupling = tridiagonal_coupling(net.depth)
-    kernels = [np.asarray(layer_kernel(y)) / lin.num_samples for y in lin.layers]
-    system = np.block([[c * k for c, k in zip(row, kernels, strict=True)] for row in coupling])
-    condition = float(np.linalg.cond(system + damping * np.eye(len(system))))
+    roots = [_root(np.asarray(layer_kernel(y)) / lin.num_samples) for y in lin.layers]
+    system = np.block(
+        [
+            [c * u @ v for c, v in zip(row, roots, strict=True)]
+            for row, u in zip(coupling, roots, strict=True)
+        ]
+    )
+    eigenvalues = np.abs(np.linalg.eigvalsh(system) + damping)
+    condition = float(eigenvalues.max() / max(eigenvalues.min(), np.finfo(system.dtype).tiny))
     limit = float(1e-3 / np.finfo(system.dtype).eps)
     holds = condition < limit
     yield Condition(
@@ -163,6 +173,11 @@ def _well_conditioned_damped_system(name, net, lin, damping) -> Iterator[Conditi
         f"condition number of the damped system is {condition:.2g}"
         + ("" if holds else ": its solution has lost all but 3 digits; change damping or depth"),
     )
+
+
+def _root(kernel: np.ndarray) -> np.ndarray:
+    eigenvalues, vectors = np.linalg.eigh(kernel)
+    return (vectors * np.sqrt(np.maximum(eigenvalues, 0))) @ vectors.T
 
 
 def _rank(matrix) -> int:

@@ -80,6 +80,7 @@ def ideal():
             beyond_edge=None if alpha is None else beyond,
             predicted_distance=1.0,
             parameter_norm=float(network.num_parameters) ** 0.5,
+            displacement=0.01,
             ntk_condition=100.0,
             epsilon=2.0**-52,
             seconds=0.0,

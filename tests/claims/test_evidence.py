@@ -1,5 +1,8 @@
 """The tolerances are formulas in N, C, L, M, rho and the precision."""
 
+from dataclasses import replace
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,10 +20,32 @@ def test_sixteen_times_the_width_is_a_quarter_of_the_tolerance(ideal):
     assert narrow.finite_width_tolerance() == pytest.approx(4 * wide.finite_width_tolerance())
 
 
-@pytest.mark.parametrize("scale, factor", [(0.1, 1), (1.0, 1), (1.5, 2.25)])
-def test_the_finite_width_tolerance_is_quadratic_in_steps_above_one(ideal, scale, factor):
+@pytest.mark.parametrize("scale, travel", [(0.1, 1 - 0.9**3), (1.0, 1.0), (1.5, 1.5)])
+def test_the_finite_width_tolerance_grows_with_what_the_outputs_travel(ideal, scale, travel):
     evidence = ideal(scale=scale)
-    assert evidence.finite_width_tolerance() == pytest.approx(factor * evidence.width_ratio())
+    assert evidence.travel() == pytest.approx(travel)
+    expected = max(travel, travel**2) * evidence.width_ratio()
+    assert evidence.finite_width_tolerance() == pytest.approx(expected)
+
+
+def test_a_longer_way_through_parameter_space_is_allowed_its_own_displacement(ideal):
+    evidence = replace(ideal(scale=0.5), displacement=0.6)
+    assert evidence.jacobian_change() == 0.6
+    assert evidence.finite_width_tolerance() == pytest.approx(0.6 * evidence.travel())
+
+
+def test_travel_counts_the_test_set_by_root_mean_square(ideal):
+    evidence = ideal()
+    far = np.array(evidence.prediction.test_outputs)
+    far[1:] += 3.0
+    prediction = replace(evidence.prediction, test_outputs=jnp.asarray(far))
+    expected = 3.0 * evidence.num_samples**0.5 / evidence.scale
+    assert replace(evidence, prediction=prediction).travel() == pytest.approx(expected)
+
+
+def test_under_cross_entropy_the_scale_is_what_is_predicted_to_be_travelled(ideal):
+    evidence = replace(ideal(), loss="cross-entropy")
+    assert evidence.travel() == pytest.approx(1.0)
 
 
 def test_a_linear_model_has_round_off_for_a_width_ratio(ideal):

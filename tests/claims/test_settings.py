@@ -5,8 +5,8 @@ from typing import get_args
 
 import pytest
 
-from ngd_theory import cli
 from ngd_theory.claims import Settings, parse
+from ngd_theory.cli.verify import verify
 from ngd_theory.errors import InputError
 
 BAD = [
@@ -34,6 +34,7 @@ BAD = [
     ("damping", float("nan"), "finite number"),
     ("damping", float("inf"), "finite number"),
     ("damping", "much", "number"),
+    ("damping", 1e300, "at most 1e100"),
     ("loss", "hinge", "'mse' or 'cross-entropy'"),
     ("seed", -1, "greater than or equal to 0"),
     ("seed", 2**32, "less than 4294967296"),
@@ -109,7 +110,7 @@ def test_the_defaults_are_those_of_the_issue_and_of_the_command_line():
     issue |= {"precision": "float64", "loss": "mse"}
     for name, value in issue.items():
         assert getattr(settings, name) == value
-    flags = inspect.signature(cli.verify).parameters
+    flags = inspect.signature(verify).parameters
     for name in Settings.model_fields:
         assert get_args(flags[name].annotation), name
         if name not in ("classes", "approximations"):  # text on the command line

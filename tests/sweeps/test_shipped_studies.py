@@ -1,11 +1,10 @@
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from ngd_theory import sweeps
-from ngd_theory.sweeps.commands import add_commands
+from ngd_theory.cli import app
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SHIPPED = sorted(STUDIES.glob("*.toml"))
@@ -13,8 +12,6 @@ SHIPPED = sorted(STUDIES.glob("*.toml"))
 
 @pytest.fixture
 def command():
-    app = typer.Typer()
-    add_commands(app)
     return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
 
 

@@ -1,4 +1,4 @@
-"""What a run ran on, for the manifest."""
+"""What a run ran on."""
 
 import platform
 import subprocess
@@ -12,7 +12,7 @@ import jax
 
 import ngd_theory
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "pandas", "pyarrow", "mlxtend")
+_PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "matplotlib", "pandas", "pyarrow", "mlxtend")
 
 
 def environment() -> dict[str, Any]:

@@ -1,45 +1,21 @@
-"""The ``ngd-theory`` command."""
+"""``ngd-theory verify``."""
 
 import sys
-import traceback
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-import ngd_theory
+from ngd_theory.cli.status import Exit, fail
 from ngd_theory.errors import NGDTheoryError
-from ngd_theory.sweeps.commands import add_commands
-
-app = typer.Typer(
-    add_completion=True,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Check the theory of natural gradient descent in wide neural networks.",
-)
-
-#: Exit status: every applicable claim holds; one fails; the input cannot be run.
-HOLDS, FAILS, BAD_INPUT = 0, 1, 2
-
-
-@app.callback(invoke_without_command=True)
-def main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """Check the theory of natural gradient descent in wide neural networks."""
-    if version:
-        print(ngd_theory.__version__)
-        raise typer.Exit
 
 
 def _split(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
-@app.command()
 def verify(
     dataset: Annotated[
         str, typer.Option(help="mnist, digits, gaussian, cifar10, openml:NAME or PATH.npz")
@@ -103,27 +79,25 @@ def verify(
     try:
         status = _verify(values, out)
     except NGDTheoryError as error:
-        _fail(error, debug)
+        fail(error, debug)
     except OSError as error:
-        _fail(f"cannot write results to {out}: {error}; choose another --out", debug)
+        fail(f"cannot write results to {out}: {error}; choose another --out", debug)
     except MemoryError as error:
-        _fail(f"out of memory ({error}); lower --width or --num-train", debug)
+        fail(f"out of memory ({error}); lower --width or --num-train", debug)
     raise typer.Exit(status)
-
-
-add_commands(app)
 
 
 def _verify(values: dict, out: Path) -> int:
     import jax
 
     from ngd_theory import claims, report
+    from ngd_theory.files import check_output_folder
     from ngd_theory.threads import limit_blas_threads
 
     settings = claims.parse(values)
     limit_blas_threads()
     jax.config.update("jax_enable_x64", settings.precision == "float64")
-    report.check_output_folder(out)
+    check_output_folder(out)
     errors = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
@@ -158,20 +132,4 @@ def _verify(values: dict, out: Path) -> int:
         f"Results in {out}/: result.json, dynamics.png, isotropy.png",
         soft_wrap=True,
     )
-    return HOLDS if found.holds else FAILS
-
-
-def _fail(error: Exception | str, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exc()
-    print(f"ngd-theory: {error}", file=sys.stderr)
-    raise typer.Exit(BAD_INPUT)
-
-
-def app_main() -> None:
-    """Entry point of the console script."""
-    app(prog_name="ngd-theory")
-
-
-if __name__ == "__main__":
-    app_main()
+    return Exit.HOLDS if found.holds else Exit.FAILS

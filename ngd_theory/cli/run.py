@@ -1,4 +1,4 @@
-"""The commands ``run`` and ``list``."""
+"""``ngd-theory run`` and ``ngd-theory list``."""
 
 import sys
 import time
@@ -14,19 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from ngd_theory.cli.status import Exit, fail
 from ngd_theory.errors import NGDTheoryError
-
-#: Exit status: everything came out as expected; something did not or a cell failed; bad input.
-AS_EXPECTED, NOT_AS_EXPECTED, BAD_INPUT = 0, 1, 2
 
 #: Seconds between two plain progress lines.
 _PACE = 5.0
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Add ``run`` and ``list`` to a command-line application."""
-    app.command("run")(run)
-    app.command("list")(list_)
 
 
 def run(
@@ -44,10 +36,7 @@ def run(
     try:
         status = _run(study, folder)
     except (NGDTheoryError, OSError) as error:
-        if debug:
-            raise
-        print(f"ngd-theory: {error}", file=sys.stderr)
-        raise typer.Exit(BAD_INPUT) from None
+        fail(error, debug)
     raise typer.Exit(status)
 
 
@@ -60,11 +49,10 @@ def list_(
     try:
         studies = sweeps.list_studies(folder)
     except NGDTheoryError as error:
-        print(f"ngd-theory: {error}", file=sys.stderr)
-        raise typer.Exit(BAD_INPUT) from None
+        fail(error, debug=False)
     for one in studies:
         print(one.line)
-    raise typer.Exit(BAD_INPUT if any(one.error for one in studies) else AS_EXPECTED)
+    raise typer.Exit(Exit.BAD_INPUT if any(one.error for one in studies) else Exit.HOLDS)
 
 
 def _run(path: Path, out: Path) -> int:
@@ -91,7 +79,7 @@ def _run(path: Path, out: Path) -> int:
         f"{len(summary.failures)} failed in {summary.seconds:.1f} s. Results in {escape(str(out))}/",
         soft_wrap=True,
     )
-    return AS_EXPECTED if summary.holds else NOT_AS_EXPECTED
+    return Exit.HOLDS if summary.holds else Exit.FAILS
 
 
 def _table(verdicts) -> Table:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ngd_theory.errors import InputError
+
 #: End of the temporary names of `written`.
 PART = ".part"
 
@@ -38,3 +40,18 @@ def set_aside(path: Path, folder: Path) -> Path:
         target, count = folder / f"{path.name}.{count}", count + 1
     os.replace(path, target)
     return target
+
+
+def check_output_folder(path: Path) -> None:
+    """Check, without making it, that the folder ``path`` can be made and written.
+
+    Raises
+    ------
+    InputError
+        If it or its nearest existing parent is a file or not writable.
+    """
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot write results to {path}: {there} is a file; choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write results to {path}: no permission to write in {there}")

@@ -5,8 +5,7 @@ import os
 import pytest
 
 from ngd_theory.errors import InputError
-from ngd_theory.report import check_output_folder
-from ngd_theory.report.files import written
+from ngd_theory.files import check_output_folder, written
 
 
 class InterruptedWritingError(Exception):

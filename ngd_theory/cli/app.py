@@ -1,0 +1,36 @@
+"""The application and its subcommands."""
+
+from typing import Annotated
+
+import typer
+
+import ngd_theory
+from ngd_theory.cli.run import list_, run
+from ngd_theory.cli.verify import verify
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Check the theory of natural gradient descent in wide neural networks.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Check the theory of natural gradient descent in wide neural networks."""
+    if version:
+        print(ngd_theory.__version__)
+        raise typer.Exit
+
+
+for name, command in {"verify": verify, "run": run, "list": list_}.items():
+    app.command(name)(command)
+
+
+def app_main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="ngd-theory")
