@@ -10,6 +10,7 @@ from ngd_theory import losses
 from ngd_theory.dynamics.checks import check_schedule, check_targets
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.fisher import Approximation
+from ngd_theory.fisher.damping import as_damping
 from ngd_theory.networks import Linearization
 
 
@@ -68,7 +69,14 @@ def predict(
         test_outputs = None if at is None else at.outputs
         return predict_from_maps(k, lin.outputs, targets, step_size, num_steps, q, test_outputs)
     outputs, test, distances, moved = _recursion(
-        approximation, lin, targets, step_size, num_steps, damping, at, objective
+        approximation,
+        lin,
+        targets,
+        jnp.asarray(step_size, lin.outputs.dtype),
+        num_steps,
+        as_damping(damping),
+        at,
+        objective,
     )
     values = jax.vmap(lambda f: objective.value(f, targets))(outputs)
     return Trajectory(outputs, test, values, distances, displacement=moved)
@@ -138,28 +146,22 @@ def _geometric_sums(rates, factors):
     return jnp.where(small, series, (1 - factors) / safe)
 
 
+@partial(jax.jit, static_argnames=("num_steps", "objective"))
 def _recursion(approximation, lin, targets, step_size, num_steps, damping, at, objective):
-    at_all = at if at is not None else lin
+    """Outputs at ``lin`` and ``at``, distances, all (num_steps + 1, ...), and the final displacement."""
 
-    @jax.jit
-    def run(approximation, lin, at, targets, step_size, damping):
-        def step(state, _):
-            f, f_at, moved = state
-            here = Linearization(f, lin.layers)
-            residual = objective.residual(f, targets)
-            gradient = approximation.natural_gradient(here, residual, damping)
-            f = f - step_size * lin.jvp(gradient)
-            f_at = f_at - step_size * at.jvp(gradient)
-            moved = jax.tree.map(lambda m, g: m - step_size * g, moved, gradient)
-            distance = jnp.sqrt(sum(jnp.sum(m**2) for m in jax.tree.leaves(moved)))
-            return (f, f_at, moved), (f, f_at, distance)
+    def step(state, _):
+        f, f_at, moved = state
+        here = Linearization(f, lin.layers)
+        gradient = approximation.natural_gradient(here, objective.residual(f, targets), damping)
+        f = f - step_size * lin.jvp(gradient)
+        f_at = None if at is None else f_at - step_size * at.jvp(gradient)
+        moved = jax.tree.map(lambda m, g: m - step_size * g, moved, gradient)
+        distance = jnp.sqrt(sum(jnp.sum(m**2) for m in jax.tree.leaves(moved)))
+        return (f, f_at, moved), (f, f_at, distance)
 
-        nowhere = jax.tree.map(jnp.zeros_like, lin.vjp(jnp.zeros_like(lin.outputs)))
-        start = lin.outputs, at.outputs
-        (_, _, moved), rest = jax.lax.scan(step, (*start, nowhere), length=num_steps)
-        first = (*start, jnp.zeros((), lin.outputs.dtype))
-        return *jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest), moved
-
-    step_size = jnp.asarray(step_size, lin.outputs.dtype)
-    outputs, test, *rest = run(approximation, lin, at_all, targets, step_size, damping)
-    return outputs, None if at is None else test, *rest
+    nowhere = jax.tree.map(jnp.zeros_like, lin.vjp(jnp.zeros_like(lin.outputs)))
+    start = lin.outputs, None if at is None else at.outputs
+    (_, _, moved), rest = jax.lax.scan(step, (*start, nowhere), length=num_steps)
+    first = (*start, jnp.zeros((), lin.outputs.dtype))
+    return *jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest), moved
