@@ -55,6 +55,8 @@ class Evidence:
         Machine epsilon of the run's precision.
     seconds : float
         Wall time of this approximation, compilation included.
+    limit : Trajectory or None
+        Prediction of the infinitely wide network from the same outputs, where it was asked for.
     """
 
     approximation: Approximation
@@ -79,6 +81,7 @@ class Evidence:
     ntk_condition: float
     epsilon: float
     seconds: float
+    limit: Trajectory | None = None
 
     @property
     def name(self) -> str:

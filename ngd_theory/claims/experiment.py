@@ -202,6 +202,22 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
     if mse and constant is not None:
         near = edge_targets(lin.outputs, targets)
         beyond = train(near, EDGE_SCALE / constant, EDGE_STEPS, None)
+    limit = None
+    # The entry-wise map has no limit: it depends on single weights.
+    if settings.kernel == "infinite" and name != "entry-wise":
+        limit = dynamics.predict_limit(
+            approximation,
+            run.network,
+            jnp.asarray(run.dataset.inputs, k.dtype),
+            lin.outputs,
+            targets,
+            step_size,
+            settings.steps,
+            damping,
+            x_test,
+            None if run.at is None else run.at.outputs,
+            key=jax.random.key(settings.seed),
+        )
     moved, furthest = prediction.displacement, prediction.displacement
     if mse:
         reach = jnp.linalg.norm(
@@ -239,6 +255,7 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
         ntk_condition=run.ntk_condition,
         epsilon=float(jnp.finfo(k.dtype).eps),
         seconds=time.perf_counter() - start,
+        limit=limit,
     )
     return evidence, np.asarray(k)
 

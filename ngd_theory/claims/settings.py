@@ -42,6 +42,7 @@ class Settings(BaseModel):
     input_dim: PositiveInt | None = None
     output_dim: PositiveInt | None = None
     data_dir: Path | None = None
+    kernel: Literal["empirical", "infinite"] = "empirical"
 
     @field_validator("activation")
     @classmethod
@@ -74,6 +75,8 @@ class Settings(BaseModel):
                 f"{', '.join(sorted(unfit))} cannot be predicted under {self.loss}; choose from "
                 + ", ".join(self._available())
             )
+        if self.kernel == "infinite" and self.loss != "mse":
+            raise InputError("--kernel infinite predicts under mse only; use --kernel empirical")
         return self
 
     def _available(self) -> tuple[str, ...]:

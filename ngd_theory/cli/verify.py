@@ -47,6 +47,10 @@ def verify(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of original MNIST or CIFAR-10 files.")
     ] = None,
+    kernel: Annotated[
+        str,
+        typer.Option(help="empirical, or infinite: predict with the infinite width's kernels too."),
+    ] = "empirical",
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/verify"),
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
@@ -75,6 +79,7 @@ def verify(
         "input_dim": input_dim,
         "output_dim": output_dim,
         "data_dir": data_dir,
+        "kernel": kernel,
     }
     try:
         status = _verify(values, out)

@@ -1,7 +1,8 @@
 """Floor 4: function-space predictions and parameter-space training."""
 
+from ngd_theory.dynamics.limit import predict_limit
 from ngd_theory.dynamics.predict import predict, predict_from_maps
 from ngd_theory.dynamics.train import train
 from ngd_theory.dynamics.trajectory import Trajectory
 
-__all__ = ["Trajectory", "predict", "predict_from_maps", "train"]
+__all__ = ["Trajectory", "predict", "predict_from_maps", "predict_limit", "train"]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ngd_theory import losses
 from ngd_theory.claims import Report
+from ngd_theory.dynamics import Trajectory
 from ngd_theory.files import written
 from ngd_theory.report.style import RC, colour, label, marker
 
@@ -26,8 +27,12 @@ def draw_dynamics(report: Report, path: Path) -> None:
         floor = 1e-16 if report.settings.precision == "float64" else 1e-9
         for axis, split in zip(axes, ("training", "test"), strict=False):
             for name in report.evidence:
-                measured, predicted = losses_of(report, name, split)
-                axis.plot(np.maximum(predicted, floor), "--", color=colour(name), lw=1.2, zorder=2)
+                measured, *theory = losses_of(report, name, split)
+                for curve, dashes in zip(theory, ("--", ":"), strict=True):
+                    if curve is not None:
+                        curve = np.maximum(curve, floor)
+                        axis.plot(curve, dashes, color=colour(name), lw=1.2, zorder=2)
+                assert measured is not None
                 axis.plot(
                     np.maximum(measured, floor),
                     linestyle="none",
@@ -43,6 +48,8 @@ def draw_dynamics(report: Report, path: Path) -> None:
             axis.set_title(f"{split} loss")
             axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0].plot([], [], "--", color="0.4", label="prediction")
+        if report.settings.kernel == "infinite":
+            axes[0].plot([], [], ":", color="0.4", label="infinite width")
         figure.legend(loc="outside right center")
         figure.suptitle(
             f"{report.dataset.name}, N = {report.dataset.num_train}, depth {report.network.depth}, "
@@ -87,15 +94,19 @@ def draw_isotropy(report: Report, path: Path) -> None:
             figure.savefig(temporary, format="png")
 
 
-def losses_of(report: Report, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(measured, predicted) losses of an approximation on "training" or "test" at every step."""
+def losses_of(report: Report, name: str, split: str) -> tuple[np.ndarray | None, ...]:
+    """Losses of an approximation on "training" or "test" at every step: measured, predicted, limit.
+
+    The last is that of the infinitely wide network, None where it was not asked for or there is none.
+    """
     evidence = report.evidence[name]
+    trajectories = (evidence.training, evidence.prediction, evidence.limit)
+    return tuple(None if t is None else _losses(report, t, split) for t in trajectories)
+
+
+def _losses(report: Report, trajectory: Trajectory, split: str) -> np.ndarray:
     if split == "training":
-        return np.asarray(evidence.training.losses), np.asarray(evidence.prediction.losses)
+        return np.asarray(trajectory.losses)
     loss = losses.by_name(report.settings.loss)
     targets = jnp.asarray(report.dataset.test_targets)
-    measured, predicted = (
-        np.array([float(loss.value(f, targets)) for f in jnp.asarray(t.test_outputs)])
-        for t in (evidence.training, evidence.prediction)
-    )
-    return measured, predicted
+    return np.array([float(loss.value(f, targets)) for f in jnp.asarray(trajectory.test_outputs)])

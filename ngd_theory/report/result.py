@@ -12,6 +12,9 @@ from ngd_theory.environment import environment
 from ngd_theory.files import write_json
 from ngd_theory.report.figures import losses_of
 
+#: What `losses_of` gives; "infinite" is null unless it was asked for.
+_CURVES = ("measured", "predicted", "infinite")
+
 
 def write_result(report: Report, path: Path) -> None:
     """Write everything a run found, and what it ran on, to ``path``."""
@@ -43,15 +46,14 @@ def _evidence(report: Report, name: str) -> dict[str, Any]:
     e = report.evidence[name]
     test = None
     if report.dataset.num_test:
-        measured, predicted = losses_of(report, name, "test")
-        test = {"measured": measured, "predicted": predicted}
+        test = dict(zip(_CURVES, losses_of(report, name, "test"), strict=True))
     return {
         "damping": e.damping,
         "step_size": e.step_size,
         "constant": {"predicted": e.constant, "measured": e.isotropy.constant},
         "dispersion": e.isotropy.dispersion,
         "eigenvalues": e.spectrum,
-        "train_loss": {"measured": e.training.losses, "predicted": e.prediction.losses},
+        "train_loss": dict(zip(_CURVES, losses_of(report, name, "training"), strict=True)),
         "test_loss": test,
         "outputs": {"measured": e.training.outputs[-1], "predicted": e.prediction.outputs[-1]},
         "parameter_distance": {

@@ -29,8 +29,8 @@ def number(value) -> str:
     return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def _pair(measured, predicted) -> Text:
-    return Text(f"{number(measured)}\n{number(predicted)}", justify="right")
+def _stack(*values) -> Text:
+    return Text("\n".join(number(v) for v in values), justify="right")
 
 
 def _approximations(report: Report) -> Table:
@@ -48,26 +48,30 @@ def _approximations(report: Report) -> Table:
     table.add_column("moved", justify="right")
     table.add_column("s", justify="right")
     for name, e in report.evidence.items():
-        measured, predicted = losses_of(report, name, "training")
-        cells = [_pair(e.isotropy.constant, e.constant), number(e.isotropy.dispersion)]
-        cells += [_pair(_at(measured, step), _at(predicted, step)) for step in shown]
+        # Measured and predicted; below them the infinite width, if it was asked for.
+        lines = 3 if report.settings.kernel == "infinite" else 2
+        curves = losses_of(report, name, "training")[:lines]
+        cells = [_stack(e.isotropy.constant, e.constant), number(e.isotropy.dispersion)]
+        cells += [_stack(*(_at(curve, step) for curve in curves)) for step in shown]
         if has_test:
-            cells.append(_pair(*(curve[-1] for curve in losses_of(report, name, "test"))))
+            tests = losses_of(report, name, "test")[:lines]
+            cells.append(_stack(*(_at(curve, -1) for curve in tests)))
         moved = e.training.parameter_distances
-        cells.append(_pair(None if moved is None else moved[-1], e.predicted_distance))
+        cells.append(_stack(None if moved is None else moved[-1], e.predicted_distance))
         table.add_row(name, *cells, f"{e.seconds:.1f}")
     return table
 
 
 def _at(curve, step):
-    return curve[step] if step < len(curve) else None
+    return None if curve is None or step >= len(curve) else curve[step]
 
 
 def _legend(report: Report) -> Text:
     s = report.settings
     return Text(
-        "Upper line measured, lower line predicted. "
-        f"loss: training loss after each step at ηα = {s.step_scale:g} (without an α: at "
+        "Upper line measured, lower line predicted"
+        + (", third the infinite width's prediction. " if s.kernel == "infinite" else ". ")
+        + f"loss: training loss after each step at ηα = {s.step_scale:g} (without an α: at "
         f"η λ_max(K) = {s.step_scale:g}); test loss after the last. dispersion: of K, 0 if isotropic. "
         f"moved: ‖θ_T − θ_0‖. Damping {s.damping:g} (K-FAC: its square, whose root damps each factor).",
         style="dim",

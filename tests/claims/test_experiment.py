@@ -56,6 +56,25 @@ def test_no_claim_fails_outside_its_premises(changes):
     assert any(v.status is Status.PASS for v in verdicts)
 
 
+def test_the_infinite_width_is_predicted_from_the_same_outputs_where_it_is_asked_for(real):
+    assert all(e.limit is None for e in real.evidence.values())
+    changes = {"num_test": 8, "approximations": (), "kernel": "infinite"}
+    found = claims.verify(parse({**SMALL, **changes})).evidence
+    assert found["entry-wise"].limit is None
+    for name in ("identity", "exact", "block-diagonal", "block-tridiagonal", "kfac", "unit-wise"):
+        limit, own = found[name].limit, found[name].prediction
+        np.testing.assert_allclose(limit.outputs[0], own.outputs[0], atol=1e-12)
+        distance = np.linalg.norm(limit.test_outputs[-1] - own.test_outputs[-1])
+        travelled = np.linalg.norm(own.test_outputs[-1] - own.test_outputs[0])
+        # Near, and not the same: kernels of width 256 are some M^(-1/2) off, which solves amplify.
+        assert 1e-3 < distance / travelled < 1, name
+
+
+def test_the_infinite_width_is_not_predicted_under_cross_entropy():
+    with pytest.raises(InputError, match="--kernel infinite predicts under mse only"):
+        parse({"loss": "cross-entropy", "kernel": "infinite"})
+
+
 def test_every_approximation_has_evidence_a_map_and_its_constant(real):
     assert list(real.evidence) == list(real.maps) == list(fisher.APPROXIMATIONS)
     for name, k in real.maps.items():

@@ -105,3 +105,12 @@ def test_at_most_six_steps_are_shown_the_last_among_them(report, steps):
     shown = [int(w) for w in header.replace("loss 0", "0").split() if w.isdigit()]
     assert len(shown) == min(steps + 1, 6)
     assert shown[0] == 0 and shown[-1] == steps
+
+
+def test_the_infinite_width_is_a_third_line_where_it_was_asked_for(report):
+    assert "infinite width" not in printed(report, 160)
+    evidence = {n: replace(e, limit=e.prediction) for n, e in report.evidence.items()}
+    settings = report.settings.model_copy(update={"kernel": "infinite"})
+    shown = printed(replace(report, evidence=evidence, settings=settings), 160)
+    assert "third the infinite width's prediction" in shown
+    assert shown.count("\n") == printed(report, 160).count("\n") + len(evidence)

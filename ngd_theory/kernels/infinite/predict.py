@@ -9,7 +9,7 @@ every initialisation, and ``f_0 ~ GP(0, NNGP)``. So f_t is Gaussian over initial
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ NUM_UNITS = 1000
 class Approximation(Protocol):
     """What is used of a Fisher approximation of `ngd_theory.fisher`."""
 
-    name: str
+    name: ClassVar[str]
 
     def function_space_map(self, lin, damping, at=None) -> Array:
         """Of a linearisation, as in `ngd_theory.fisher.Approximation`."""
