@@ -14,12 +14,14 @@ from ngd_theory.claims.experiment import load_data as load_data
 from ngd_theory.claims.experiment import make_approximation as make_approximation
 from ngd_theory.errors import InputError, SingularKernelError
 from ngd_theory.fisher import Approximation
-from ngd_theory.kernels import ntk
+from ngd_theory.kernels import infinite, ntk
 from ngd_theory.sweeps.cells import Cell
 from ngd_theory.sweeps.premises import broken_premise
 
 #: Measurements that need the network trained.
-_TRAINED = frozenset(("trajectory", "gap", "movement", "kernel-drift"))
+_TRAINED = frozenset(("trajectory", "gap", "rivals", "movement", "kernel-drift", "limit"))
+#: Units a layer that the infinite-width unit-wise map is averaged over.
+_LIMIT_UNITS = 20_000
 
 _linearize = jax.jit(networks.linearize, static_argnums=0)
 _kernel = jax.jit(lambda lin: ntk(lin) / lin.num_samples)
@@ -60,7 +62,10 @@ def measure_cell(cell: Cell) -> list[dict[str, Any]]:
     if dataset.num_test and _TRAINED & set(cell.measure):
         at = _linearize(net, params, jnp.asarray(dataset.test_inputs, dtype))
     experiment = _Experiment(cell, dataset, net, params, lin, at)
-    return [row for name in settings.chosen_approximations for row in experiment.rows(name)]
+    rows = [row for name in settings.chosen_approximations for row in experiment.rows(name)]
+    if "rivals" in cell.measure:
+        experiment.compare(rows)
+    return rows
 
 
 def _data_settings(settings: Settings) -> Settings:
@@ -84,6 +89,8 @@ class _Experiment:
         self.dataset, self.net, self.params, self.lin, self.at = dataset, net, params, lin, at
         self.targets = jnp.asarray(dataset.targets, lin.outputs.dtype)
         self.kernel = np.asarray(_kernel(lin))
+        #: Final test outputs by approximation: trained, predicted.
+        self.finals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """One approximation's rows."""
@@ -144,6 +151,11 @@ class _Experiment:
             columns |= self._trajectory_columns(trained, predicted)
         if "gap" in self.wanted:
             columns |= self._gap_columns(trained, predicted)
+        if "rivals" in self.wanted and trained.num_steps == predicted.num_steps:
+            final, expected = (np.asarray(t.test_outputs)[-1] for t in (trained, predicted))
+            self.finals[approximation.name] = final, expected
+        if "limit" in self.wanted:
+            columns |= self._limit_columns(approximation, trained, step_size, damping)
         if "movement" in self.wanted:
             distances = np.asarray(trained.parameter_distances)
             norm = np.sqrt(sum(float(jnp.sum(p**2)) for p in jax.tree.leaves(self.params)))
@@ -157,6 +169,46 @@ class _Experiment:
             {name: _plain(values[t]) for name, values in columns.items() if t < len(values)}
             for t in range(length)
         ]
+
+    def compare(self, rows: list[dict[str, Any]]) -> None:
+        """Fill ``rival_ratio`` in the last row of every approximation that did not diverge."""
+        last = {row["approximation"]: row for row in rows}
+        for name, (final, predicted) in self.finals.items():
+            others = [p for rival, (_, p) in self.finals.items() if rival != name]
+            if others:
+                nearest = min(float(np.linalg.norm(final - p)) for p in others)
+                own = float(np.linalg.norm(final - predicted))
+                last[name]["rival_ratio"] = own / nearest if nearest > 0 else np.inf
+
+    def _limit_columns(
+        self, approximation: Approximation, trained, step_size: float, damping: float
+    ) -> dict[str, Any]:
+        lin, dtype = self.lin, self.lin.outputs.dtype
+        x = jnp.asarray(self.dataset.inputs, dtype)
+        each = jnp.eye(lin.output_dim, dtype=dtype)
+        limit = jnp.kron(infinite.ntk(self.net, x), each) / lin.num_samples
+        distance = float(np.linalg.norm(self.kernel - limit) / np.linalg.norm(limit))
+        columns: dict[str, Any] = {"kernel_distance": [distance] * (trained.num_steps + 1)}
+        if approximation.name == "entry-wise":
+            return columns  # its map has no limit
+        at_test = ()
+        if self.at is not None:
+            at_test = (jnp.asarray(self.dataset.test_inputs, dtype), self.at.outputs)
+        predicted = dynamics.predict_limit(
+            approximation,
+            self.net,
+            x,
+            lin.outputs,
+            self.targets,
+            step_size,
+            self.settings.steps,
+            damping,
+            *at_test,
+            key=jax.random.key(self.settings.seed),
+            num_units=_LIMIT_UNITS,
+        )
+        gaps = self._gap_columns(trained, predicted)
+        return columns | {f"limit_{name}": values for name, values in gaps.items()}
 
     def _predict(self, approximation: Approximation, k, step_size: float, damping: float):
         steps, loss = self.settings.steps, self.settings.loss

@@ -16,7 +16,16 @@ from ngd_theory.sweeps.premises import PREMISES, broken_premise
 from ngd_theory.sweeps.statistics import Rule
 from ngd_theory.sweeps.table import COLUMNS, CONFIG_COLUMNS
 
-Measurement = Literal["isotropy", "trajectory", "gap", "movement", "kernel-drift", "eigenvalues"]
+Measurement = Literal[
+    "isotropy",
+    "trajectory",
+    "gap",
+    "rivals",
+    "movement",
+    "kernel-drift",
+    "eigenvalues",
+    "limit",
+]
 Premise = Literal["coupling", "input-rank", "width"]
 Statistic = Literal["exponent", "max", "min", "mean", "rate", "rate-error"]
 
@@ -32,9 +41,11 @@ DATA = (
 GRID = tuple(
     name
     for name in Settings.model_fields
-    if name not in ("approximations", "precision", "data_dir")
+    if name not in ("approximations", "precision", "data_dir", "kernel")
 )
 
+#: Measurements whose prediction is that of a fixed map.
+_MSE_MEASUREMENTS = frozenset(("rivals", "limit"))
 #: Grid points named in one error.
 _SHOWN = 3
 
@@ -167,6 +178,14 @@ class Study(BaseModel):
                     f"of it in the grid"
                 )
         cells = self.cells()
+        for name in _MSE_MEASUREMENTS & set(self.measure):
+            if any(cell.settings.loss != "mse" for cell in cells):
+                raise InputError(f"measure {name!r} is defined for the MSE loss only")
+        if "rivals" in self.measure:
+            if len(self.approximations) < 2:
+                raise InputError("measure 'rivals' takes at least two approximations")
+            if any(not cell.settings.num_test for cell in cells):
+                raise InputError("measure 'rivals' compares test outputs: set data.num_test")
         for claim in self.claims:
             for name, value in claim.where.items():
                 known = dict.fromkeys(getattr(cell.settings, name) for cell in cells)

@@ -54,16 +54,25 @@ COLUMNS: dict[str, Column] = {
     "diverged": Column("bool", "training was stopped there: its loss grew without bound"),
     "gap": _float("||f_t - f_t^predicted||_F / scale; scale ||f_0 - y||_F under MSE", "gap"),
     "test_gap": _float("the same on the test set, per sample", "gap"),
+    "rival_ratio": _float(
+        "test_gap over the distance to the nearest prediction of another approximation, last step",
+        "rivals",
+    ),
     "movement": _float("||theta_t - theta_0|| / ||theta_0||", "movement"),
     "distance": _float("||theta_t - theta_0||", "movement"),
     "kernel_drift": _float("||Theta_T - Theta_0||_F / ||Theta_0||_F, last step", "kernel-drift"),
+    "kernel_distance": _float(
+        "||Theta - Theta_inf||_F / ||Theta_inf||_F at initialisation", "limit"
+    ),
+    "limit_gap": _float("gap to the infinite-width prediction from the same f_0", "limit"),
+    "limit_test_gap": _float("the same on the test set, per sample", "limit"),
     "ntk_min": _float("smallest eigenvalue of Theta at initialisation", "eigenvalues"),
     "ntk_max": _float("largest eigenvalue of Theta at initialisation", "eigenvalues"),
 }
 
 #: Settings that are columns too.
 CONFIG_COLUMNS: tuple[str, ...] = tuple(
-    name for name in Settings.model_fields if name not in ("approximations", "data_dir")
+    name for name in Settings.model_fields if name not in ("approximations", "data_dir", "kernel")
 )
 
 

@@ -1,7 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ngd_theory
 from ngd_theory import claims
 from ngd_theory.claims import Settings
 from ngd_theory.claims.evidence import sup_gap
@@ -24,9 +26,18 @@ SETTINGS = Settings(
 )
 
 
+#: So that the exact method has a rival.
+BOTH = SETTINGS.model_copy(update={"approximations": ("exact", "block-diagonal")})
+
+
 @pytest.fixture(scope="module")
-def rows():
-    return measure_cell(Cell(SETTINGS, MEASUREMENTS))
+def all_rows():
+    return measure_cell(Cell(BOTH, MEASUREMENTS))
+
+
+@pytest.fixture(scope="module")
+def rows(all_rows):
+    return [row for row in all_rows if row["approximation"] == "exact"]
 
 
 def test_every_column_is_known_and_filled(rows):
@@ -49,8 +60,58 @@ def test_numbers_are_those_that_verify_finds(rows, monkeypatch):
     assert last["ntk_max"] / last["ntk_min"] == pytest.approx(evidence.ntk_condition, rel=1e-8)
 
 
-def test_measuring_twice_gives_the_same_numbers(rows):
-    assert measure_cell(Cell(SETTINGS, MEASUREMENTS)) == rows
+def test_measuring_twice_gives_the_same_numbers(all_rows):
+    assert measure_cell(Cell(BOTH, MEASUREMENTS)) == all_rows
+
+
+def test_the_rival_ratio_is_that_of_the_distances_to_the_predictions(all_rows, monkeypatch):
+    monkeypatch.setattr("ngd_theory.claims.experiment.judge", lambda evidence: ())
+    found = claims.verify(BOTH).evidence
+    for name, rival in (("exact", "block-diagonal"), ("block-diagonal", "exact")):
+        final = found[name].training.test_outputs[-1]
+        own, other = (
+            jnp.linalg.norm(final - found[n].prediction.test_outputs[-1]) for n in (name, rival)
+        )
+        (last,) = (r for r in all_rows if r["approximation"] == name and r["step"] == 2)
+        assert last["rival_ratio"] == pytest.approx(float(own / other), rel=1e-8)
+
+
+def relu_ntk(x1, x2):
+    """Two-layer ReLU NTK with sigma_w^2 = 2, in closed form (Cho & Saul 2009)."""
+    h = 2 * x1 @ x2.T / x1.shape[1]
+    s = 2 * np.outer(np.linalg.norm(x1, axis=1), np.linalg.norm(x2, axis=1)) / x1.shape[1]
+    angle = np.arccos(np.clip(h / s, -1, 1))
+    last = s * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi
+    return last + h * (np.pi - angle) / np.pi
+
+
+def test_the_limit_is_the_closed_form_of_the_infinitely_wide_network(monkeypatch):
+    settings = SETTINGS.model_copy(update={"step_scale": 1.0, "steps": 1, "width": 64})
+    rows = measure_cell(Cell(settings, ("limit",)))
+    monkeypatch.setattr("ngd_theory.claims.experiment.judge", lambda evidence: ())
+    report = claims.verify(settings)
+    evidence, x, x_test = (
+        report.evidence["exact"],
+        report.dataset.inputs,
+        report.dataset.test_inputs,
+    )
+    theta = relu_ntk(x, x)
+    initial, final = (np.asarray(evidence.training.test_outputs[t]) for t in (0, 1))
+    residual = np.asarray(evidence.training.outputs[0]) - evidence.targets
+    expected = initial - relu_ntk(x_test, x) @ np.linalg.solve(theta, residual)
+    gap = np.linalg.norm(final - expected) / np.linalg.norm(residual) * (5 / 3) ** 0.5
+    assert rows[1]["limit_test_gap"] == pytest.approx(gap, rel=1e-5)  # damping 1e-8
+    network = ngd_theory.networks.mlp(8, [64], 1)
+    params = network.init(jax.random.key(0))
+    finite = ngd_theory.kernels.ntk(ngd_theory.networks.linearize(network, params, jnp.asarray(x)))
+    distance = np.linalg.norm(finite - theta) / np.linalg.norm(theta)
+    assert rows[0]["kernel_distance"] == pytest.approx(distance, rel=1e-8)
+
+
+def test_the_entry_wise_map_has_no_limit():
+    settings = SETTINGS.model_copy(update={"approximations": ("entry-wise",), "steps": 1})
+    (_, last) = measure_cell(Cell(settings, ("limit",)))
+    assert last["kernel_distance"] > 0 and "limit_gap" not in last
 
 
 def test_isotropy_alone_is_one_row_without_training():

@@ -46,6 +46,9 @@ def test_lists_of_damping_and_step_scales_are_axes(make_study):
         ({"claims": [{**CLAIM, "where": {"seed": 9}}]}, ["where.seed = 9", "0, 1, 2"]),
         ({"claims": [{**CLAIM, "colour": 1}]}, ["claims.0.colour", "unknown key", "statistic"]),
         ({"loss": "cross-entropy", "approximations": ["kfac"]}, ["kfac", "cross-entropy"]),
+        ({"loss": "cross-entropy", "measure": ["limit"]}, ["'limit'", "MSE"]),
+        ({"measure": ["rivals"]}, ["'rivals'", "two approximations"]),
+        ({"measure": ["rivals"], "approximations": ["exact", "kfac"]}, ["data.num_test"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(values, changes, words):
