@@ -71,8 +71,8 @@ $(UV): $(INSTALLED)
 	@$(PIP) install uv
 
 lock: $(UV) ## bring requirements/ up to date with pyproject.toml (LOCK_ARGS=--upgrade)
-	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra test --extra infinite --group build \
-		--override requirements/overrides.txt -o requirements/lock.txt
+	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra test --extra infinite --extra cluster \
+		--group build --override requirements/overrides.txt -o requirements/lock.txt
 	@$(COMPILE) $(LOCK_ARGS) --group lint -c requirements/lock.txt -o requirements/lint.txt
 
 # Every JAX that the neural-tangents bridge is said to serve, in environments of its own.
@@ -93,7 +93,7 @@ compat: $(UV) ## run the neural-tangents tests on every JAX supported
 # Old releases warn about newer ones of what they use in turn: here warnings are no errors.
 lowest: $(UV) ## run the tests on the oldest dependencies allowed (Python 3.11)
 	@$(UV) --no-config run --isolated --no-project --python 3.11 --resolution lowest-direct \
-		--with-editable '.[test]' python -m pytest -W default $(PYTEST_ARGS)
+		--with-editable '.[test,cluster]' python -m pytest -W default $(PYTEST_ARGS)
 
 clean: ## remove .venv, caches and results
 	rm -rf $(VENV) results build dist .pytest_cache .ruff_cache .hypothesis

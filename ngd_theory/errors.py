@@ -17,6 +17,10 @@ class NotPredictedError(NGDTheoryError, LookupError):
     """The theory states no value for what was asked (no isotropy constant, no closed form)."""
 
 
+class MissingDependencyError(NGDTheoryError, ImportError):
+    """A package that an optional part needs is not installed."""
+
+
 def choose(table, name, what):
     """Look ``name`` up in ``table``; an unknown name lists the known ones.
 

@@ -26,6 +26,13 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Results folder; results/NAME when left out.")
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="local:N for N worker processes, tcp://HOST:PORT for a running Dask cluster; "
+            "this process when left out."
+        ),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Run a study, or go on where it stopped.
@@ -34,7 +41,7 @@ def run(
     """
     folder = out or Path("results") / study.stem
     try:
-        status = _run(study, folder)
+        status = _run(study, folder, scheduler)
     except (NGDTheoryError, OSError) as error:
         fail(error, debug)
     raise typer.Exit(status)
@@ -55,7 +62,7 @@ def list_(
     raise typer.Exit(Exit.BAD_INPUT if any(one.error for one in studies) else Exit.HOLDS)
 
 
-def _run(path: Path, out: Path) -> int:
+def _run(path: Path, out: Path, scheduler: str | None) -> int:
     import jax
 
     from ngd_theory import sweeps
@@ -65,7 +72,7 @@ def _run(path: Path, out: Path) -> int:
     limit_blas_threads()
     jax.config.update("jax_enable_x64", study.precision == "float64")
     with _shown(Console(stderr=True)) as progress:
-        summary = sweeps.run(study, out, progress)
+        summary = sweeps.run(study, out, progress, scheduler=scheduler)
     for aside in summary.set_aside:
         print(f"set aside and recomputed: {aside.path}: {aside.why}", file=sys.stderr)
     for id, error in summary.failures.items():

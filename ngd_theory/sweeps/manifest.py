@@ -9,7 +9,7 @@ from ngd_theory.environment import environment
 from ngd_theory.errors import InputError
 from ngd_theory.files import write_json
 from ngd_theory.sweeps.cells import FORMAT, Cell
-from ngd_theory.sweeps.study import Study
+from ngd_theory.sweeps.study import Study, parse
 
 
 def record(path: Path, study: Study, cells: Iterable[Cell]) -> None:
@@ -58,6 +58,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} has format {manifest.get('format')!r}, not {FORMAT}: choose another --out"
         )
     return manifest
+
+
+def recorded_study(path: Path) -> Study:
+    """The study in the manifest at ``path``.
+
+    Raises
+    ------
+    InputError
+        As `read_manifest`, or if this version refuses the study.
+    """
+    study = read_manifest(path)["study"]
+    try:
+        return parse(study)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:

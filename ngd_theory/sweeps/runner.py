@@ -1,4 +1,4 @@
-"""Run a study: every cell that is not finished, one after the other."""
+"""Run a study: measure every cell that is not finished, and store it."""
 
 import time
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any
 
 from ngd_theory.files import write_json
 from ngd_theory.sweeps.cells import Cell, grouped_by_shape
+from ngd_theory.sweeps.executors import Failure, Measure, Outcome, executor
 from ngd_theory.sweeps.measure import measure_cell
 from ngd_theory.sweeps.store import SetAside, Store, load
 from ngd_theory.sweeps.study import Study, read
@@ -23,7 +24,7 @@ class Progress:
     total, done, reused, failed : int
         Cells of the study; finished ones, of which found finished at the start; failed in this run.
     cell : Cell or None
-        The one about to be measured; None at the end.
+        The first that is not done, being measured or about to be; None at the end.
     """
 
     total: int
@@ -67,7 +68,8 @@ def run(
     study: Study | str | Path,
     out: str | Path,
     progress: Callable[[Progress], None] | None = None,
-    measure: Callable[[Cell], list[dict[str, Any]]] = measure_cell,
+    measure: Measure = measure_cell,
+    scheduler: str | None = None,
 ) -> Summary:
     """Measure every unfinished cell of a study and judge its claims.
 
@@ -81,9 +83,12 @@ def run(
     out : path
         Results folder.
     progress : callable, optional
-        Told the state before every cell and at the end.
+        Told the state at the start and after every cell.
     measure : callable, optional
         Gives a cell's rows.
+    scheduler : str, optional
+        ``local:N``: N worker processes here (a script needs its ``if __name__ == "__main__"``);
+        ``tcp://HOST:PORT``: a running Dask scheduler. Left out, this process measures.
 
     Returns
     -------
@@ -92,31 +97,53 @@ def run(
     Raises
     ------
     InputError
-        For a bad study, a folder of another study, or one that another run holds.
+        For a bad study or scheduler, a folder of another study, or one that another run holds.
+    MissingDependencyError
+        For a scheduler without the package `distributed`.
     """
     start = time.perf_counter()
     study = study if isinstance(study, Study) else read(study)
     cells = study.cells()
     tell = progress or (lambda state: None)
-    store = Store(Path(out))
-    with store.lock():
-        store.record(study, cells)
-        finished, aside = store.finished(cells)
-        failures: dict[str, str] = {}
-        done = reused = len(finished)
-        for cell in grouped_by_shape([c for c in cells if c.id not in finished]):
-            tell(Progress(len(cells), done, reused, len(failures), cell))
-            try:
-                store.write(cell, measure(cell))
-                done += 1
-            except Exception as error:
-                store.write_failure(cell, error)
-                failures[cell.id] = f"{type(error).__name__}: {error}"
-        tell(Progress(len(cells), done, reused, len(failures), None))
-        verdicts = evaluate(study, load(out)) if study.claims else ()
-        write_json(Path(out) / "verdicts.json", [_as_json(v) for v in verdicts])
+    with executor(scheduler) as measured:
+        store = Store(Path(out))
+        with store.lock():
+            store.record(study, cells)
+            finished, aside = store.finished(cells)
+            failures: dict[str, str] = {}
+            done = reused = len(finished)
+            left = grouped_by_shape([cell for cell in cells if cell.id not in finished])
+            waiting = {cell.id: cell for cell in left}
+
+            def report() -> None:
+                first = next(iter(waiting.values()), None)
+                tell(Progress(len(cells), done, reused, len(failures), first))
+
+            report()
+            for cell, outcome in measured(measure, left):
+                failure = _keep(store, cell, outcome)
+                if failure is None:
+                    done += 1
+                else:
+                    failures[cell.id] = failure.error
+                del waiting[cell.id]
+                report()
+            verdicts = evaluate(study, load(out)) if study.claims else ()
+            write_json(Path(out) / "verdicts.json", [_as_json(v) for v in verdicts])
     seconds = time.perf_counter() - start
     return Summary(len(cells), done - reused, reused, failures, tuple(aside), verdicts, seconds)
+
+
+def _keep(store: Store, cell: Cell, outcome: Outcome) -> Failure | None:
+    """Store a cell's rows, or why there are none, which is returned."""
+    if not isinstance(outcome, Failure):
+        try:
+            store.write(cell, outcome)
+            return None
+        except Exception as error:
+            outcome = Failure.of(error)
+    store.write_failure(cell, outcome)
+    return outcome
 
 
 def _as_json(verdict: StudyVerdict) -> dict[str, Any]:

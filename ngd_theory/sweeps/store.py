@@ -9,10 +9,9 @@ lock                 held while a run is on
 """
 
 import json
-import traceback
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pandas as pd
 from ngd_theory.errors import InputError
 from ngd_theory.files import PART, set_aside, write_json, written
 from ngd_theory.sweeps.cells import Cell, canonical
+from ngd_theory.sweeps.executors import Failure
 from ngd_theory.sweeps.lock import locked
 from ngd_theory.sweeps.manifest import read_manifest, record
 from ngd_theory.sweeps.study import Study
@@ -119,16 +119,10 @@ class Store:
             )
         self._failure(cell.id).unlink(missing_ok=True)
 
-    def write_failure(self, cell: Cell, error: Exception) -> None:
+    def write_failure(self, cell: Cell, failure: Failure) -> None:
         """Record why a cell has no rows."""
         write_json(
-            self._failure(cell.id),
-            {
-                "id": cell.id,
-                "error": f"{type(error).__name__}: {error}",
-                "traceback": "".join(traceback.format_exception(error)),
-                "config": cell.config,
-            },
+            self._failure(cell.id), {"id": cell.id, **asdict(failure), "config": cell.config}
         )
 
     def _path(self, id: str) -> Path:

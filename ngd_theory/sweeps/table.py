@@ -5,11 +5,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from ngd_theory.claims import Settings
-from ngd_theory.errors import NGDTheoryError
-
-
-class MissingDependencyError(NGDTheoryError, ImportError):
-    """A package that an optional part needs is not installed."""
+from ngd_theory.errors import MissingDependencyError
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,7 @@ def evaluate(study: Study, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
     verdicts = []
     for claim in study.claims:
         for approximation in claim.approximations or study.approximations:
-            rows: Any = frame[frame["approximation"] == approximation]
-            for name, value in claim.where.items():
-                rows = rows[rows[name] == value]
+            rows = claimed_rows(claim, approximation, frame)
             groups: Any = [((), rows)]
             if claim.each:
                 groups = rows.groupby(list(claim.each), dropna=False)
@@ -75,6 +73,14 @@ def evaluate(study: Study, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
             ]
             verdicts += found or [_judge(claim, approximation, {}, rows)]
     return tuple(verdicts)
+
+
+def claimed_rows(claim: StudyClaim, approximation: str, frame: pd.DataFrame) -> Any:
+    """Rows of one approximation that a claim's ``where`` asks for, within the premises or not."""
+    rows: Any = frame[frame["approximation"] == approximation]
+    for name, value in claim.where.items():
+        rows = rows[rows[name] == value]
+    return rows
 
 
 def _judge(
@@ -103,7 +109,7 @@ def _judge(
 
 def _exponent(claim: StudyClaim, rows: Any) -> Estimate:
     """Power of ``over`` that ``of`` follows, of its largest value over the steps (`power_law`)."""
-    peaks = rows.groupby(["cell", "seed", claim.over])[claim.of].agg(_worst).reset_index()
+    peaks = rows.groupby(["cell", "seed", claim.over])[claim.of].agg(worst).reset_index()
     return power_law(peaks[claim.over], peaks[claim.of], peaks["seed"])
 
 
@@ -117,28 +123,28 @@ def _extreme(reduce: Callable | str) -> Callable[[StudyClaim, Any], Estimate]:
 
 def _rate(claim: StudyClaim, rows: Any) -> Estimate:
     """Factor by which the residual shrinks a step, the largest of each seed's cells."""
-    return seed_mean(_rates(rows).groupby("seed")["rate"].max())
+    return seed_mean(contraction_rates(rows).groupby("seed")["rate"].max())
 
 
 def _rate_error(claim: StudyClaim, rows: Any) -> Estimate:
     """Largest ``abs(rate - abs(1 - eta alpha))`` of each seed's cells."""
-    rates = _rates(rows)
+    rates = contraction_rates(rows)
     errors = (rates["rate"] - (1 - rates["step_scale"]).abs()).abs()
     return seed_mean(errors.groupby(rates["seed"]).max())
 
 
-def _rates(rows: Any) -> pd.DataFrame:
-    """Seed, step scale and rate of every cell (`contraction_rate`)."""
+def contraction_rates(rows: Any) -> pd.DataFrame:
+    """The first row of every cell and, as ``rate``, its residual's `contraction_rate`."""
     rows = rows.sort_values(["cell", "step"])
     cells = rows.drop_duplicates("cell")
     starts = np.flatnonzero(~rows["cell"].duplicated().to_numpy())
     trajectories = np.split(rows["residual"].to_numpy(), starts[1:])
     floors = [1e3 * float(np.finfo(np.dtype(p)).eps) for p in cells["precision"]]
-    rates = [contraction_rate(r, floor) for r, floor in zip(trajectories, floors, strict=True)]
-    return cells[["seed", "step_scale"]].assign(rate=rates)
+    found = [contraction_rate(r, floor) for r, floor in zip(trajectories, floors, strict=True)]
+    return cells.assign(rate=found)
 
 
-def _worst(values: Any) -> float:
+def worst(values: Any) -> float:
     """Largest value measured: infinite ones count, entries that were never measured do not."""
     known = values.dropna()
     return float(known.max()) if len(known) else math.nan
@@ -146,7 +152,7 @@ def _worst(values: Any) -> float:
 
 STATISTICS: dict[str, Callable[[StudyClaim, Any], Estimate]] = {
     "exponent": _exponent,
-    "max": _extreme(_worst),
+    "max": _extreme(worst),
     "min": _extreme("min"),
     "mean": _extreme("mean"),
     "rate": _rate,

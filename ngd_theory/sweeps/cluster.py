@@ -1,0 +1,245 @@
+"""Measure cells by the workers of a Dask cluster, one this process starts or one that is running.
+
+Workers only measure. Rows come back to this process, which alone knows the results folder: what is
+stored, and how a run resumes, do not depend on who measured.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, partial
+from importlib import import_module
+from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jax
+
+import ngd_theory
+from ngd_theory.errors import InputError, MissingDependencyError, NGDTheoryError
+from ngd_theory.sweeps.cells import Cell
+from ngd_theory.sweeps.executors import Executor, Failure, Measure, Outcome, attempt
+from ngd_theory.sweeps.gpus import memory_on_demand, visible_gpus, worker_environments
+from ngd_theory.threads import limit_blas_threads
+
+#: Workers that may die under a cell before it counts as failed.
+LIVES = 3
+#: Seconds: to reach a scheduler and its first worker; between two looks at which workers live; to fetch
+#: rows; to wait, during the run, for a worker to come back.
+_CONNECT, _LOOK, _FETCH, _ALONE = 10, 1.0, 10, 300
+#: Ctrl-C reaches the whole process group; it is this process that ends its workers.
+_IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+_LOST = "the connection to the Dask scheduler was lost: run again to go on"
+
+
+class ClusterError(NGDTheoryError):
+    """The cluster cannot be started, or was lost during the run."""
+
+
+def distributed() -> Any:
+    """Import `distributed` at first use.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
+    try:
+        return import_module("distributed")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"--scheduler needs Dask distributed, which cannot be imported ({error}): "
+            "pip install 'ngd-theory[cluster]'"
+        ) from error
+
+
+@contextmanager
+def local(num_workers: int) -> Iterator[Executor]:
+    """Start worker processes on this machine, one a GPU in turn where there are GPUs."""
+    dask, gpus = distributed(), visible_gpus()
+    quiet, home = logging.CRITICAL, {"host": "127.0.0.1", "dashboard": False}
+    with ExitStack() as stack:
+        stack.enter_context(memory_on_demand(gpus))
+        folder = stack.enter_context(TemporaryDirectory(prefix="ngd-theory-"))
+        # One thread: JAX has its own. No memory limit: Dask's would stop a worker at its share.
+        common = {"nthreads": 1, "memory_limit": None, "local_directory": folder, **home}
+        common |= {"preload": [_IGNORE_INTERRUPTS], "silence_logs": quiet}
+        workers = {
+            i: {"cls": dask.Nanny, "options": {**common, "env": env}}
+            for i, env in enumerate(worker_environments(num_workers, gpus))
+        }
+        # No dashboard, but the HTTP server stays: on a free port, or a second run would warn of the first.
+        scheduler = {"cls": dask.Scheduler, "options": {**home, "dashboard_address": "127.0.0.1:0"}}
+        try:
+            cluster = dask.SpecCluster(workers, scheduler, silence_logs=quiet)
+        except (OSError, RuntimeError) as error:
+            raise ClusterError(f"cannot start {num_workers} worker processes: {error}") from error
+        stack.enter_context(cluster)
+        client = stack.enter_context(dask.Client(cluster, set_as_default=False))
+        yield partial(_outcomes, client)
+
+
+@contextmanager
+def existing(address: str) -> Iterator[Executor]:
+    """Connect to a running Dask scheduler, whose workers have this version of the package."""
+    dask = distributed()
+    with ExitStack() as stack:
+        try:
+            # In a thread: a notebook's has a loop already.
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(asyncio.run, _greet(address)).result()
+            client = dask.Client(address, timeout=_CONNECT, set_as_default=False)
+            stack.enter_context(client)
+            client.wait_for_workers(1, timeout=_CONNECT)
+        except OSError:  # TimeoutError is one
+            raise InputError(
+                f"no Dask scheduler with a worker answers at {address} within {_CONNECT} s"
+            ) from None
+        _check_versions(client)
+        yield partial(_outcomes, client)
+
+
+async def _greet(address: str) -> None:
+    """Fail, as `Client` does not, where something listens that never answers, or is not Dask."""
+    async with distributed().rpc(address) as scheduler:
+        await asyncio.wait_for(scheduler.identity(), _CONNECT)
+
+
+def _check_versions(client: Any) -> None:
+    """Refuse workers whose numbers could be those of another version."""
+    for worker, version in client.run(_version, on_error="return").items():
+        gone = isinstance(version, OSError)
+        if version != ngd_theory.__version__ and not gone:
+            raise InputError(
+                f"worker {worker} has ngd-theory {version}, this process {ngd_theory.__version__}: "
+                "install the same version there"
+            )
+
+
+def _version() -> str:
+    return ngd_theory.__version__
+
+
+class Deal:
+    """Which cell a worker takes next: one of the shape it has compiled, as long as there are any.
+
+    Otherwise the shape with most cells left for every worker on it, so that workers share a shape only
+    when there are fewer shapes than workers.
+
+    Parameters
+    ----------
+    cells : iterable of Cell
+    """
+
+    def __init__(self, cells: Iterable[Cell]):
+        self._groups: dict[str, deque[Cell]] = {}
+        self._shapes: dict[str, str] = {}
+        for cell in cells:
+            self.put_back(cell)
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    def put_back(self, cell: Cell) -> None:
+        """Let a cell be taken again, after the others of its shape."""
+        self._groups.setdefault(cell.shape, deque()).append(cell)
+
+    def take(self, worker: str) -> Cell:
+        """Return the next cell of a worker."""
+        shape = self._shapes.get(worker)
+        if shape not in self._groups:
+            workers = Counter(self._shapes.values())
+            shape = max(self._groups, key=lambda s: len(self._groups[s]) / (1 + workers[s]))
+            self._shapes[worker] = shape
+        cell = self._groups[shape].popleft()
+        if not self._groups[shape]:
+            del self._groups[shape]
+        return cell
+
+
+def _outcomes(
+    client: Any, measure: Measure, cells: Iterable[Cell]
+) -> Iterator[tuple[Cell, Outcome]]:
+    """Yield cells with their outcomes as they are done; as many in flight as the workers have threads.
+
+    A cell is bound to its worker and none waits there, so that Dask moves nothing to a worker that has
+    not compiled the shape, and a worker that dies puts no other cell under suspicion.
+    """
+    waiting, deaths = Deal(cells), Counter()
+    flying: dict[str, tuple[Any, Cell, str]] = {}
+    landed: SimpleQueue[Any] = SimpleQueue()
+    outcomes: list[tuple[Cell, Outcome]] = []
+    seen = time.monotonic()
+    while waiting or flying:
+        threads = _threads(client)
+        if threads:
+            seen = time.monotonic()
+        elif time.monotonic() - seen > _ALONE:
+            raise ClusterError(f"the cluster has had no worker for {_ALONE} s: run again to go on")
+        load = Counter(worker for _, _, worker in flying.values())
+        for worker, number in threads.items():
+            while waiting and load[worker] < number:
+                cell = waiting.take(worker)
+                future = client.submit(_on_worker, measure, cell, workers=[worker], pure=False)
+                flying[future.key] = future, cell, worker
+                load[worker] += 1
+                future.add_done_callback(landed.put)
+        # Only now, so that workers go on while the caller writes.
+        yield from outcomes
+        outcomes = []
+        # A cell whose worker is gone would be in flight for ever.
+        keys = [key for key, (_, _, worker) in flying.items() if worker not in threads]
+        with suppress(Empty):
+            keys.append(landed.get(timeout=0 if keys else _LOOK).key)
+        for key in keys:
+            if key not in flying:
+                continue
+            future, cell, _ = flying.pop(key)
+            outcome = _fetch(future)
+            if outcome is None:
+                deaths[cell.id] += 1
+                if deaths[cell.id] < LIVES:
+                    waiting.put_back(cell)
+                    continue
+                text = f"WorkerDiedError: {LIVES} workers died while they measured it"
+                outcome = Failure(text, text + "\n")
+            outcomes.append((cell, outcome))
+    yield from outcomes
+
+
+def _threads(client: Any) -> dict[str, int]:
+    """Workers that live, each with its number of threads."""
+    try:
+        return client.nthreads()
+    except OSError as error:
+        raise ClusterError(f"{_LOST} ({error})") from error
+
+
+def _fetch(future: Any) -> Outcome | None:
+    """The outcome that a worker sends; None if it died before."""
+    if future.status == "pending":
+        future.cancel()
+        return None
+    try:
+        return future.result(timeout=_FETCH)
+    except TimeoutError:
+        return None
+    except CancelledError as error:
+        raise ClusterError(_LOST) from error
+    except Exception as error:  # Dask's own: attempt() lets none through
+        return Failure.of(error)
+
+
+def _on_worker(measure: Measure, cell: Cell) -> Outcome:
+    _limit_blas_threads_once()
+    jax.config.update("jax_enable_x64", cell.settings.precision == "float64")
+    return attempt(measure, cell)
+
+
+@cache
+def _limit_blas_threads_once() -> None:
+    limit_blas_threads()
