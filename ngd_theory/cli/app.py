@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import ngd_theory
+from ngd_theory.cli.report import report
 from ngd_theory.cli.run import list_, run
 from ngd_theory.cli.verify import verify
 
@@ -27,7 +28,7 @@ def main(
         raise typer.Exit
 
 
-for name, command in {"verify": verify, "run": run, "list": list_}.items():
+for name, command in {"verify": verify, "run": run, "report": report, "list": list_}.items():
     app.command(name)(command)
 
 

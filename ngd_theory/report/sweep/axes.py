@@ -1,0 +1,83 @@
+"""How a setting or a measured column looks on an axis."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from ngd_theory.report.table import number
+
+#: Names on axes; others are shown with spaces for underscores.
+NAMES = {
+    "width": "width M",
+    "depth": "depth L",
+    "num_train": "training samples N",
+    "input_dim": "input dimension",
+    "damping": "damping ρ",
+    "step_scale": "step scale ηα",
+    "constant": "constant α",
+    "constant_error": "relative error of α",
+    "dispersion": "dispersion of K",
+    "residual": "residual / first residual",
+    "gap": "gap to the prediction",
+    "test_gap": "gap to the prediction, test set",
+    "distance": "distance moved",
+    "movement": "distance moved / norm",
+    "kernel_drift": "drift of the kernel",
+    "train_loss": "training loss",
+}
+
+#: Settings whose values are spaced by factors.
+_LOGARITHMIC = ("width", "num_train", "num_test", "input_dim", "output_dim", "damping")
+#: At most this many ticks stand at the grid's own values.
+_MOST_TICKS = 8
+#: Largest over smallest value from which an axis is logarithmic.
+_LOG_RATIO = 10.0
+#: Decades up to which a logarithmic axis has ticks besides powers of ten, and those of a linear one.
+_FEW_DECADES, _NO_DECADE = 2.0, 0.6
+
+
+def name_of(column: str) -> str:
+    """What a setting or column is called on an axis."""
+    return NAMES.get(column, column.replace("_", " "))
+
+
+def scale_x(axes: Axes, setting: str, values: Any) -> None:
+    """Name, scale and ticks of a horizontal axis with the values of a setting."""
+    values = np.unique(np.asarray(values, float))
+    axes.set_xlabel(name_of(setting))
+    if setting in _LOGARITHMIC and len(values) > 1:
+        positive = values[values > 0]
+        if len(positive) == len(values):
+            axes.set_xscale("log")
+        else:
+            # Zero beside powers of ten: a damping of 0 is a value to be seen.
+            axes.set_xscale("symlog", linthresh=positive[0])
+    if len(values) <= _MOST_TICKS:
+        axes.xaxis.set_major_locator(FixedLocator(list(values)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def tick_y(axes: Axes) -> None:
+    """Plain numbers on a logarithmic vertical axis of few decades; call it when limits are final."""
+    low, high = axes.get_ylim()
+    if axes.get_yscale() != "log" or (decades := np.log10(high / low)) > _FEW_DECADES:
+        return
+    close = decades <= _NO_DECADE
+    locator = MaxNLocator(nbins=5) if close else LogLocator(subs=(1, 2, 5))
+    axes.yaxis.set_major_locator(locator)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def is_logarithmic(values: Any) -> bool:
+    """Whether an axis for these values is best logarithmic: positive and over a decade or more."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    positive = values[values > 0]
+    # A few exact zeros among small errors are not drawn; a negative value forbids the logarithm.
+    if not len(positive) or (values < 0).any():
+        return False
+    return bool(positive.max() / positive.min() >= _LOG_RATIO)

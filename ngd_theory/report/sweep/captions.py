@@ -1,0 +1,113 @@
+"""What a figure shows, in words, and its numbers as a table."""
+
+from typing import Any
+
+import numpy as np
+
+from ngd_theory.report.style import label
+from ngd_theory.report.sweep.axes import name_of
+from ngd_theory.report.sweep.curves import Panel, Series, spread
+from ngd_theory.report.sweep.html import Html, join, number_cell, row, table, tag
+from ngd_theory.report.sweep.panels import is_geometric, title_of
+from ngd_theory.report.sweep.trajectories import Trajectories
+from ngd_theory.report.table import number
+
+#: What stands for a cell, by statistic.
+MEANINGS = {
+    "exponent": "the largest {} over the steps",
+    "max": "the largest {} over the steps",
+    "min": "the smallest {} over the steps",
+    "mean": "the mean {} over the steps",
+    "rate": "the factor by which the residual shrinks a step",
+    "rate-error": "the factor by which the residual shrinks a step",
+}
+_DASHES = {
+    "exponent": "dashed: fitted power law, its exponent with the half-width of its interval beside it",
+    "rate": "dashed: theory and the rule's bound",
+    "rate-error": "dashed: theory, in grey what the rule allows around it",
+}
+
+
+def caption(series: Series) -> str:
+    """What a claim's figure shows."""
+    what = MEANINGS[series.claim.statistic].format(name_of(series.claim.of or ""))
+    if series.axis is None:
+        parts = [f"Every cell: {what}; a bar at the mean"]
+    else:
+        mean = "geometric mean" if is_geometric(series) else "mean"
+        over = " and ".join(["the seeds", *map(name_of, series.pooled)])
+        parts = [
+            f"Against the {name_of(series.axis)}, {what}",
+            f"markers: {mean} over {over}, band: smallest to largest",
+        ]
+    parts.append(_DASHES.get(series.claim.statistic, "dashed: the rule's bound"))
+    if series.claim.where:
+        parts.append(f"where {title_of(series.claim.where)}")
+    if series.claim.outside_premise:
+        parts.append("grid points outside the theory's premises")
+    if hidden := _hidden(series):
+        parts.append(f"{hidden} numbers that are not finite, or not positive, are not drawn")
+    return "; ".join(parts) + "."
+
+
+def trajectories_caption(found: Trajectories) -> str:
+    """What the figure of trajectories shows."""
+    names = " and ".join(map(name_of, found.columns))
+    first = names[0].upper() + names[1:]
+    held = f" Held at {title_of(found.fixed)}." if found.fixed else ""
+    return (
+        f"{first} after every step; markers: geometric mean over the seeds, band: smallest to "
+        "largest; dashed: the prediction in function space." + held
+    )
+
+
+def numbers(series: Series) -> Html:
+    """The numbers of a claim's figure: a row a value of the axis, a column an approximation."""
+    make = _by_approximation if series.axis is None else _by_axis
+    titled = [
+        [tag("p", title_of(panel.where), class_="soft")] if panel.where else []
+        for panel in series.panels
+    ]
+    return join(
+        piece
+        for title, panel in zip(titled, series.panels, strict=True)
+        for piece in (*title, make(series, panel))
+    )
+
+
+def _by_axis(series: Series, panel: Panel) -> Html:
+    assert series.axis is not None
+    geometric = is_geometric(series)
+    bands = {name: spread(cells, series.axis, geometric) for name, cells in panel.curves.items()}
+    places = sorted(set().union(*(set(band.index) for band in bands.values())))
+    rows = [
+        row(
+            number_cell(number(x)),
+            *(
+                number_cell(_cell(band.loc[x]) if x in band.index else "–")
+                for band in bands.values()
+            ),
+        )
+        for x in places
+    ]
+    return table([name_of(series.axis), *map(label, bands)], rows)
+
+
+def _by_approximation(series: Series, panel: Panel) -> Html:
+    rows = []
+    for name, cells in panel.curves.items():
+        values = cells["value"].to_numpy(float)
+        shown = (values.mean(), values.min(), values.max())
+        rows.append(row(label(name), *(number_cell(f"{v:.3g}") for v in shown), str(len(values))))
+    return table(["approximation", "mean", "smallest", "largest", "cells"], rows)
+
+
+def _cell(band: Any) -> str:
+    low, high = f"{band['low']:.3g}", f"{band['high']:.3g}"
+    return f"{band['centre']:.3g} [{low}, {high}], n = {band['count']:.0f}"
+
+
+def _hidden(series: Series) -> int:
+    values = series.values.astype(float)
+    drawn = np.isfinite(values) & (values > 0 if is_geometric(series) else True)
+    return int((~drawn).sum())

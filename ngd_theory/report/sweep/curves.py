@@ -1,0 +1,164 @@
+"""A claim's rows as curves: one number a cell, against one setting, a curve an approximation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ngd_theory.errors import InputError
+from ngd_theory.sweeps import Study
+from ngd_theory.sweeps.study import StudyClaim
+from ngd_theory.sweeps.table import CONFIG_COLUMNS
+from ngd_theory.sweeps.verdicts import claimed_rows, contraction_rates, worst
+
+#: Values of settings without an order that get panels of their own.
+_MOST_CATEGORIES = 6
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The curves of one value of the claim's ``each`` and of the settings without an order.
+
+    Attributes
+    ----------
+    where : dict
+        Their values; empty if there is one panel.
+    curves : dict of str to pandas.DataFrame
+        By approximation: a row a cell, its settings and its number as ``value``.
+    """
+
+    where: dict[str, Any]
+    curves: dict[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Series:
+    """What a claim's figure shows.
+
+    Attributes
+    ----------
+    claim : StudyClaim
+    axis : str or None
+        Setting on the horizontal axis; None if no numeric one varies: then the approximations.
+    panels : tuple of Panel
+    pooled : tuple of str
+        Settings besides the seed that vary within a curve at one x.
+    """
+
+    claim: StudyClaim
+    axis: str | None
+    panels: tuple[Panel, ...]
+    pooled: tuple[str, ...]
+
+    @property
+    def values(self) -> np.ndarray:
+        """All the numbers."""
+        return np.concatenate([c["value"] for p in self.panels for c in p.curves.values()])
+
+
+def series(study: Study, claim: StudyClaim, frame: pd.DataFrame) -> Series | None:
+    """Reduce the rows that a claim is judged on to curves; None if there are none.
+
+    Rows are chosen as `ngd_theory.sweeps.evaluate` chooses them.
+
+    Raises
+    ------
+    InputError
+        If a residual has no rate.
+    """
+    numbers = {}
+    for name in claim.approximations or study.approximations:
+        rows = claimed_rows(claim, name, frame)
+        rows = rows[rows["applicable"] != claim.outside_premise]
+        if not rows.empty:
+            numbers[name] = NUMBERS[claim.statistic](claim, rows)
+    if not numbers:
+        return None
+    together: Any = pd.concat(numbers.values())
+    varying = _varying(together)
+    axis = _axis(claim, together, varying)
+    each = [name for name in claim.each if name != axis]
+    each += _categories(claim, together, [n for n in varying if n not in each])
+    panels = []
+    points = together[each].drop_duplicates().to_dict("records") if each else [{}]
+    for where in points:
+        cut = {name: matching(cells, where) for name, cells in numbers.items()}
+        panels.append(Panel(where, {name: cells for name, cells in cut.items() if len(cells)}))
+    pooled = tuple(n for n in varying if n not in (axis, "seed", *each))
+    return Series(claim, axis, tuple(panels), pooled)
+
+
+def spread(cells: pd.DataFrame, axis: str, geometric: bool) -> pd.DataFrame:
+    """``centre``, ``low``, ``high`` and ``count`` of the finite values at each x, which is the index.
+
+    The centre is the geometric mean (of the positive values) or the mean; low and high are the extremes.
+    """
+    value = cells["value"]
+    kept = cells[np.isfinite(value) & (value > 0 if geometric else True)]
+    groups = kept.groupby(axis)["value"]
+    centre = groups.agg(lambda v: float(np.exp(np.log(v).mean()))) if geometric else groups.mean()
+    counts = {"low": groups.min(), "high": groups.max(), "count": groups.size()}
+    return pd.DataFrame({"centre": centre, **counts})
+
+
+def _reduced(reduce: Callable | str) -> Callable[[StudyClaim, Any], pd.DataFrame]:
+    def numbers(claim: StudyClaim, rows: Any) -> pd.DataFrame:
+        groups = rows.groupby("cell", sort=False)
+        return groups.first().assign(value=groups[claim.of].agg(reduce)).reset_index()
+
+    return numbers
+
+
+def _rates(claim: StudyClaim, rows: Any) -> pd.DataFrame:
+    try:
+        return contraction_rates(rows).rename(columns={"rate": "value"})
+    except InputError as error:
+        raise InputError(f"claim {claim.statement!r} cannot be drawn: {error}") from None
+
+
+#: The number of a cell that each statistic works on.
+NUMBERS: dict[str, Callable[[StudyClaim, Any], pd.DataFrame]] = {
+    "exponent": _reduced(worst),
+    "max": _reduced(worst),
+    "min": _reduced("min"),
+    "mean": _reduced("mean"),
+    "rate": _rates,
+    "rate-error": _rates,
+}
+
+
+def _varying(cells: Any) -> list[str]:
+    return [name for name in CONFIG_COLUMNS if cells[name].nunique(dropna=False) > 1]
+
+
+def _axis(claim: StudyClaim, cells: Any, varying: list[str]) -> str | None:
+    if claim.statistic == "exponent":
+        return claim.over
+    numeric = [name for name in varying if name != "seed" and _is_numeric(cells[name])]
+    first = "step_scale" if claim.statistic.startswith("rate") else "width"
+    if first in numeric:
+        return first
+    return max(numeric, key=lambda name: cells[name].nunique(), default=None)
+
+
+def _categories(claim: StudyClaim, cells: Any, varying: list[str]) -> list[str]:
+    """Settings without an order, such as the activation: they get panels too, if those are few.
+
+    Not for an exponent, which is fitted to all of them together.
+    """
+    found = [name for name in varying if not _is_numeric(cells[name])]
+    few = len(cells[found].drop_duplicates()) <= _MOST_CATEGORIES if found else False
+    return found if few and claim.statistic != "exponent" else []
+
+
+def _is_numeric(values: Any) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def matching(cells: Any, where: dict[str, Any]) -> Any:
+    """Rows with these settings; None matches what is missing."""
+    for name, value in where.items():
+        cells = cells[cells[name].isna() if pd.isna(value) else cells[name] == value]
+    return cells

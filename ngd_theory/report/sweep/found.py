@@ -1,0 +1,83 @@
+"""What a results folder holds, read once and judged afresh."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ngd_theory.sweeps import Study, StudyVerdict, evaluate, load
+from ngd_theory.sweeps.manifest import read_manifest, recorded_study
+from ngd_theory.sweeps.store import failures
+from ngd_theory.sweeps.study import StudyClaim
+
+
+@dataclass(frozen=True)
+class Found:
+    """A results folder.
+
+    Attributes
+    ----------
+    folder : Path
+    study : Study
+    frame : pandas.DataFrame
+        As `ngd_theory.sweeps.load` returns it.
+    claims : tuple of (StudyClaim, tuple of StudyVerdict)
+    failures : tuple of dict
+        Recorded errors of cells that are not finished.
+    total, finished : int
+        Cells.
+    runs : tuple of dict
+        Environment of every run, the first one first.
+    """
+
+    folder: Path
+    study: Study
+    frame: pd.DataFrame
+    claims: tuple[tuple[StudyClaim, tuple[StudyVerdict, ...]], ...]
+    failures: tuple[dict[str, Any], ...]
+    total: int
+    finished: int
+    runs: tuple[dict[str, Any], ...]
+
+    @property
+    def missing(self) -> int:
+        """Cells that neither finished nor failed."""
+        return self.total - self.finished - len(self.failures)
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many verdicts came to each outcome."""
+        return Counter(str(v.outcome) for _, verdicts in self.claims for v in verdicts)
+
+    @property
+    def unexpected(self) -> int:
+        """Verdicts that did not come out as the study expects."""
+        return sum(not v.as_expected for _, verdicts in self.claims for v in verdicts)
+
+
+def read(folder: Path) -> Found:
+    """Read a results folder and judge its study's claims.
+
+    Raises
+    ------
+    InputError
+        If it holds no sweep, or a damaged file.
+    """
+    manifest = read_manifest(folder / "manifest.json")
+    study = recorded_study(folder / "manifest.json")
+    frame = load(folder)
+    finished = set(frame["cell"])
+    # Claim by claim: two claims may share a statement.
+    alone = [(claim, study.model_copy(update={"claims": (claim,)})) for claim in study.claims]
+    return Found(
+        folder,
+        study,
+        frame,
+        tuple((claim, evaluate(one, frame)) for claim, one in alone),
+        tuple(f for f in failures(folder) if f["id"] not in finished),
+        len(manifest["cells"]),
+        len(finished),
+        tuple(manifest["runs"]),
+    )

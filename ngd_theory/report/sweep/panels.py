@@ -1,0 +1,247 @@
+"""A claim's figure; its kind follows from the statistic."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, isfinite
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ngd_theory.report.style import RC, colour, label, marker
+from ngd_theory.report.sweep.axes import is_logarithmic, name_of, scale_x, tick_y
+from ngd_theory.report.sweep.curves import Panel, Series, spread
+from ngd_theory.report.sweep.labels import Label, label_ends
+from ngd_theory.report.table import number
+from ngd_theory.sweeps import Estimate, Rule, power_law
+
+#: Theory, bounds and fits.
+DASHED: dict[str, Any] = {"linestyle": (0, (4, 2)), "lw": 1.2}
+_GREY = "0.35"
+_COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the curves of a statistic look.
+
+    Attributes
+    ----------
+    heading : str
+        Of the vertical axis, with the column for ``{}``.
+    geometric : function of a series to bool
+        Whether the vertical axis is logarithmic and centres are geometric means.
+    theory : function of axes, series and panel
+        Draws the dashes that belong to no curve and returns their labels.
+    fitted : bool
+        Whether every curve has a fitted power law.
+    """
+
+    heading: str
+    geometric: Callable[[Series], bool]
+    theory: Callable[[Axes, Series, Panel], list[Label]]
+    fitted: bool = False
+
+
+def draw(series: Series) -> Figure:
+    """Draw a claim's curves, a panel for each value of the claim's ``each``."""
+    with mpl.rc_context(RC):
+        count = len(series.panels)
+        columns = min(count, _COLUMNS)
+        rows = ceil(count / columns)
+        size = (5.8, 3.4) if count == 1 else (2.4 * columns + 0.4, 2.5 * rows + 0.3)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        panels = list(zip(grid.flat, series.panels, strict=False))
+        labels = [_draw_panel(axes, series, panel) for axes, panel in panels]
+        for axes, _ in panels:
+            tick_y(axes)
+            axes.label_outer()
+        _name_curves(series, [axes for axes, _ in panels], labels)
+        for axes in grid.flat[count:]:
+            axes.set_axis_off()
+        return figure
+
+
+def is_geometric(series: Series) -> bool:
+    """Whether the figure's centres are geometric means, on a logarithmic axis."""
+    return KINDS[series.claim.statistic].geometric(series)
+
+
+def title_of(where: dict[str, Any]) -> str:
+    """Settings of a panel in words."""
+    return ", ".join(f"{name_of(name)} = {value}" for name, value in where.items())
+
+
+def _draw_panel(axes: Axes, series: Series, panel: Panel) -> list[Label]:
+    kind = KINDS[series.claim.statistic]
+    geometric = kind.geometric(series)
+    if geometric:
+        axes.set_yscale("log")
+    axes.set_ylabel(kind.heading.format(name_of(series.claim.of or "")))
+    curves: list[Label] = []
+    if series.axis is None:
+        _draw_dots(axes, panel)
+    else:
+        scale_x(axes, series.axis, pd.concat(panel.curves.values())[series.axis])
+        for name, cells in panel.curves.items():
+            curves += _draw_curve(axes, series.axis, name, cells, geometric, kind.fitted)
+    # A value may hold a dollar sign, which is no mathematics.
+    axes.set_title(title_of(panel.where), parse_math=False)
+    return curves + kind.theory(axes, series, panel)
+
+
+def _name_curves(series: Series, axes: list[Axes], labels: list[list[Label]]) -> None:
+    """Labels beside the curves of a single panel that has room; else in a title or a legend."""
+    if len(axes) == 1 and label_ends(axes[0], labels[0]):
+        return
+    fitted = KINDS[series.claim.statistic].fitted
+    for one, texts in zip(axes, labels, strict=True):
+        if fitted and len(texts) == 1:
+            one.set_title(f"{one.get_title()}\n{texts[0].text}", parse_math=False)
+        elif texts and (fitted or one is axes[0]):
+            one.legend(fontsize=7, handlelength=1.8)
+
+
+def _draw_dots(axes: Axes, panel: Panel) -> None:
+    """The numbers of every cell above the approximation's name, and a bar at their mean."""
+    for place, (name, cells) in enumerate(panel.curves.items()):
+        values = cells["value"].to_numpy(float)
+        axes.plot(
+            np.full(len(values), place),
+            values,
+            linestyle="none",
+            marker=marker(name),
+            markerfacecolor="none",
+            markersize=5,
+            color=colour(name),
+            zorder=3,
+        )
+        axes.plot([place - 0.2, place + 0.2], [values.mean()] * 2, color=colour(name), lw=2)
+    names = [label(name).replace("-", "-\n").replace(" ", "\n") for name in panel.curves]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.6, len(panel.curves) - 0.4)
+
+
+def _draw_curve(
+    axes: Axes, axis: str, name: str, cells: pd.DataFrame, geometric: bool, fitted: bool
+) -> list[Label]:
+    """Centres with a band and, if asked, a fitted power law; the label of its end."""
+    band = spread(cells, axis, geometric)
+    if band.empty:
+        return []
+    x, text = band.index.to_numpy(float), label(name)
+    look: dict[str, Any] = {"color": colour(name)}
+    fit = power_law(cells[axis], cells["value"], cells["seed"]) if fitted else None
+    # A number that is not positive and finite leaves no exponent.
+    if fit is not None and isfinite(fit.value):
+        text += f"  {_exponent(fit)}"
+        middle, level = np.exp(np.log(cells[[axis, "value"]].to_numpy(float)).mean(axis=0))
+        axes.plot(x, level * (x / middle) ** fit.value, gid=f"fit-{name}", **look, **DASHED)
+    axes.fill_between(x, band["low"], band["high"], alpha=0.18, lw=0, zorder=1, **look)
+    axes.plot(
+        x,
+        band["centre"],
+        linestyle="none" if fitted else "-",
+        lw=1.2,
+        marker=marker(name),
+        markersize=4.5,
+        label=text,
+        gid=f"centre-{name}",
+        zorder=3,
+        **look,
+    )
+    return [Label(text, look["color"], float(x[-1]), float(band["centre"].iloc[-1]))]
+
+
+def _exponent(fit: Estimate) -> str:
+    text = f"{fit.value:z.2f}".replace("-", "−")
+    if not isfinite(fit.low):
+        return text
+    half = (fit.high - fit.low) / 2
+    return f"{text} ± {half:.2f}" if half >= 0.005 else f"{text} ± {number(half)}"
+
+
+def _no_theory(axes: Axes, series: Series, panel: Panel) -> list[Label]:
+    return []
+
+
+def _bounds(axes: Axes, series: Series, panel: Panel) -> list[Label]:
+    """The ends of the rule's range."""
+    rule = Rule.parse(series.claim.rule)
+    return [
+        _level(axes, f"rule: {sign} {number(end)}", end)
+        for sign, end in (("≥", rule.low), ("≤", rule.high))
+        if isfinite(end) and (end > 0 or axes.get_yscale() == "linear")
+    ]
+
+
+def _contraction(axes: Axes, series: Series, panel: Panel) -> list[Label]:
+    """``|1 - eta alpha|``, where the step scale is on the axis or one for the whole panel."""
+    scales = np.unique(pd.concat(panel.curves.values())["step_scale"])
+    if series.axis == "step_scale":
+        x = np.linspace(scales[0], scales[-1], 201)
+        theory = np.abs(1 - x)
+        axes.plot(x, theory, color=_GREY, label="|1 − ηα|", gid="theory", zorder=2, **DASHED)
+        return [Label("|1 − ηα|", _GREY, float(x[-1]), float(theory[-1]))]
+    if len(scales) == 1:
+        return [_level(axes, f"|1 − ηα| = {number(abs(1 - scales[0]))}", abs(1 - scales[0]))]
+    return []
+
+
+def _contraction_and_tolerance(axes: Axes, series: Series, panel: Panel) -> list[Label]:
+    labels = _contraction(axes, series, panel)
+    tolerance = Rule.parse(series.claim.rule).high
+    if labels and isfinite(tolerance):
+        x, y = axes.lines[-1].get_data()
+        # A level runs from 0 to 1 of the axes' width.
+        level = series.axis != "step_scale"
+        across: dict[str, Any] = {"transform": axes.get_yaxis_transform()} if level else {}
+        low, high = np.asarray(y) - tolerance, np.asarray(y) + tolerance
+        axes.fill_between(
+            np.asarray(x),
+            np.maximum(low, 0),
+            high,
+            color=_GREY,
+            alpha=0.12,
+            lw=0,
+            zorder=0,
+            **across,
+        )
+    return labels
+
+
+def _contraction_and_bounds(axes: Axes, series: Series, panel: Panel) -> list[Label]:
+    return _contraction(axes, series, panel) + _bounds(axes, series, panel)
+
+
+def _level(axes: Axes, text: str, y: float) -> Label:
+    axes.axhline(y, color=_GREY, label=text, gid="level", zorder=2, **DASHED)
+    return Label(text, _GREY, axes.get_xlim()[1], y)
+
+
+def _log_if_wide(series: Series) -> bool:
+    rule = Rule.parse(series.claim.rule)
+    bounds = [end for end in (rule.low, rule.high) if end > 0]
+    return is_logarithmic([*series.values, *bounds])
+
+
+def _levels(heading: str) -> Kind:
+    return Kind(heading, _log_if_wide, _bounds)
+
+
+_RATE = "contraction of the residual a step"
+
+KINDS: dict[str, Kind] = {
+    "exponent": Kind("{}", lambda series: True, _no_theory, fitted=True),
+    "max": _levels("{}"),
+    "min": _levels("{}"),
+    "mean": _levels("mean {}"),
+    "rate": Kind(_RATE, lambda series: False, _contraction_and_bounds),
+    "rate-error": Kind(_RATE, lambda series: False, _contraction_and_tolerance),
+}

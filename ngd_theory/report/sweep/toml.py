@@ -1,0 +1,30 @@
+"""A study as the TOML file that gives it back."""
+
+import json
+from typing import Any
+
+from ngd_theory.sweeps import Study
+
+
+def to_toml(study: Study) -> str:
+    """TOML that `ngd_theory.sweeps.read` reads as an equal study; defaults are left out."""
+    values = study.model_dump(mode="json", exclude_defaults=True)
+    claims = values.pop("claims", [])
+    tables = {name: values.pop(name) for name in list(values) if isinstance(values[name], dict)}
+    blocks = [_lines(values)]
+    blocks += [f"[{name}]\n{_lines(table)}" for name, table in tables.items()]
+    blocks += [f"[[claims]]\n{_lines(claim)}" for claim in claims]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _lines(table: dict[str, Any]) -> str:
+    return "\n".join(f"{name} = {_value(value)}" for name, value in table.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_value(entry)}" for name, entry in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    # JSON's other values are TOML's, but that TOML has no surrogate pairs and wants DEL escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,103 @@
+"""Write the figures, the table and the page of a sweep into its folder."""
+
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from ngd_theory.errors import InputError
+from ngd_theory.files import written
+from ngd_theory.report.style import RC
+from ngd_theory.report.sweep import captions
+from ngd_theory.report.sweep.curves import series
+from ngd_theory.report.sweep.found import Found, read
+from ngd_theory.report.sweep.page import Shown, render
+from ngd_theory.report.sweep.panels import draw
+from ngd_theory.report.sweep.trajectories import draw_trajectories, trajectories
+from ngd_theory.sweeps.study import StudyClaim
+
+#: Text in a PDF stays text, and its date is left out, so that equal results make equal files.
+_PDF: dict[Any, Any] = {"pdf.fonttype": 42}
+_METADATA = {"pdf": {"CreationDate": None}, "png": {}}
+_LONGEST = 40
+
+
+def write_report(results: str | Path) -> list[Path]:
+    """Write ``figures/``, ``table.csv`` and ``report.html`` into a results folder.
+
+    The study may be partly finished, have failed cells or no claims. Its claims are judged afresh.
+
+    Parameters
+    ----------
+    results : path
+        Folder that `ngd_theory.sweeps.run` wrote.
+
+    Returns
+    -------
+    list of Path
+        The files written, the page last.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no sweep, or a damaged file.
+    """
+    found = read(Path(results))
+    (found.folder / "figures").mkdir(exist_ok=True)
+    paths: list[Path] = []
+    figures = [
+        _claim_figure(found, claim, f"claim-{i}-{_slug(claim.statement)}", paths)
+        for i, (claim, _) in enumerate(found.claims, start=1)
+    ]
+    training = trajectories(found.study, found.frame)
+    shown = None
+    if training is not None:
+        figure = draw_trajectories(training)
+        caption = captions.trajectories_caption(training)
+        shown = _shown(found, figure, "trajectories", caption, paths)
+    csv = found.frame.to_csv(index=False).encode()
+    page = render(found, figures, shown, csv)
+    for name, content in (("table.csv", csv), ("report.html", page.encode())):
+        paths.append(_write(found.folder / name, content))
+    return paths
+
+
+def _claim_figure(found: Found, claim: StudyClaim, name: str, paths: list[Path]) -> Shown | str:
+    try:
+        curves = series(found.study, claim, found.frame)
+        if curves is None:
+            return "no row that the claim is about is finished"
+        figure = draw(curves)
+    except InputError as error:
+        return str(error)
+    return _shown(found, figure, name, captions.caption(curves), paths, captions.numbers(curves))
+
+
+def _shown(found: Found, figure: Figure, name: str, caption: str, paths: list[Path], numbers=None):
+    content = {kind: _saved(figure, kind) for kind in ("png", "pdf")}
+    paths += [
+        _write(found.folder / "figures" / f"{name}.{kind}", file) for kind, file in content.items()
+    ]
+    width, height = figure.get_size_inches() * 96
+    return Shown(name, content["png"], (round(width), round(height)), caption, numbers)
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    buffer = BytesIO()
+    with mpl.rc_context(RC | _PDF):
+        figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> Path:
+    with written(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _slug(text: str) -> str:
+    """The text as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:_LONGEST].strip("-") or "figure"
