@@ -123,7 +123,9 @@ def _draw_dots(axes: Axes, panel: Panel) -> None:
             zorder=3,
         )
         axes.plot([place - 0.2, place + 0.2], [values.mean()] * 2, color=colour(name), lw=2)
-    names = [label(name).replace("-", "-\n").replace(" ", "\n") for name in panel.curves]
+    names = [label(name) for name in panel.curves]
+    # Long names stand on two lines, so that they do not run into each other.
+    names = [n.replace("-", "-\n").replace(" ", "\n") if len(n) > 8 else n for n in names]
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.6, len(panel.curves) - 0.4)
 
