@@ -118,8 +118,10 @@ def _step(network, objective, params, x, y, approximation, step_size, damping):
     residual = objective.residual(lin.outputs, y)
     gradient = approximation.natural_gradient(lin, residual, damping)
     new = jax.tree.map(lambda p, g: p - step_size * g, params, gradient)
-    # A failed factorisation poisons every entry, so a sum shows it without another pass over memory.
-    finite = jnp.isfinite(sum(jnp.sum(g[..., :1]) for g in jax.tree.leaves(gradient)))
+    # A failed factorisation poisons every entry of its unit or layer: one row shows it, without another
+    # pass over memory.
+    first_rows = [g.reshape(-1, g.shape[-1])[0] for g in jax.tree.leaves(gradient)]
+    finite = jnp.isfinite(sum(jnp.sum(row) for row in first_rows))
     return lin.outputs, new, finite
 
 

@@ -57,7 +57,9 @@ def as_damping(damping) -> Damping:
     if isinstance(damping, int | float | np.generic | np.ndarray):
         if np.ndim(damping) != 0 or not 0 <= (rho := float(damping)) < np.inf:
             raise InputError(f"damping is {damping}; it must be one finite number >= 0")
-        return Damping(jnp.asarray(rho), zero=rho == 0)
+        # In the precision of the run: in float32 a tiny number is zero.
+        value = np.asarray(rho, jnp.result_type(float))
+        return Damping(jnp.asarray(value), zero=bool(value == 0))
     if jnp.shape(damping) != ():
         raise InputError(f"damping has shape {jnp.shape(damping)}; it must be a scalar")
     return Damping(damping, zero=None)

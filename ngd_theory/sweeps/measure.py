@@ -235,7 +235,8 @@ class _Experiment:
         if self.at is not None:
             columns["test_loss"] = self._test_losses(trained)
             columns["predicted_test_loss"] = self._test_losses(predicted)
-        return columns
+        # What is not a number is no small residual: statistics leave NaN out.
+        return {name: np.where(np.isnan(v), np.inf, v) for name, v in columns.items()}
 
     def _test_losses(self, trajectory) -> np.ndarray:
         objective = losses.by_name(self.settings.loss)

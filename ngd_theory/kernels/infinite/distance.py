@@ -1,0 +1,41 @@
+"""How far a finite network's kernels are from those of the infinitely wide one."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.kernels.empirical import layerwise_ntk as empirical_layerwise_ntk
+from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layerwise_ntk
+from ngd_theory.networks import Linearization, Network
+
+
+def layerwise_distance(
+    net: Network,
+    lin: Linearization,
+    x: Float[Array, "N *S"],
+    *,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Float[Array, " L"]:
+    """``||J_l J_l^T - Theta_l (x) I_C||_F / ||Theta_l (x) I_C||_F`` of every layer: O(1/sqrt(M)).
+
+    Parameters
+    ----------
+    net : Network
+        A multi-layer perceptron.
+    lin : Linearization
+        Of ``net`` at ``x``, at any parameters.
+    x : (N, *input_shape)
+    memory_budget : int
+        See `layer_kernels`.
+
+    Returns
+    -------
+    (L,) array
+        First layer to last. Layer 1 of a network of depth 1 has no width to differ by: 0 to round-off.
+    """
+    limit = layerwise_ntk(net, x, memory_budget=memory_budget)
+    # kron, with the identity over outputs in the last place: index n*C + c.
+    each = jnp.eye(lin.output_dim, dtype=limit.dtype)
+    size = lin.outputs.size
+    limit = jnp.einsum("lnm,cd->lncmd", limit, each).reshape(-1, size, size)
+    difference = empirical_layerwise_ntk(lin) - limit
+    return jnp.linalg.norm(difference, axis=(1, 2)) / jnp.linalg.norm(limit, axis=(1, 2))
