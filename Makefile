@@ -81,7 +81,7 @@ COMPAT_TESTS := tests/kernels/test_neural_tangents_import.py tests/kernels/infin
 
 compat: $(UV) ## run the neural-tangents tests on every JAX supported
 	@set -e; for pair in $(COMPAT); do jax=$${pair#*:}; env=build/compat/$$jax; \
-		$(UV) --no-config python find -q --no-python-downloads $${pair%%:*} > /dev/null || { \
+		$(UV) --no-config python find -q --no-python-downloads $${pair%%:*} > /dev/null 2>&1 || { \
 		echo "Python $${pair%%:*}, JAX $$jax: skipped, no such Python on PATH"; continue; }; \
 		test -e $$env/.ready || { $(UV) --no-config -q venv --clear --python $${pair%%:*} $$env; \
 		$(UV) --no-config -q pip install --python $$env "jax==$$jax" frozendict -e '.[test]'; \

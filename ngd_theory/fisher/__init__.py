@@ -7,13 +7,31 @@ from ngd_theory.fisher.dual import BlockDiagonal, BlockTridiagonal, Exact, tridi
 from ngd_theory.fisher.entry_wise import EntryWise
 from ngd_theory.fisher.identity import Identity
 from ngd_theory.fisher.kfac import KFAC
+from ngd_theory.fisher.kfac_tridiagonal import KFACTridiagonal
 from ngd_theory.fisher.kinds import EmpiricalFisher, SampledFisher, TrueFisher
+from ngd_theory.fisher.kronecker import (
+    DiagonalInverse,
+    KroneckerFisher,
+    TridiagonalInverse,
+    invert_diagonal,
+    invert_tridiagonal,
+    kronecker_fisher,
+)
 from ngd_theory.fisher.unit_wise import UnitWise
 
 #: Every approximation by its public name; a new one is one file and one entry here.
 APPROXIMATIONS: dict[str, type[Approximation]] = {
     cls.name: cls
-    for cls in (Identity, Exact, BlockDiagonal, BlockTridiagonal, KFAC, UnitWise, EntryWise)
+    for cls in (
+        Identity,
+        Exact,
+        BlockDiagonal,
+        BlockTridiagonal,
+        KFAC,
+        KFACTridiagonal,
+        UnitWise,
+        EntryWise,
+    )
 }
 
 
@@ -22,7 +40,8 @@ def by_name(name: str, **options) -> Approximation:
 
     Parameters
     ----------
-    name : {"identity", "exact", "block-diagonal", "block-tridiagonal", "kfac", "unit-wise", "entry-wise"}
+    name : str
+        One of `APPROXIMATIONS`.
     **options
         Passed to the class, for example ``kind=SampledFisher(key)``.
 
@@ -48,15 +67,22 @@ __all__ = [
     "BlockDiagonal",
     "BlockTridiagonal",
     "Damping",
+    "DiagonalInverse",
     "EmpiricalFisher",
     "EntryWise",
     "Exact",
     "Identity",
+    "KFACTridiagonal",
+    "KroneckerFisher",
     "SampledFisher",
+    "TridiagonalInverse",
     "TrueFisher",
     "UnitWise",
     "approximation",
     "as_damping",
     "by_name",
+    "invert_diagonal",
+    "invert_tridiagonal",
+    "kronecker_fisher",
     "tridiagonal_coupling",
 ]

@@ -8,17 +8,13 @@ from jaxtyping import Array, Float
 
 from ngd_theory.errors import choose
 from ngd_theory.fisher.base import Approximation, approximation
-from ngd_theory.fisher.damping import Damping
+from ngd_theory.fisher.damping import Damping, as_damping
+from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.solve import precondition_rows, smallest_eigenvalue
 from ngd_theory.kernels import layer_kernel
 from ngd_theory.networks import LayerLinearization, Linearization
 
-#: (mean diagonals of A and B) -> pi of the split ``A + pi sqrt(rho)``, ``B + sqrt(rho)/pi``.
-_PI = {
-    "factored": lambda a, b: jnp.where((a > 0) & (b > 0), jnp.sqrt(a / jnp.where(b > 0, b, 1)), 1),
-    "equal": lambda a, b: jnp.ones_like(a),
-}
 #: 1/scale of the output layer's B: the Fisher's own, or I/N in place of I.
 _OUTPUT_FACTORS = {"fisher": lambda n: 1.0, "uniform": lambda n: 1.0 / n}
 
@@ -53,7 +49,7 @@ class KFAC(Approximation):
 
     def __post_init__(self):
         choose(_OUTPUT_FACTORS, self.output_factor, "output_factor")
-        choose(_PI, self.damping_split, "damping_split")
+        choose(SPLITS, self.damping_split, "damping_split")
 
     def precondition(self, lin, cotangent, damping):
         """A vjp of the whitened factors."""
@@ -81,13 +77,13 @@ class KFAC(Approximation):
             n, c, t, m = layer.sensitivities.shape
             a, delta = layer.inputs.reshape(n * t, -1), layer.sensitivities.reshape(-1, m)
             scale_a, scale_b = 1 / n, scale / (n * t)
-            pi = float(self._split(a, delta, scale_a, scale_b))
+            roots = self._dampings(a, delta, scale_a, scale_b, as_damping(damping))
             grams = [
                 s * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x)
                 for x, s in ((a, scale_a), (delta, scale_b))
             ]
-            damped = zip((pi, 1 / pi), grams, strict=True)
-            bounds.append(damping**0.5 * sum(share / smallest_eigenvalue(g) for share, g in damped))
+            damped = zip(roots, grams, strict=True)
+            bounds.append(sum(float(rho.value) / smallest_eigenvalue(g) for rho, g in damped))
             shares.append(grams[0].shape[0] * grams[1].shape[0] / (n * c * scale))
         return float(np.average(bounds, weights=shares))
 
@@ -113,11 +109,16 @@ class KFAC(Approximation):
         hidden = [1.0] * (len(lin.layers) - 1)
         return [*hidden, _OUTPUT_FACTORS[self.output_factor](lin.num_samples)]
 
-    def _split(self, a, delta, scale_a, scale_b):
-        """The split's pi (see `_PI`)."""
+    def _dampings(self, a, delta, scale_a, scale_b, damping):
         mean_a = scale_a * jnp.sum(a**2) / a.shape[1]
         mean_b = scale_b * jnp.sum(delta**2) / delta.shape[1]
-        return _PI[self.damping_split](mean_a, mean_b)
+        return [
+            damping.map(lambda rho, side=side: self._split(mean_a, mean_b, rho)[side])
+            for side in (0, 1)
+        ]
+
+    def _split(self, mean_a, mean_b, rho):
+        return factored_damping(mean_a, mean_b, jnp.sqrt(rho), self.damping_split)
 
     def _whiten(
         self,
@@ -131,9 +132,7 @@ class KFAC(Approximation):
         delta = layer.sensitivities.reshape(-1, m)
         curvature = curvature_sensitivities(layer.sensitivities, root).reshape(-1, m)
         scale_a, scale_b = 1 / n, output_scale / (n * t)
-        pi = self._split(a, curvature, scale_a, scale_b)
-        damping_a = damping.map(lambda rho: pi * jnp.sqrt(rho))
-        damping_b = damping.map(lambda rho: jnp.sqrt(rho) / pi)
+        damping_a, damping_b = self._dampings(a, curvature, scale_a, scale_b, damping)
         whitened_a = precondition_rows(a, damping_a, scale_a)
         whitened_delta = precondition_rows(
             delta, damping_b, scale_b, None if root is None else curvature

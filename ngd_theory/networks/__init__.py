@@ -1,17 +1,30 @@
 """Floor 1: wide networks in the NTK parameterisation and their factored Jacobian."""
 
 from ngd_theory.networks.activations import ACTIVATIONS
-from ngd_theory.networks.linearization import LayerLinearization, Linearization, linearize
+from ngd_theory.networks.autoencoder import AUTOENCODERS, autoencoder
+from ngd_theory.networks.initialization import sparse_init
+from ngd_theory.networks.layout import ParameterLayout
+from ngd_theory.networks.linearization import (
+    LayerLinearization,
+    Linearization,
+    backpropagate,
+    linearize,
+)
 from ngd_theory.networks.mlp import mlp
 from ngd_theory.networks.network import Network
 from ngd_theory.networks.sizes import LayerSize
 
 __all__ = [
     "ACTIVATIONS",
+    "AUTOENCODERS",
     "LayerLinearization",
     "LayerSize",
     "Linearization",
     "Network",
+    "ParameterLayout",
+    "autoencoder",
+    "backpropagate",
     "linearize",
     "mlp",
+    "sparse_init",
 ]

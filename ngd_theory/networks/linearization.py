@@ -4,6 +4,7 @@ For every affine layer ``J_l[(n,c)] = sum_t delta_l[n,c,t] (x) a_l[n,t]``. All t
 with a network it does with ``a`` and ``delta``; the (NC, P) Jacobian is never formed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -101,6 +102,34 @@ def linearize(network: Network, params, x: Float[Array, "N *S"]) -> Linearizatio
     InputError
         If ``params`` or ``x`` do not fit the network.
     """
+    outputs, layers = backpropagate(network, params, x, _identity_rows)
+    return Linearization(outputs, layers)
+
+
+def backpropagate(
+    network: Network, params, x: Float[Array, "N *S"], rows: Callable
+) -> tuple[Float[Array, "N C"], tuple[LayerLinearization, ...]]:
+    """Outputs, and the factors of K chosen combinations of them: one forward pass and K backward ones.
+
+    Parameters
+    ----------
+    network : Network
+    params : like ``network.init(key)``
+    x : (N, *input_shape)
+    rows : ``outputs (N, C) -> (N, K, C)``
+        The combinations, held fixed: sampled scores, say, or the rows of ``R^T``.
+
+    Returns
+    -------
+    outputs : (N, C)
+    layers : tuple of LayerLinearization
+        With sensitivities (N, K, T, M): ``rows[n,k] . d f(x_n) / d u[n,t]``.
+
+    Raises
+    ------
+    InputError
+        If ``params`` or ``x`` do not fit the network.
+    """
     network.check(params, x)
     n = x.shape[0]
     dtype = jnp.result_type(x, *jax.tree.leaves(params))
@@ -109,17 +138,21 @@ def linearize(network: Network, params, x: Float[Array, "N *S"]) -> Linearizatio
     outputs, pull, hidden = jax.vjp(
         lambda shifts: network.forward(params, x, shifts), shifts, has_aux=True
     )
-    c = outputs.shape[1]
-    basis = jnp.broadcast_to(jnp.eye(c, dtype=dtype)[:, None, :], (c, n, c))
-    (deltas,) = jax.vmap(pull)(basis)
+    cotangents = jnp.moveaxis(rows(outputs), 1, 0)
+    (deltas,) = jax.vmap(pull)(cotangents)
     layers = tuple(
         LayerLinearization(
             inputs=block.affine.inputs(h),
             sensitivities=jnp.moveaxis(delta, 0, 1).reshape(
-                n, c, block.affine.positions, delta.shape[-1]
+                n, len(cotangents), block.affine.positions, delta.shape[-1]
             ),
             layout=block.affine.layout,
         )
         for block, h, delta in zip(network.blocks, hidden, deltas, strict=True)
     )
-    return Linearization(outputs, layers)
+    return outputs, layers
+
+
+def _identity_rows(outputs: Float[Array, "N C"]) -> Float[Array, "N C C"]:
+    n, c = outputs.shape
+    return jnp.broadcast_to(jnp.eye(c, dtype=outputs.dtype), (n, c, c))

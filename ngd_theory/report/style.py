@@ -9,6 +9,7 @@ COLOURS = {
     "block-diagonal": "#0072B2",
     "block-tridiagonal": "#56B4E9",
     "kfac": "#D55E00",
+    "kfac-tridiagonal": "#E69F00",
     "unit-wise": "#009E73",
     "entry-wise": "#CC79A7",
 }
@@ -18,10 +19,11 @@ MARKERS = {
     "block-diagonal": "s",
     "block-tridiagonal": "D",
     "kfac": "^",
+    "kfac-tridiagonal": ">",
     "unit-wise": "v",
     "entry-wise": "P",
 }
-LABELS = {"identity": "gradient descent", "kfac": "K-FAC"}
+LABELS = {"identity": "gradient descent", "kfac": "K-FAC", "kfac-tridiagonal": "K-FAC, tridiagonal"}
 
 RC: dict[Any, Any] = {
     "figure.dpi": 120,

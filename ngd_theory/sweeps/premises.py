@@ -31,6 +31,8 @@ def _input_rank(settings: Settings, approximation: str) -> str | None:
         mend = "use fewer samples or more input dimensions"
     elif approximation == "kfac" and (biased or not settings.forster):
         mend = "use fewer samples, more input dimensions, or forster = true without biases"
+    elif approximation == "kfac-tridiagonal" and settings.depth <= 2:
+        mend = "use fewer samples, more input dimensions or depth 3"
     else:
         return None
     return (
@@ -43,7 +45,8 @@ def _width(settings: Settings, approximation: str) -> str | None:
     if settings.depth == 1:
         return None
     outputs = settings.num_train * output_dim(settings)
-    needed = {"kfac": outputs, "unit-wise": settings.num_train - (settings.bias_std > 0)}
+    kronecker = {"kfac": outputs, "kfac-tridiagonal": outputs}
+    needed = {**kronecker, "unit-wise": settings.num_train - (settings.bias_std > 0)}
     if settings.width >= needed.get(approximation, 0):
         return None
     return (

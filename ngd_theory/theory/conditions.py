@@ -216,6 +216,13 @@ def _full_rank_inputs(name, net, lin, damping) -> Iterator[Condition]:
         yield _full_rank(name, layer, index)
 
 
+def _full_rank_features(name, net, lin, damping) -> Iterator[Condition]:
+    # Layers before the last two add nothing to K, so that the network's inputs matter in short networks only.
+    first = 0 if net.depth <= 2 else 1
+    for index, layer in enumerate(lin.layers[first:], start=first + 1):
+        yield _full_rank(name, layer, index)
+
+
 def _full_rank(name, layer, index) -> Condition:
     a = np.asarray(layer.inputs).reshape(-1, layer.inputs.shape[-1])
     rank, needed = _rank(a), a.shape[0]
@@ -268,6 +275,7 @@ CHECKS: dict[str, Callable[..., Iterator[Condition]]] = {
     "invertible-coupling": _invertible_coupling,
     "well-conditioned-damped-system": _well_conditioned_damped_system,
     "full-rank-inputs": _full_rank_inputs,
+    "full-rank-features": _full_rank_features,
     "equal-leverages": _equal_leverages,
     "full-rank-sensitivities": _full_rank_sensitivities,
     "many-units": _many_units,

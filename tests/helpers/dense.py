@@ -122,6 +122,17 @@ def accurate_solve(wide, rhs):
     return solution.astype(float)
 
 
+def accurate_inverse(wide, rhs):
+    """``wide^-1 rhs`` for a positive definite matrix, by Gauss-Jordan in extended precision."""
+    size = len(wide)
+    system = np.concatenate([wide, np.asarray(rhs, np.longdouble)], axis=1).astype(np.longdouble)
+    for pivot in range(size):
+        system[pivot] /= system[pivot, pivot]
+        others = np.arange(size) != pivot
+        system[others] -= np.outer(system[others, pivot], system[pivot])
+    return system[:, size:]
+
+
 def softmax_fisher(outputs):
     """Lambda of cross-entropy: (N, C, C) blocks ``diag p - p p^T``."""
     p = special.softmax(outputs, axis=1)
@@ -224,6 +235,8 @@ class DenseFisher:
         """``(G + damping I)^-1`` on the range of J^T, applied: a function of (P, k) columns."""
         if name == "identity":
             return lambda columns: columns
+        if name == "kfac-tridiagonal":
+            return self.tridiagonal_preconditioner(damping, damping_split)
         if name != "kfac":
             g = self.masked(name)
             if damping == 0:
@@ -255,6 +268,41 @@ class DenseFisher:
             return np.concatenate(parts)
 
         return apply
+
+    def kronecker_block(self, i, j):
+        """F-tilde of layers i and j: the Kronecker product of averaged outer products."""
+        n = self.num_samples
+        first, second = (self.inputs[k].astype(np.longdouble) for k in (i, j))
+        a = sum(np.outer(first[s], second[s]) for s in range(n)) / n
+        left, right = (self.sensitivities[k].astype(np.longdouble) for k in (i, j))
+        b = sum(left[s].T @ self.output_fisher[s] @ right[s] for s in range(n)) / n
+        return a, b
+
+    def tridiagonal_preconditioner(self, damping, damping_split="factored"):
+        """F-hat's inverse from dense blocks, in extended precision: Psi_i, S_i and Xi as matrices."""
+        depth, wide = len(self.inputs), np.longdouble
+        diagonal = []
+        for i in range(depth):
+            a, b = self.kronecker_block(i, i)
+            mean_a, mean_b = (np.trace(m) / len(m) or 1.0 for m in (a, b))
+            # What is called the limit: the damping that float64 resolves.
+            root = max(damping, np.finfo(float).eps ** (7 / 8) * mean_a * mean_b) ** 0.5
+            pi = (mean_a / mean_b) ** 0.5 if damping_split == "factored" else 1.0
+            a, b = a + pi * root * np.eye(len(a)), b + root / pi * np.eye(len(b))
+            diagonal.append(np.kron(b.astype(wide), a.astype(wide)))
+        size = len(self.layer)
+        xi, inverse = np.eye(size, dtype=wide), np.zeros((size, size), wide)
+        for i in range(depth):
+            remainder = diagonal[i]
+            if i < depth - 1:
+                a, b = self.kronecker_block(i, i + 1)
+                across = np.kron(b.astype(wide), a.astype(wide))
+                psi = accurate_inverse(diagonal[i + 1], across.T).T
+                xi[np.ix_(self.block(i), self.block(i + 1))] = -psi
+                remainder = remainder - psi @ across.T
+            here = np.ix_(self.block(i), self.block(i))
+            inverse[here] = accurate_inverse(remainder, np.eye(len(remainder)))
+        return lambda columns: (xi.T @ (inverse @ (xi @ columns))).astype(float)
 
     def solution(self, name, damping, **options):
         """``(G + damping I)^-1 J^T / N``: (P, N*C)."""

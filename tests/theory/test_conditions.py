@@ -35,6 +35,7 @@ NAMES = {
         "well-conditioned-damped-system",
     },
     "kfac": {"distinct-inputs", "equal-leverages", "full-rank-sensitivities"},
+    "kfac-tridiagonal": {"distinct-inputs", "full-rank-features", "full-rank-sensitivities"},
     "unit-wise": {"distinct-inputs", "full-rank-inputs", "many-units"},
     "entry-wise": {"isotropic-by-design"},
     "identity": {"isotropic-by-design"},

@@ -37,7 +37,13 @@ N = 8
 
 @pytest.mark.parametrize(
     ("name", "damping"),
-    [("exact", 1e-8), ("block-diagonal", 1e-8), ("block-tridiagonal", 1e-8), ("kfac", 1e-16)],
+    [
+        ("exact", 1e-8),
+        ("block-diagonal", 1e-8),
+        ("block-tridiagonal", 1e-8),
+        ("kfac", 1e-16),
+        ("kfac-tridiagonal", 1e-16),
+    ],
 )
 @pytest.mark.parametrize(("depth", "output_dim", "activation", "bias_std"), FINITE_WIDTH)
 def test_isotropy_constant_is_measured_at_finite_width(
@@ -50,6 +56,7 @@ def test_isotropy_constant_is_measured_at_finite_width(
         "block-diagonal": depth,
         "block-tridiagonal": {3: 1, 4: 2}[depth],
         "kfac": N * (depth - 1) + 1,
+        "kfac-tridiagonal": N,
     }[name]
     assert ngd.theory.isotropy_constant(approximation, network, N) == pytest.approx(stated)
     found = measure(approximation, lin, damping)
@@ -71,6 +78,27 @@ def test_kfac_constant_with_the_uniform_output_factor_is_depth_times_samples():
     assert float(measure(ngd.fisher.KFAC(), lin, 1e-16).constant) == pytest.approx(
         2 * N + 1, rel=1e-4
     )
+
+
+def test_tridiagonal_kfac_is_isotropic_whatever_the_input_dimension_from_depth_three():
+    tridiagonal = ngd.fisher.KFACTridiagonal()
+    network, lin = make((64, 64), 3, N, activation="tanh")
+    found = measure(tridiagonal, lin, 0.0)
+    assert float(found.constant) == pytest.approx(N, rel=1e-4)
+    assert float(found.dispersion) < 1e-4
+    assert all(c.holds for c in ngd.theory.check_conditions(tridiagonal, network, lin))
+    # Negative controls: block-diagonal K-FAC disperses there, and so does this one at depth 2.
+    assert float(measure(ngd.fisher.KFAC(), lin, 0.0).dispersion) > 0.05
+    network, lin = make((64,), 4, N, activation="tanh")
+    found = measure(tridiagonal, lin, 0.0)
+    assert float(found.dispersion) > 0.1
+    stated = ngd.theory.isotropy_constant(tridiagonal, network, N)
+    assert stated == 1 + 4 * (N - 1) / N
+    assert float(found.constant) == pytest.approx(stated, rel=1e-4)
+    (broken,) = [c for c in ngd.theory.check_conditions(tridiagonal, network, lin) if not c.holds]
+    assert broken.layer == 1
+    # Too narrow: no constant is stated.
+    assert ngd.theory.isotropy_constant(tridiagonal, make((4, 4), 12, N)[0], N) is None
 
 
 def test_kfac_damping_acts_through_its_square_root():

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from ngd_theory.data.errors import DataError
 from ngd_theory.data.raw import RawData, Request
 from ngd_theory.data.sources.cifar10 import load_cifar10
+from ngd_theory.data.sources.curves import load_curves
 from ngd_theory.data.sources.digits import load_digits
 from ngd_theory.data.sources.gaussian import load_gaussian
 from ngd_theory.data.sources.mnist import load_fashion_mnist, load_mnist
@@ -21,6 +22,7 @@ SOURCES: Mapping[str, Loader] = MappingProxyType(
         "fashion-mnist": load_fashion_mnist,
         "gaussian": load_gaussian,
         "mnist": load_mnist,
+        "curves": load_curves,
     }
 )
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ngd_theory.errors import InputError, NotPredictedError
-from ngd_theory.kernels import infinite
+from ngd_theory.kernels import infinite, ntk
 from ngd_theory.kernels._neural_tangents import NeuralTangentsError, neural_tangents
 from ngd_theory.kernels.infinite import bridge
-from ngd_theory.networks import mlp
+from ngd_theory.networks import linearize, mlp
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +93,39 @@ def test_gradient_descent_of_neural_tangents_has_the_same_limit(x, other):
     ours = infinite.ensemble(maps, net, x, other, targets, step, [10**6])
     np.testing.assert_allclose(ours.test_mean[0], theirs.mean, atol=1e-10)
     np.testing.assert_allclose(ours.test_covariance[0], theirs.covariance, atol=1e-10)
+
+
+def test_empirical_kernel_of_neural_tangents_is_ours(x, other):
+    net = mlp(5, [7, 6], 3, "tanh", 1.3, 0.2)
+    params = net.init(jax.random.key(5))
+    nt, stax = neural_tangents(), infinite.to_stax(net)
+    theirs = nt.empirical_ntk_fn(
+        stax.apply_fn,
+        trace_axes=(),
+        vmap_axes=0,
+        implementation=nt.NtkImplementation.JACOBIAN_CONTRACTION,
+    )(x, other, infinite.params_to_stax(net, params))
+    ours = ntk(linearize(net, params, x), linearize(net, params, other))
+    theirs = jnp.transpose(theirs, (0, 2, 1, 3)).reshape(ours.shape)
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_monte_carlo_kernel_of_neural_tangents_is_an_average_of_ours(x):
+    net = mlp(5, [16], 2, "erf", 1.3, 0.2)
+    nt, stax = neural_tangents(), infinite.to_stax(net)
+    key, count = jax.random.key(6), 3
+    theirs = nt.monte_carlo_kernel_fn(stax.init_fn, stax.apply_fn, key, count, vmap_axes=0)(
+        x, None, "ntk"
+    )
+    kernels = []
+    # The mean over outputs of the same networks: their keys are split as neural-tangents does.
+    for _ in range(count):
+        key, sample = jax.random.split(key)
+        drawn = stax.init_fn(jax.random.split(sample)[0], x.shape)[1]
+        params = infinite.params_from_stax(net, drawn)
+        kernel = ntk(linearize(net, params, x)).reshape(6, 2, 6, 2)
+        kernels.append(jnp.einsum("ncmc->nm", kernel) / 2)
+    np.testing.assert_allclose(jnp.mean(jnp.stack(kernels), axis=0), theirs, atol=1e-12)
 
 
 def test_errors_name_what_does_not_fit(x):

@@ -1,0 +1,181 @@
+"""K-FAC with a block-tridiagonal inverse (Martens & Grosse 2015 section 4.3; docs/theory.md section 6)."""
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.errors import InputError, choose
+from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.damping import Damping
+from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
+from ngd_theory.fisher.kfac import KFAC
+from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
+from ngd_theory.fisher.kronecker import TridiagonalInverse, invert_tridiagonal, kronecker_fisher
+from ngd_theory.networks import LayerLinearization, Linearization, ParameterLayout
+
+#: Power of eps that balances what damping changes against what it divides by.
+RESOLVED = 7 / 8
+
+
+@approximation
+@dataclass(frozen=True)
+class KFACTridiagonal(Approximation):
+    """F-hat: the inverse is block-tridiagonal, and it agrees with K-FAC's F-tilde on the three central diagonals.
+
+    The diagonal factors are damped as in `KFAC`, those between layers are not. Factors are held in an
+    orthonormal basis of the samples' inputs and sensitivities: never larger than min(N, P), min(NC, M).
+    Dense layers only.
+
+    The limit rho -> 0 of the natural gradient exists but is not that of pseudo-inverses: hidden layers add
+    nothing to K on the training set and yet move the parameters. A damping below the smallest that is
+    resolved, eps^(7/8) times the mean diagonal of ``A (x) B``, is taken as that, zero included.
+
+    Attributes
+    ----------
+    kind : TrueFisher, SampledFisher or EmpiricalFisher
+    damping_split : {"factored", "equal"}
+        See `ngd_theory.fisher.factored_damping`.
+    """
+
+    name = "kfac-tridiagonal"
+    requirements = ("distinct-inputs", "full-rank-features", "full-rank-sensitivities")
+    kind: Kind = field(default=TrueFisher())
+    damping_split: str = "factored"
+
+    def __post_init__(self):
+        choose(SPLITS, self.damping_split, "damping_split")
+
+    def precondition(self, lin, cotangent, damping):
+        """Invert in the samples' basis, and go back."""
+        small, bases = zip(*map(_compress, lin.layers), strict=True)
+        gradient = [y.layout.to_matrix(y.vjp(cotangent / lin.num_samples)) for y in small]
+        solved = self._inverse(lin, small, damping).apply(gradient)
+        return tuple(
+            layer.layout.from_matrix(a @ v @ b.T)
+            for layer, (a, b), v in zip(lin.layers, bases, solved, strict=True)
+        )
+
+    def preconditioned_map(self, lin, damping, at):
+        """``sum_i (Xi J(at)^T)_i^T S_i^-1 (Xi J^T)_i / N``, one direction of the inputs at a time."""
+        small, bases = zip(*map(_compress, lin.layers), strict=True)
+        there = [_project(y, basis) for y, basis in zip(at.layers, bases, strict=True)]
+        stages = self._inverse(lin, small, damping).stages
+        total = 0.0
+        for i, stage in enumerate(stages):
+            left, right = (_rotated(stage, layers[i : i + 2]) for layers in (there, small))
+            total = total + _weighted_gram(left, right, stage.weights)
+        return total / lin.num_samples
+
+    def matched_damping(self, damping):
+        """``damping^2``, as for `KFAC`."""
+        return damping**2
+
+    def damping_bias(self, lin, damping):
+        """The bound of `KFAC` with its layers added up: each couples to the next in proportion to it."""
+        bound = KFAC(self.kind, damping_split=self.damping_split).damping_bias(lin, damping)
+        return None if bound is None else len(lin.layers) * bound
+
+    def isotropy_constant(self, sizes, num_samples):
+        """``1 + r (N - 1)/N`` with r the rank of the inputs of the last layer but one: N for wide networks.
+
+        Layers below them add nothing: their inputs and sensitivities are functions of the next layer's on
+        the samples. None where hidden layers are too narrow for that.
+        """
+        c, n = sizes[-1].num_units, num_samples
+        if len(sizes) == 1:
+            return sizes[0].input_rank(n) / n
+        features = min(s.input_rank(n) for s in sizes[1:])
+        sensitivities = min(s.sensitivity_rank(n, c) for s in sizes[:-1])
+        if features < n or sensitivities < n * c:
+            return None
+        return 1 + sizes[-2].input_rank(n) * (n - 1) / n
+
+    def _inverse(
+        self, lin: Linearization, small: tuple[LayerLinearization, ...], damping: Damping
+    ) -> TridiagonalInverse:
+        root = self.kind.root(lin.outputs)
+        curved = [
+            replace(y, sensitivities=curvature_sensitivities(y.sensitivities, root)) for y in small
+        ]
+        fisher = kronecker_fisher(curved, bandwidth=1)
+        # Mean diagonals over the whole factors, of which the basis holds all but zeros.
+        traces = [
+            (jnp.trace(a[0]), jnp.trace(b[0]))
+            for a, b in zip(fisher.inputs, fisher.sensitivities, strict=True)
+        ]
+        means = [
+            (_positive(a / y.layout.num_inputs), _positive(b / y.layout.num_units))
+            for (a, b), y in zip(traces, lin.layers, strict=True)
+        ]
+        smallest = jnp.finfo(lin.outputs.dtype).eps ** RESOLVED
+        dampings = [
+            factored_damping(
+                a,
+                b,
+                jnp.sqrt(jnp.maximum(damping.value.astype(lin.outputs.dtype), smallest * a * b)),
+                self.damping_split,
+            )
+            for a, b in means
+        ]
+        return invert_tridiagonal(fisher, dampings)
+
+
+def _positive(mean: Float[Array, ""]) -> Float[Array, ""]:
+    """A mean diagonal as a unit of damping: 1 for a layer that is all zeros."""
+    return jnp.where(mean > 0, mean, 1)
+
+
+Bases = tuple[Float[Array, "P p"], Float[Array, "M q"]]
+
+
+def _compress(layer: LayerLinearization) -> tuple[LayerLinearization, Bases]:
+    """The layer in orthonormal bases of its rows, and the bases."""
+    if layer.inputs.shape[1] > 1:
+        raise InputError(
+            "kfac-tridiagonal is defined for dense layers; use kfac (KFC) for a convolution"
+        )
+    bases = _row_basis(layer.inputs), _row_basis(layer.sensitivities)
+    return _project(layer, bases), bases
+
+
+def _row_basis(rows: Float[Array, "*B p"]) -> Float[Array, "p k"]:
+    """Orthonormal columns that span the rows; the identity where the rows are no fewer."""
+    rows = rows.reshape(-1, rows.shape[-1])
+    count, size = rows.shape
+    return jnp.eye(size, dtype=rows.dtype) if count >= size else jnp.linalg.qr(rows.T)[0]
+
+
+def _project(layer: LayerLinearization, bases: Bases) -> LayerLinearization:
+    a, b = bases
+    layout = ParameterLayout((a.shape[1], b.shape[1]), has_bias=False)
+    return LayerLinearization(layer.inputs @ a, layer.sensitivities @ b, layout)
+
+
+def _rotated(stage, layers):
+    """Rows of ``(Xi J^T)_i`` in the basis of S_i: pairs of inputs (N, p) and sensitivities (N, C, q)."""
+    pairs = [(y.inputs[:, 0], y.sensitivities[:, :, 0]) for y in layers]
+    if stage.regression is not None:
+        psi_a, psi_b = stage.regression
+        a, b = pairs[1]
+        pairs[1] = a @ psi_a.T, b @ psi_b.T
+    a, b = stage.basis
+    return [(x @ a, y @ b) for x, y in pairs]
+
+
+def _weighted_gram(left, right, weights: Float[Array, "p q"]) -> Float[Array, "MC NC"]:
+    """``sum_pq weights[p,q] Z(at)[:,p,q] Z[:,p,q]^T``; Z[:,p] is made when its turn comes."""
+
+    def rows(pairs, p):
+        own, *following = [x[:, None, None, p] * y for x, y in pairs]
+        z = own - following[0] if following else own
+        return z.reshape(-1, z.shape[-1])
+
+    def add(total, p):
+        return total + (rows(left, p) * weights[p]) @ rows(right, p).T, None
+
+    (x, y), (x_at, y_at) = right[0], left[0]
+    shape = (len(x_at) * y_at.shape[1], len(x) * y.shape[1])
+    total, _ = jax.lax.scan(add, jnp.zeros(shape, weights.dtype), jnp.arange(len(weights)))
+    return total

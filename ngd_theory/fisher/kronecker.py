@@ -1,0 +1,276 @@
+"""The Kronecker-factored Fisher of Martens & Grosse (2015) and its two inverses.
+
+With layer inputs a and sensitivities delta (docs/theory.md section 1) block (i, j) of the exact Fisher is
+``E[(a_i a_j^T) (x) (delta_i delta_j^T)]``; K-FAC takes the expectation of each factor apart,
+
+    Ft_ij = A_ij (x) B_ij,   A_ij = (1/N) sum_n a_i a_j^T,   B_ij = (1/N) sum_{n,k} delta_i delta_j^T,
+
+(F-tilde of the paper, whose Abar_{i-1,j-1} and G_{i,j} these are). Two approximations of it are cheap to
+invert: its block diagonal (F-breve, `invert_diagonal`) and the matrix whose *inverse* is block-tridiagonal and
+which agrees with it on the three central block diagonals (F-hat, `invert_tridiagonal`). Nothing larger than a
+factor is ever formed, `KroneckerFisher.dense` apart. The (P, M) matrix V of a layer is vectorised row by row:
+``(A (x) B) vec(V) = vec(A V B^T)``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.errors import InputError
+from ngd_theory.networks import LayerLinearization
+from ngd_theory.pytrees import pytree
+
+#: rho_A and rho_B of a layer.
+FactorDamping = tuple[Float[Array, ""], Float[Array, ""]]
+
+
+@pytree("inputs", "sensitivities")
+@dataclass(frozen=True)
+class KroneckerFisher:
+    """Second moments of all layers' inputs and sensitivities, up to a distance between layers.
+
+    Attributes
+    ----------
+    inputs : tuple of tuple of (P_i, P_j) arrays
+        ``inputs[i][j - i] = A_ij`` for ``i <= j <= i + bandwidth``.
+    sensitivities : tuple of tuple of (M_i, M_j) arrays
+        ``B_ij`` likewise.
+    """
+
+    inputs: tuple[tuple[Array, ...], ...]
+    sensitivities: tuple[tuple[Array, ...], ...]
+
+    @property
+    def depth(self) -> int:
+        """L."""
+        return len(self.inputs)
+
+    @property
+    def bandwidth(self) -> int:
+        """Largest distance of two layers whose factors are held."""
+        return len(self.inputs[0]) - 1
+
+    def block(self, i: int, j: int) -> tuple[Float[Array, "P Q"], Float[Array, "M K"]]:
+        """Factors ``(A_ij, B_ij)``, 0-based; in either order.
+
+        Raises
+        ------
+        InputError
+            For layers further apart than `bandwidth`.
+        """
+        if abs(i - j) > self.bandwidth:
+            raise InputError(
+                f"layers {i + 1} and {j + 1} are further apart than the bandwidth {self.bandwidth} of these factors"
+            )
+        if i > j:
+            a, b = self.block(j, i)
+            return a.T, b.T
+        return self.inputs[i][j - i], self.sensitivities[i][j - i]
+
+    def dense(self) -> Float[Array, "P P"]:
+        """F-tilde as one matrix of all parameters, zero beyond `bandwidth`: for small networks only.
+
+        Layer l's parameters are its (P_l, M_l) matrix row by row.
+        """
+        sizes = [
+            len(a[0]) * len(b[0]) for a, b in zip(self.inputs, self.sensitivities, strict=True)
+        ]
+        return jnp.block(
+            [
+                [
+                    jnp.kron(*self.block(i, j))
+                    if abs(i - j) <= self.bandwidth
+                    else jnp.zeros((sizes[i], sizes[j]), self.inputs[0][0].dtype)
+                    for j in range(self.depth)
+                ]
+                for i in range(self.depth)
+            ]
+        )
+
+
+def kronecker_fisher(
+    layers: Sequence[LayerLinearization], bandwidth: int | None = None
+) -> KroneckerFisher:
+    """Factors from layer inputs and curvature sensitivities.
+
+    ``A_ij = (1/N) sum_{n,t} a_i a_j^T`` and ``B_ij = (1/(N T)) sum_{n,k,t} delta_i delta_j^T``; the sum over k
+    is the expectation over targets: exact for the rows of ``R^T delta``, a sample for one sampled score.
+
+    Parameters
+    ----------
+    layers : sequence of LayerLinearization
+        Inputs (N, T, P) and curvature sensitivities (N, K, T, M), as `ngd_theory.networks.backpropagate` or
+        `ngd_theory.fisher.curvature_sensitivities` give them.
+    bandwidth : int, optional
+        Layers up to this far apart: 0 for the block diagonal, 1 for F-hat, all of them when None.
+
+    Raises
+    ------
+    InputError
+        For a negative bandwidth, or factors between layers that share weights over positions (convolutions).
+    """
+    depth = len(layers)
+    bandwidth = depth - 1 if bandwidth is None else min(bandwidth, depth - 1)
+    if bandwidth < 0:
+        raise InputError(f"bandwidth is {bandwidth}; it must be at least 0")
+    if bandwidth and any(layer.inputs.shape[1] > 1 for layer in layers):
+        raise InputError(
+            "factors between layers are defined for dense layers; a convolution has only its own (bandwidth 0)"
+        )
+    a = [layer.inputs.reshape(-1, layer.inputs.shape[-1]) for layer in layers]
+    b = [layer.sensitivities.reshape(-1, layer.sensitivities.shape[-1]) for layer in layers]
+    scales = [1 / layer.inputs.shape[0] for layer in layers]
+    positions = [layer.inputs.shape[1] for layer in layers]
+
+    def banded(rows, scales):
+        return tuple(
+            tuple(
+                scales[i] * (rows[i].T @ rows[j]) for j in range(i, min(i + bandwidth + 1, depth))
+            )
+            for i in range(depth)
+        )
+
+    return KroneckerFisher(
+        banded(a, scales),
+        banded(b, [s / t for s, t in zip(scales, positions, strict=True)]),
+    )
+
+
+@pytree("inputs", "sensitivities")
+@dataclass(frozen=True)
+class DiagonalInverse:
+    """The inverse of F-breve: ``V_i -> A_i^-1 V_i B_i^-1``.
+
+    Attributes
+    ----------
+    inputs : tuple of (P_i, P_i) arrays
+    sensitivities : tuple of (M_i, M_i) arrays
+    """
+
+    inputs: tuple[Array, ...]
+    sensitivities: tuple[Array, ...]
+
+    def apply(self, matrices: Sequence[Float[Array, "_ _"]]) -> list[Array]:
+        """Inverse times a vector, given as one (P_i, M_i) matrix a layer."""
+        return [
+            a @ v @ b for a, v, b in zip(self.inputs, matrices, self.sensitivities, strict=True)
+        ]
+
+
+def invert_diagonal(fisher: KroneckerFisher, damping: Sequence[FactorDamping]) -> DiagonalInverse:
+    """Invert every layer's ``(A_ii + rho_A) (x) (B_ii + rho_B)``, two Cholesky factorisations a layer."""
+    diagonal = [fisher.block(i, i) for i in range(fisher.depth)]
+    whitened = [
+        tuple(_whitening(m, rho) for m, rho in zip(pair, rhos, strict=True))
+        for pair, rhos in zip(diagonal, damping, strict=True)
+    ]
+    return DiagonalInverse(tuple(w @ w.T for w, _ in whitened), tuple(w @ w.T for _, w in whitened))
+
+
+@pytree("basis", "weights", "regression")
+@dataclass(frozen=True)
+class _Stage:
+    """One layer of F-hat's inverse, ``S_i^-1`` and ``Psi_i``, each for inputs and sensitivities.
+
+    Attributes
+    ----------
+    basis : ((P_i, p), (M_i, q))
+        Directions in which both factors of S_i are diagonal.
+    weights : (p, q)
+        Inverse of S_i in that basis.
+    regression : ((P_i, P_{i+1}), (M_i, M_{i+1})) or None
+        Factors of ``Psi_i = Ft_{i,i+1} Ft_{i+1,i+1}^-1``; None for the last layer.
+    """
+
+    basis: tuple[Array, Array]
+    weights: Array
+    regression: tuple[Array, Array] | None
+
+    def solve(self, matrix: Float[Array, "P M"]) -> Float[Array, "P M"]:
+        """``S_i^-1 V``."""
+        a, b = self.basis
+        return a @ (self.weights * (a.T @ matrix @ b)) @ b.T
+
+
+@pytree("stages")
+@dataclass(frozen=True)
+class TridiagonalInverse:
+    """The inverse of F-hat, ``Xi^T diag(S_1^-1, .., S_L^-1) Xi`` with Xi unit upper block-bidiagonal.
+
+    ``S_i = Ft_ii - Psi_i Ft_{i+1,i+1} Psi_i^T`` is the difference of two Kronecker products ``A (x) B - C (x) D``.
+    It is positive semi-definite, as ``C <= A`` and ``D <= B`` are conditional moments: with whitened
+    ``C = E diag(s) E^T`` and ``D = E' diag(s') E'^T`` its spectrum is ``1 - s s'``, where s and s' are the squared
+    canonical correlations of a layer's inputs (sensitivities) with the next layer's.
+    """
+
+    stages: tuple[_Stage, ...]
+
+    def apply(self, matrices: Sequence[Float[Array, "_ _"]]) -> list[Array]:
+        """Inverse times a vector, given as one (P_i, M_i) matrix a layer."""
+        left = [
+            stage.solve(v - psi_a @ following @ psi_b.T)
+            for stage, v, following in zip(self.stages, matrices, matrices[1:], strict=False)
+            for psi_a, psi_b in [stage.regression]
+        ]
+        left.append(self.stages[-1].solve(matrices[-1]))
+        back = [
+            psi_a.T @ before @ psi_b
+            for stage, before in zip(self.stages[:-1], left[:-1], strict=True)
+            for psi_a, psi_b in [stage.regression]
+        ]
+        return [left[0], *(w - spread for w, spread in zip(left[1:], back, strict=True))]
+
+
+def invert_tridiagonal(
+    fisher: KroneckerFisher, damping: Sequence[FactorDamping]
+) -> TridiagonalInverse:
+    """Invert F-hat of the factors whose diagonal blocks are damped.
+
+    Undamped, S_i is singular wherever a layer's inputs and sensitivities are both functions of the next
+    layer's; the limit of the inverse there depends on how the dampings go to zero. Costs one Cholesky
+    factorisation and one eigendecomposition of the size of each factor.
+
+    Parameters
+    ----------
+    fisher : KroneckerFisher
+        Of bandwidth at least 1 (or one layer).
+    damping : sequence of (rho_A, rho_B)
+        Of each layer; positive.
+    """
+    whitened = [
+        tuple(_whitening(m, rho) for m, rho in zip(fisher.block(i, i), rhos, strict=True))
+        for i, rhos in enumerate(damping)
+    ]
+    stages = []
+    for i, (here, following) in enumerate(pairwise(whitened)):
+        basis, squares, regression = zip(
+            *[
+                _canonical(m, w, v)
+                for m, w, v in zip(fisher.block(i, i + 1), here, following, strict=True)
+            ],
+            strict=True,
+        )
+        remaining = 1 - squares[0][:, None] * squares[1][None, :]
+        floor = max(remaining.shape) * jnp.finfo(remaining.dtype).eps
+        stages.append(_Stage(basis, 1 / jnp.maximum(remaining, floor), regression))
+    a, b = whitened[-1]
+    last = jnp.ones((a.shape[1], b.shape[1]), a.dtype)
+    return TridiagonalInverse((*stages, _Stage((a, b), last, None)))
+
+
+def _whitening(matrix: Float[Array, "n n"], rho: Float[Array, ""]) -> Float[Array, "n n"]:
+    """W with ``W W^T = (matrix + rho I)^-1``."""
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+    factor = jnp.linalg.cholesky(matrix + rho * identity)
+    return jax.scipy.linalg.solve_triangular(factor, identity, lower=True).T
+
+
+def _canonical(coupling: Float[Array, "P Q"], here: Float[Array, "P P"], following):
+    """Basis that diagonalises the conditional moment, its squared correlations, and the regression."""
+    correlation = here.T @ coupling @ following
+    squares, rotation = jnp.linalg.eigh(correlation @ correlation.T)
+    return here @ rotation, jnp.clip(squares, 0, 1), coupling @ following @ following.T

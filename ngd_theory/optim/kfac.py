@@ -1,0 +1,395 @@
+"""K-FAC with momentum as its authors published it (Martens & Grosse 2015, algorithm 2), in optax's interface."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from ngd_theory import losses
+from ngd_theory.errors import InputError
+from ngd_theory.fisher.factored_damping import factored_damping
+from ngd_theory.fisher.kronecker import KroneckerFisher, kronecker_fisher
+from ngd_theory.networks import Network, backpropagate
+from ngd_theory.optim.options import STRUCTURES, Options
+from ngd_theory.optim.quadratic_model import Minimum, dot, minimise, quadratic_model, value_at
+
+#: Iterations that all refresh the inverses, as the statistics are young.
+YOUNG = 3
+#: gamma stays in this range of the parameters' precision, where Cholesky factorisations succeed.
+SMALLEST_FACTOR_DAMPING = 1e-5
+
+
+class KFACState(NamedTuple):
+    """Everything that K-FAC keeps between steps: a pytree of arrays.
+
+    Attributes
+    ----------
+    count, skipped : int32
+        Steps taken, and those of them that changed nothing because a number was not finite.
+    key : (2,) uint32
+        Random bits for the sampled targets.
+    factors : KroneckerFisher
+        Running averages of the statistics.
+    inverse : DiagonalInverse or TridiagonalInverse
+        Of the factors as they were at the last refresh.
+    previous : like the parameters
+        The last update.
+    average : like the parameters, or ()
+        Running average of the iterates.
+    damping, factor_damping : scalar arrays
+        lambda and gamma.
+    step_size, momentum, model_change : scalar arrays
+        alpha, mu and ``M(d) - M(0)`` of the last step.
+    reduction_ratio : scalar array
+        Of the objective's change to the model's when last measured; NaN before.
+    """
+
+    count: Array
+    skipped: Array
+    key: Array
+    factors: KroneckerFisher
+    inverse: Any
+    previous: Any
+    average: Any
+    damping: Array
+    factor_damping: Array
+    step_size: Array
+    momentum: Array
+    model_change: Array
+    reduction_ratio: Array
+
+
+def kfac(
+    network: Network,
+    loss: str | losses.Loss = "mse",
+    *,
+    structure: str = "block-diagonal",
+    l2: float = 0.0,
+    damping: float = 150.0,
+    adapt_damping: bool = True,
+    damping_period: int = 5,
+    factor_damping: float | None = None,
+    adapt_factor_damping: bool = True,
+    factor_damping_period: int = 20,
+    inverse_period: int = 20,
+    statistics_fraction: float = 1.0,
+    curvature_fraction: float = 1.0,
+    num_draws: int = 1,
+    decay: float = 0.95,
+    averaging: float = 0.0,
+    step_size: float | None = None,
+    momentum: float | None = None,
+    reject_worse: bool = False,
+    seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """K-FAC: the natural gradient with Kronecker factors, damped, re-scaled and with momentum.
+
+    The proposal is ``-Fk^-1 grad h``, Fk = F-breve or F-hat of running averages of sampled statistics with
+    factored Tikhonov damping gamma; the update ``alpha * proposal + mu * previous`` minimises the quadratic
+    model with the exact Fisher of the batch plus (lambda + l2) I. The objective is
+    ``h = loss + (l2/2) |params|^2`` with the batch average of `ngd_theory.losses`.
+
+    Parameters
+    ----------
+    network : Network
+    loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
+    structure : {"block-diagonal", "block-tridiagonal"}
+        F-breve or F-hat.
+    l2 : float
+        Weight of the penalty; it is added here, also to the gradient.
+    damping : float
+        Initial lambda, in units of the objective over squared parameters.
+    adapt_damping : bool
+        Levenberg and Marquardt's rule every ``damping_period`` (T1) steps: lambda times ``(19/20)^T1`` where the
+        objective fell by over 3/4 of what the model said, divided by it below 1/4.
+    factor_damping : float, optional
+        Initial gamma; ``sqrt(lambda + l2)`` when None.
+    adapt_factor_damping : bool
+        Every ``factor_damping_period`` (T2) steps take the best of gamma and gamma times and over
+        ``(19/20)^(T2/2)``. If False, gamma is ``sqrt(lambda + l2)`` at each refresh, or ``factor_damping`` if given.
+    inverse_period : int
+        T3; the first three steps refresh the inverses too.
+    statistics_fraction, curvature_fraction : float
+        tau_1 and tau_2: the share of the batch, its first rows, that the statistics and the exact Fisher take.
+        Rows must be in random order.
+    num_draws : int
+        Targets drawn a row for the statistics.
+    decay : float
+        Statistics keep ``min(1 - 1/k, decay)`` of the past at step k.
+    averaging : float
+        Iterates likewise with xi = min(1 - 1/k, averaging), see `averaged_params`; 0 keeps no average. The paper has
+        0.99.
+    step_size, momentum : float, optional
+        None for alpha and mu of the model. ``momentum=0`` alone re-scales without momentum; both given are fixed
+        (no re-scaling).
+    reject_worse : bool
+        Evaluate the objective after every step and take back one that makes it worse; lambda grows then.
+    seed : int
+        Of the sampled targets.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        ``update(grads, state, params, x=x, y=y)``, to be jitted by the user. ``grads`` is the gradient of
+        the loss over the batch, without the l2 term.
+
+        A batch with numbers that are not finite gives a zero update and leaves statistics, inverses and
+        dampings as they were: ``state.skipped`` counts. Layers without any signal are damped like others.
+
+    Raises
+    ------
+    InputError
+        For an option out of its range, or an update without ``params``, ``x`` or ``y``.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from ngd_theory import losses, networks, optim
+    >>> net = networks.mlp(3, [8], 1, "tanh")
+    >>> x, y = jnp.ones((4, 3)), jnp.zeros((4, 1))
+    >>> params = net.init(jax.random.key(0))
+    >>> optimizer = optim.kfac(net, "mse", damping=1.0)
+    >>> state = optimizer.init(params)
+    >>> grads = jax.grad(lambda p: losses.MSE.value(net.apply(p, x), y))(params)
+    >>> updates, state = optimizer.update(grads, state, params, x=x, y=y)
+    >>> params = optax.apply_updates(params, updates)
+    """
+    options = Options(
+        **{
+            name: value
+            for name, value in locals().items()
+            if name in Options.__dataclass_fields__  # pyright: ignore
+        }
+    )
+    method = _KFAC(network, losses.by_name(loss), options)
+
+    def update(grads, state, params=None, *, x=None, y=None, **_):
+        if params is None or x is None or y is None:
+            raise InputError("K-FAC needs update(grads, state, params, x=x, y=y)")
+        return method.update(grads, state, params, x, y)
+
+    return optax.GradientTransformationExtraArgs(partial(method.init, seed=seed), update)
+
+
+def averaged_params(state: KFACState, params):
+    """The average of the iterates where the state keeps one, else ``params``."""
+    return state.average if state.average != () else params
+
+
+class _KFAC:
+    """The algorithm; its methods are traced, it has no state."""
+
+    def __init__(self, network: Network, loss: losses.Loss, options: Options):
+        self.network, self.loss, self.options = network, loss, options
+        self.bandwidth, self.invert = STRUCTURES[options.structure]
+
+    def init(self, params, *, seed: int) -> KFACState:
+        """State before the first step."""
+        o = self.options
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        row = jax.ShapeDtypeStruct((1, *self.network.input_shape), dtype)
+        key = jax.random.key_data(jax.random.key(seed))
+        factors = _zeros(jax.eval_shape(self._statistics, params, row, key))
+        gamma = (o.damping + o.l2) ** 0.5 if o.factor_damping is None else o.factor_damping
+        inverse = _zeros(jax.eval_shape(self._inverse, factors, jnp.asarray(gamma, dtype)))
+        zero = jnp.zeros((), dtype)
+        return KFACState(
+            count=jnp.zeros((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
+            key=key,
+            factors=factors,
+            inverse=inverse,
+            previous=jax.tree.map(jnp.zeros_like, params),
+            average=params if o.averaging else (),
+            damping=jnp.asarray(o.damping, dtype),
+            factor_damping=jnp.asarray(gamma, dtype),
+            step_size=zero,
+            momentum=zero,
+            model_change=zero,
+            reduction_ratio=zero + jnp.nan,
+        )
+
+    def update(self, grads, state: KFACState, params, x, y):
+        """One step, or none where a number of the batch is not finite."""
+        next_key, draw = jax.random.split(jax.random.wrap_key_data(state.key))
+        state = state._replace(
+            count=state.count + 1, key=jax.random.key_data(next_key)
+        )
+        fresh = self._statistics(
+            params, _first(x, self.options.statistics_fraction), jax.random.key_data(draw)
+        )
+        grads = jax.tree.map(lambda g, p: g + self.options.l2 * p, grads, params)
+        usable = _finite(grads) & _finite(fresh)
+        return jax.lax.cond(usable, self._advance, self._skip, grads, state, params, x, y, fresh)
+
+    def _skip(self, grads, state, params, x, y, fresh):
+        return jax.tree.map(jnp.zeros_like, params), state._replace(skipped=state.skipped + 1)
+
+    def _advance(self, grads, state, params, x, y, fresh):
+        o = self.options
+        state = state._replace(factors=_blend(state.factors, fresh, o.decay, state.count))
+        model = quadratic_model(
+            self.network,
+            self.loss,
+            params,
+            _first(x, o.curvature_fraction),
+            grads,
+            state.damping + o.l2,
+        )
+        pushed_previous = model.push(state.previous)
+
+        def propose(inverse):
+            proposal = self._precondition(inverse, grads)
+            return proposal, self._choose(model, proposal, state.previous, pushed_previous)
+
+        gamma, inverse = self._refresh(state, propose)
+        proposal, best = propose(inverse)
+        update = jax.tree.map(
+            lambda d, p: best.step_size * d + best.momentum * p, proposal, state.previous
+        )
+        update = _where(_finite(update), update, jax.tree.map(jnp.zeros_like, update))
+        state = state._replace(
+            inverse=inverse,
+            factor_damping=gamma,
+            step_size=best.step_size,
+            momentum=best.momentum,
+            model_change=best.value,
+        )
+        state, update = self._judge(state, params, update, x, y)
+        state = state._replace(previous=update)
+        if o.averaging:
+            new = jax.tree.map(jnp.add, params, update)
+            state = state._replace(average=_blend(state.average, new, o.averaging, state.count))
+        return update, state
+
+    def _statistics(self, params, x, key) -> KroneckerFisher:
+        """Factors of the rows x with targets drawn from the model's own predictive distribution."""
+        keys = jax.random.split(jax.random.wrap_key_data(key), self.options.num_draws)
+
+        def scores(outputs):
+            drawn = jax.vmap(self.loss.sample_score, in_axes=(0, None), out_axes=1)(keys, outputs)
+            return drawn / self.options.num_draws**0.5
+
+        _, layers = backpropagate(self.network, params, x, scores)
+        return kronecker_fisher(layers, self.bandwidth)
+
+    def _inverse(self, factors: KroneckerFisher, gamma: Float[Array, ""]):
+        dampings = [
+            factored_damping(jnp.trace(a) / len(a), jnp.trace(b) / len(b), gamma)
+            for a, b in (factors.block(i, i) for i in range(factors.depth))
+        ]
+        return self.invert(factors, dampings)
+
+    def _precondition(self, inverse, grads):
+        layouts = [block.affine.layout for block in self.network.blocks]
+        matrices = [y.to_matrix(g) for y, g in zip(layouts, grads, strict=True)]
+        solved = inverse.apply(matrices)
+        return tuple(y.from_matrix(-v) for y, v in zip(layouts, solved, strict=True))
+
+    def _choose(self, model, proposal, previous, pushed_previous) -> Minimum:
+        o = self.options
+        if o.momentum is None:
+            return minimise(model, proposal, previous, pushed_previous)
+        return value_at(model, proposal, previous, pushed_previous, o.step_size, o.momentum)
+
+    def _refresh(self, state: KFACState, propose):
+        """gamma and the inverse that this step uses: those kept, fresh ones, or the best of three."""
+        o, k = self.options, state.count
+
+        def usable(inverse, otherwise):
+            # A factorisation that broke down leaves the last inverse in place.
+            return _where(_finite(inverse), inverse, otherwise)
+
+        def keep():
+            return state.factor_damping, state.inverse
+
+        def refresh():
+            gamma = state.factor_damping
+            if not o.adapt_factor_damping and o.factor_damping is None:
+                gamma = _bounded(jnp.sqrt(state.damping + o.l2))
+            return gamma, usable(self._inverse(state.factors, gamma), state.inverse)
+
+        def search():
+            def better(best, gamma):
+                inverse = self._inverse(state.factors, gamma)
+                value = propose(inverse)[1].value
+                found = value, gamma, inverse
+                return _where(value < best[0], found, best), None
+
+            factor = o.factor_damping_factor
+            candidates = _bounded(state.factor_damping * jnp.asarray([1.0, factor, 1 / factor]))
+            start = jnp.full_like(state.damping, jnp.inf), state.factor_damping, state.inverse
+            (_, gamma, inverse), _ = jax.lax.scan(
+                better, start, candidates.astype(state.damping.dtype)
+            )
+            return gamma, inverse
+
+        due = (k <= YOUNG) | (k % o.inverse_period == 0)
+        searching = (k % o.factor_damping_period == 0) if o.adapt_factor_damping else False
+        return jax.lax.switch(jnp.where(searching, 2, due.astype(int)), [keep, refresh, search])
+
+    def _judge(self, state: KFACState, params, update, x, y):
+        """Compare the objective before and after; adapt lambda, take back a step that made it worse."""
+        o = self.options
+        due = state.count % o.damping_period == 0 if o.adapt_damping else jnp.asarray(False)
+
+        def compare():
+            moved = jax.tree.map(jnp.add, params, update)
+            return self._objective(moved, x, y) - self._objective(params, x, y)
+
+        change = jax.lax.cond(
+            due | o.reject_worse, compare, lambda: jnp.full_like(state.damping, jnp.nan)
+        )
+        ratio = change / jnp.where(state.model_change < 0, state.model_change, -1)
+        grown = state.damping / o.damping_factor
+        adapted = jnp.where(ratio > 0.75, state.damping * o.damping_factor, state.damping)
+        # What is not a number is no reduction.
+        adapted = jnp.where(ratio >= 0.25, adapted, grown)
+        state = state._replace(
+            damping=jnp.where(due, adapted, state.damping),
+            reduction_ratio=jnp.where(due, ratio, state.reduction_ratio),
+        )
+        if not o.reject_worse:
+            return state, update
+        worse = ~(change <= 0)
+        state = state._replace(damping=jnp.where(worse, grown, state.damping))
+        return state, _where(worse, jax.tree.map(jnp.zeros_like, update), update)
+
+    def _objective(self, params, x, y):
+        value = self.loss.value(self.network.apply(params, x), y)
+        return value + self.options.l2 / 2 * dot(params, params) if self.options.l2 else value
+
+
+def _first(x, fraction: float):
+    """The first rows of a batch, at least one."""
+    return x[: max(1, round(fraction * len(x)))]
+
+
+def _blend(old, new, keep: float, count):
+    """``eps old + (1 - eps) new`` with ``eps = min(1 - 1/k, keep)``."""
+
+    def blend(a, b):
+        eps = jnp.minimum(1 - 1 / count.astype(a.dtype), keep)
+        return eps * a + (1 - eps) * b
+
+    return jax.tree.map(blend, old, new)
+
+
+def _bounded(gamma):
+    return jnp.maximum(gamma, SMALLEST_FACTOR_DAMPING)
+
+
+def _finite(tree):
+    """Whether every sum over a leaf is finite: one pass, no copy."""
+    return jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def _where(condition, tree, otherwise):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), tree, otherwise)
+
+
+def _zeros(shapes):
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -1,0 +1,72 @@
+"""Options of the K-FAC optimiser, checked once."""
+
+from dataclasses import dataclass
+
+from ngd_theory.errors import InputError, choose
+from ngd_theory.fisher.kronecker import KroneckerFisher, invert_diagonal, invert_tridiagonal
+
+#: Structure -> (how far apart layers with a joint factor are, how it is inverted).
+STRUCTURES = {
+    "block-diagonal": (0, invert_diagonal),
+    "block-tridiagonal": (1, invert_tridiagonal),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """See `ngd_theory.optim.kfac`, whose arguments these are."""
+
+    structure: str
+    l2: float
+    damping: float
+    adapt_damping: bool
+    damping_period: int
+    factor_damping: float | None
+    adapt_factor_damping: bool
+    factor_damping_period: int
+    inverse_period: int
+    statistics_fraction: float
+    curvature_fraction: float
+    num_draws: int
+    decay: float
+    averaging: float
+    step_size: float | None
+    momentum: float | None
+    reject_worse: bool
+
+    def __post_init__(self):
+        choose(STRUCTURES, self.structure, "structure")
+        for name in ("damping_period", "factor_damping_period", "inverse_period", "num_draws"):
+            value = getattr(self, name)
+            if int(value) != value or value < 1:
+                raise InputError(f"{name} is {value}; it must be a whole number of at least 1")
+        for name in ("statistics_fraction", "curvature_fraction"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be in (0, 1]")
+        for name in ("decay", "averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if not 0 <= self.l2 < float("inf"):
+            raise InputError(f"l2 is {self.l2}; it must be zero or positive, and finite")
+        for name in ("damping", "factor_damping"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name} is {value}; it must be positive and finite")
+        if self.step_size is not None and not 0 < self.step_size < float("inf"):
+            raise InputError(f"step_size is {self.step_size}; it must be positive, or None")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise InputError(f"momentum is {self.momentum}; it must be in [0, 1), or None")
+        if self.step_size is not None and self.momentum is None:
+            raise InputError("momentum=None takes it from the quadratic model with step_size=None")
+        if self.step_size is None and self.momentum:
+            raise InputError("with step_size=None momentum is None (from the same model) or 0")
+
+    @property
+    def damping_factor(self) -> float:
+        """omega_1: what lambda is multiplied by."""
+        return (19 / 20) ** self.damping_period
+
+    @property
+    def factor_damping_factor(self) -> float:
+        """omega_2: what gamma is multiplied by."""
+        return (19 / 20) ** (self.factor_damping_period / 2)

@@ -1,0 +1,92 @@
+"""The local quadratic model of the objective with the exact Fisher (Martens & Grosse 2015 sections 6.4 and 7).
+
+``M(d) = (1/2) d^T (F + lambda + l2) d + d^T grad``, F the Fisher of a mini-batch. Products with F are taken
+through the outputs, ``u^T F v = (1/N) (R^T J u) . (R^T J v)``: two Jacobian-vector products, no transpose.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.losses import Loss
+from ngd_theory.networks import Network
+
+
+class QuadraticModel(NamedTuple):
+    """M along chosen directions.
+
+    Attributes
+    ----------
+    push : ``tangent -> (N, C)``
+        ``R^T J tangent / sqrt(N)``: its inner products are those of F.
+    gradient : like the parameters
+        Of the objective, l2 term included.
+    shift : scalar array
+        lambda + l2.
+    """
+
+    push: Callable
+    gradient: tuple
+    shift: Float[Array, ""]
+
+
+class Minimum(NamedTuple):
+    """Where M is least over a plane: ``d = step_size * proposal + momentum * previous``."""
+
+    step_size: Float[Array, ""]
+    momentum: Float[Array, ""]
+    value: Float[Array, ""]
+
+
+def quadratic_model(network: Network, loss: Loss, params, x, gradient, shift) -> QuadraticModel:
+    """The model at ``params`` with the Fisher of the inputs ``x`` (N, *input_shape)."""
+    outputs, jvp = jax.linearize(lambda p: network.apply(p, x), params)
+    scale = len(x) ** -0.5
+    return QuadraticModel(lambda t: scale * loss.fisher_factor(outputs, jvp(t)), gradient, shift)
+
+
+def minimise(model: QuadraticModel, proposal, previous, pushed_previous) -> Minimum:
+    """Solve the 2 x 2 system for the step along ``proposal`` and along ``previous``.
+
+    Parameters
+    ----------
+    model : QuadraticModel
+    proposal, previous : like the parameters
+    pushed_previous : (N, C)
+        ``model.push(previous)``.
+    """
+    first, second, right, _ = _system(model, proposal, previous, pushed_previous)
+    a, b, c = first[0], first[1], second[1]
+    determinant = a * c - b * b
+    # Parallel directions, or no previous step: along the proposal alone.
+    alone = determinant <= 1e-6 * a * c
+    safe = jnp.where(alone, 1, determinant)
+    alpha = jnp.where(alone, -right[0] / jnp.where(a > 0, a, 1), (b * right[1] - c * right[0]) / safe)
+    mu = jnp.where(alone, 0, (b * right[0] - a * right[1]) / safe)
+    return Minimum(alpha, mu, (alpha * right[0] + mu * right[1]) / 2)
+
+
+def value_at(model: QuadraticModel, proposal, previous, pushed_previous, alpha, mu) -> Minimum:
+    """The model at a given step, as a `Minimum`; ``alpha = None`` minimises over it at mu = 0."""
+    first, second, right, _ = _system(model, proposal, previous, pushed_previous)
+    if alpha is None:
+        alpha = -right[0] / jnp.where(first[0] > 0, first[0], 1)
+    alpha, mu = jnp.asarray(alpha, right[0].dtype), jnp.asarray(mu, right[0].dtype)
+    curved = alpha**2 * first[0] + 2 * alpha * mu * first[1] + mu**2 * second[1]
+    return Minimum(alpha, mu, curved / 2 + alpha * right[0] + mu * right[1])
+
+
+def _system(model, proposal, previous, pushed_previous):
+    pushed = model.push(proposal)
+    cross = jnp.vdot(pushed, pushed_previous) + model.shift * dot(proposal, previous)
+    first = jnp.vdot(pushed, pushed) + model.shift * dot(proposal, proposal), cross
+    second = cross, jnp.vdot(pushed_previous, pushed_previous) + model.shift * dot(previous, previous)
+    return first, second, (dot(model.gradient, proposal), dot(model.gradient, previous)), pushed
+
+
+def dot(left, right) -> Float[Array, ""]:
+    """Inner product of two trees."""
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, left, right)))
