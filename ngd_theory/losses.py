@@ -6,6 +6,7 @@ respect to the outputs, so the parameter gradient is ``J^T residual / N``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ class Loss:
         The residual at targets drawn from the model's own predictive distribution.
     unit_fisher : bool
         Whether ``Lambda = I``.
+    mean : ``outputs (N, C) -> (N, C)``
+        Expected target under the predictive distribution.
     """
 
     name: str
@@ -38,6 +41,11 @@ class Loss:
     fisher_factor: Callable
     sample_score: Callable
     unit_fisher: bool = False
+    mean: Callable = lambda outputs: outputs
+
+    def squared_error(self, outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):
+        """``(1/N) sum |mean(outputs) - targets|^2``, no 1/2: the reconstruction error of an autoencoder."""
+        return jnp.sum((self.mean(outputs) - targets) ** 2) / outputs.shape[0]
 
     def fisher_root(self, outputs: Float[Array, "N C"]) -> Float[Array, "N C C"] | None:
         """R with ``R R^T = Lambda``, as (N, C, C); None where ``Lambda = I``."""
@@ -109,10 +117,16 @@ CROSS_ENTROPY = Loss(
     _cross_entropy_residual,
     _cross_entropy_factor,
     _cross_entropy_score,
+    mean=partial(jax.nn.softmax, axis=-1),
 )
 #: Independent Bernoulli outputs, targets in [0, 1]: the loss of an autoencoder with logits as outputs.
 SIGMOID_CROSS_ENTROPY = Loss(
-    "sigmoid-cross-entropy", _sigmoid_value, _sigmoid_residual, _sigmoid_factor, _sigmoid_score
+    "sigmoid-cross-entropy",
+    _sigmoid_value,
+    _sigmoid_residual,
+    _sigmoid_factor,
+    _sigmoid_score,
+    mean=jax.nn.sigmoid,
 )
 LOSSES = {loss.name: loss for loss in (MSE, CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY)}
 

@@ -151,8 +151,7 @@ def _description(state) -> str:
     failed = f"{state.failed} failed; " if state.failed else ""
     if state.cell is None:
         return f"{failed}judging the claims"
-    s = state.cell.settings
-    return f"{failed}M = {s.width}, L = {s.depth}, N = {s.num_train}, {s.activation}, seed {s.seed}"
+    return f"{failed}{state.cell.description}"
 
 
 def _rate(state, start: float) -> str:

@@ -62,11 +62,13 @@ class KFACTridiagonal(Approximation):
         small, bases = zip(*map(_compress, lin.layers), strict=True)
         there = [_project(y, basis) for y, basis in zip(at.layers, bases, strict=True)]
         stages = self._inverse(lin, small, damping).stages
-        total = 0.0
-        for i, stage in enumerate(stages):
-            left, right = (_rotated(stage, layers[i : i + 2]) for layers in (there, small))
-            total = total + _weighted_gram(left, right, stage.weights)
-        return total / lin.num_samples
+        terms = [
+            _weighted_gram(
+                _rotated(stage, there[i : i + 2]), _rotated(stage, small[i : i + 2]), stage.weights
+            )
+            for i, stage in enumerate(stages)
+        ]
+        return sum(terms[1:], terms[0]) / lin.num_samples
 
     def matched_damping(self, damping):
         """``damping^2``, as for `KFAC`."""
@@ -156,7 +158,7 @@ def _project(layer: LayerLinearization, bases: Bases) -> LayerLinearization:
 def _rotated(stage, layers):
     """Rows of ``(Xi J^T)_i`` in the basis of S_i: pairs of inputs (N, p) and sensitivities (N, C, q)."""
     pairs = [(y.inputs[:, 0], y.sensitivities[:, :, 0]) for y in layers]
-    if stage.regression is not None:
+    if stage.regression:
         psi_a, psi_b = stage.regression
         a, b = pairs[1]
         pairs[1] = a @ psi_a.T, b @ psi_b.T

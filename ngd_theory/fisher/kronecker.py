@@ -182,13 +182,13 @@ class _Stage:
         Directions in which both factors of S_i are diagonal.
     weights : (p, q)
         Inverse of S_i in that basis.
-    regression : ((P_i, P_{i+1}), (M_i, M_{i+1})) or None
-        Factors of ``Psi_i = Ft_{i,i+1} Ft_{i+1,i+1}^-1``; None for the last layer.
+    regression : ((P_i, P_{i+1}), (M_i, M_{i+1})) or ()
+        Factors of ``Psi_i = Ft_{i,i+1} Ft_{i+1,i+1}^-1``; empty for the last layer.
     """
 
     basis: tuple[Array, Array]
     weights: Array
-    regression: tuple[Array, Array] | None
+    regression: tuple[Array, ...]
 
     def solve(self, matrix: Float[Array, "P M"]) -> Float[Array, "P M"]:
         """``S_i^-1 V``."""
@@ -211,18 +211,17 @@ class TridiagonalInverse:
 
     def apply(self, matrices: Sequence[Float[Array, "_ _"]]) -> list[Array]:
         """Inverse times a vector, given as one (P_i, M_i) matrix a layer."""
-        left = [
-            stage.solve(v - psi_a @ following @ psi_b.T)
-            for stage, v, following in zip(self.stages, matrices, matrices[1:], strict=False)
-            for psi_a, psi_b in [stage.regression]
+        regressions = [stage.regression for stage in self.stages[:-1]]
+        right = [
+            psi_a @ v @ psi_b.T for (psi_a, psi_b), v in zip(regressions, matrices[1:], strict=True)
         ]
-        left.append(self.stages[-1].solve(matrices[-1]))
-        back = [
-            psi_a.T @ before @ psi_b
-            for stage, before in zip(self.stages[:-1], left[:-1], strict=True)
-            for psi_a, psi_b in [stage.regression]
+        conditional = [v - w for v, w in zip(matrices, right, strict=False)]
+        solved = [
+            stage.solve(v)
+            for stage, v in zip(self.stages, [*conditional, matrices[-1]], strict=True)
         ]
-        return [left[0], *(w - spread for w, spread in zip(left[1:], back, strict=True))]
+        back = [psi_a.T @ w @ psi_b for (psi_a, psi_b), w in zip(regressions, solved, strict=False)]
+        return [solved[0], *(w - spread for w, spread in zip(solved[1:], back, strict=True))]
 
 
 def invert_tridiagonal(
@@ -259,7 +258,7 @@ def invert_tridiagonal(
         stages.append(_Stage(basis, 1 / jnp.maximum(remaining, floor), regression))
     a, b = whitened[-1]
     last = jnp.ones((a.shape[1], b.shape[1]), a.dtype)
-    return TridiagonalInverse((*stages, _Stage((a, b), last, None)))
+    return TridiagonalInverse((*stages, _Stage((a, b), last, ())))
 
 
 def _whitening(matrix: Float[Array, "n n"], rho: Float[Array, ""]) -> Float[Array, "n n"]:

@@ -1,6 +1,5 @@
 """K-FAC with momentum as its authors published it (Martens & Grosse 2015, algorithm 2), in optax's interface."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,10 @@ from ngd_theory.networks import Network, backpropagate
 from ngd_theory.optim.options import STRUCTURES, Options
 from ngd_theory.optim.quadratic_model import Minimum, dot, minimise, quadratic_model, value_at
 
+#: What a step measures, as fields of the state.
+_MEASURED = (
+    *("damping", "factor_damping", "step_size", "momentum", "model_change", "reduction_ratio"),
+)
 #: Iterations that all refresh the inverses, as the statistics are young.
 YOUNG = 3
 #: gamma stays in this range of the parameters' precision, where Cholesky factorisations succeed.
@@ -47,7 +50,7 @@ class KFACState(NamedTuple):
         Of the objective's change to the model's when last measured; NaN before.
     """
 
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  (as in optax's states)
     skipped: Array
     key: Array
     factors: KroneckerFisher
@@ -166,12 +169,15 @@ def kfac(
     )
     method = _KFAC(network, losses.by_name(loss), options)
 
-    def update(grads, state, params=None, *, x=None, y=None, **_):
+    def init(params) -> Any:
+        return method.init(params, seed=seed)
+
+    def update(updates, state, params=None, *, x=None, y=None, **_) -> Any:
         if params is None or x is None or y is None:
             raise InputError("K-FAC needs update(grads, state, params, x=x, y=y)")
-        return method.update(grads, state, params, x, y)
+        return method.update(updates, state, params, x, y)
 
-    return optax.GradientTransformationExtraArgs(partial(method.init, seed=seed), update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def averaged_params(state: KFACState, params):
@@ -213,32 +219,22 @@ class _KFAC:
         )
 
     def update(self, grads, state: KFACState, params, x, y):
-        """One step, or none where a number of the batch is not finite."""
+        """One step; what a batch with a number that is not finite would change stays as it was."""
+        o, before = self.options, state
         next_key, draw = jax.random.split(jax.random.wrap_key_data(state.key))
-        state = state._replace(
-            count=state.count + 1, key=jax.random.key_data(next_key)
-        )
         fresh = self._statistics(
-            params, _first(x, self.options.statistics_fraction), jax.random.key_data(draw)
+            params, _first(x, o.statistics_fraction), jax.random.key_data(draw)
         )
-        grads = jax.tree.map(lambda g, p: g + self.options.l2 * p, grads, params)
+        grads = jax.tree.map(lambda g, p: g + o.l2 * p, grads, params)
         usable = _finite(grads) & _finite(fresh)
-        return jax.lax.cond(usable, self._advance, self._skip, grads, state, params, x, y, fresh)
-
-    def _skip(self, grads, state, params, x, y, fresh):
-        return jax.tree.map(jnp.zeros_like, params), state._replace(skipped=state.skipped + 1)
-
-    def _advance(self, grads, state, params, x, y, fresh):
-        o = self.options
-        state = state._replace(factors=_blend(state.factors, fresh, o.decay, state.count))
-        model = quadratic_model(
-            self.network,
-            self.loss,
-            params,
-            _first(x, o.curvature_fraction),
-            grads,
-            state.damping + o.l2,
+        state = state._replace(
+            count=state.count + 1,
+            key=jax.random.key_data(next_key),
+            factors=_blend(state.factors, fresh, o.decay, state.count + 1, usable),
         )
+        curved = _first(x, o.curvature_fraction)
+        shift = state.damping + o.l2
+        model = quadratic_model(self.network, self.loss, params, curved, grads, shift)
         pushed_previous = model.push(state.previous)
 
         def propose(inverse):
@@ -250,8 +246,11 @@ class _KFAC:
         update = jax.tree.map(
             lambda d, p: best.step_size * d + best.momentum * p, proposal, state.previous
         )
-        update = _where(_finite(update), update, jax.tree.map(jnp.zeros_like, update))
+        # Not a conditional around it all: its branches would not share the forward pass with the gradient.
+        usable &= _finite(update)
+        update = _where(usable, update, jax.tree.map(jnp.zeros_like, update))
         state = state._replace(
+            skipped=state.skipped + ~usable,
             inverse=inverse,
             factor_damping=gamma,
             step_size=best.step_size,
@@ -259,10 +258,12 @@ class _KFAC:
             model_change=best.value,
         )
         state, update = self._judge(state, params, update, x, y)
-        state = state._replace(previous=update)
+        kept = {n: jnp.where(usable, getattr(state, n), getattr(before, n)) for n in _MEASURED}
+        state = state._replace(previous=_where(usable, update, state.previous), **kept)
         if o.averaging:
             new = jax.tree.map(jnp.add, params, update)
-            state = state._replace(average=_blend(state.average, new, o.averaging, state.count))
+            average = _blend(state.average, new, o.averaging, state.count, usable)
+            state = state._replace(average=average)
         return update, state
 
     def _statistics(self, params, x, key) -> KroneckerFisher:
@@ -296,7 +297,7 @@ class _KFAC:
         return value_at(model, proposal, previous, pushed_previous, o.step_size, o.momentum)
 
     def _refresh(self, state: KFACState, propose):
-        """gamma and the inverse that this step uses: those kept, fresh ones, or the best of three."""
+        """Gamma and the inverse that this step uses: those kept, fresh ones, or the best of three."""
         o, k = self.options, state.count
 
         def usable(inverse, otherwise):
@@ -368,12 +369,12 @@ def _first(x, fraction: float):
     return x[: max(1, round(fraction * len(x)))]
 
 
-def _blend(old, new, keep: float, count):
-    """``eps old + (1 - eps) new`` with ``eps = min(1 - 1/k, keep)``."""
+def _blend(old, new, keep: float, count, usable):
+    """``eps old + (1 - eps) new`` with ``eps = min(1 - 1/k, keep)``; ``old`` where ``new`` is not usable."""
 
     def blend(a, b):
         eps = jnp.minimum(1 - 1 / count.astype(a.dtype), keep)
-        return eps * a + (1 - eps) * b
+        return jnp.where(usable, eps * a + (1 - eps) * b, a)
 
     return jax.tree.map(blend, old, new)
 

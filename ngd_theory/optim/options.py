@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.fisher.kronecker import KroneckerFisher, invert_diagonal, invert_tridiagonal
+from ngd_theory.fisher.kronecker import invert_diagonal, invert_tridiagonal
 
 #: Structure -> (how far apart layers with a joint factor are, how it is inverted).
 STRUCTURES = {

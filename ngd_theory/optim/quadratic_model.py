@@ -64,7 +64,9 @@ def minimise(model: QuadraticModel, proposal, previous, pushed_previous) -> Mini
     # Parallel directions, or no previous step: along the proposal alone.
     alone = determinant <= 1e-6 * a * c
     safe = jnp.where(alone, 1, determinant)
-    alpha = jnp.where(alone, -right[0] / jnp.where(a > 0, a, 1), (b * right[1] - c * right[0]) / safe)
+    alpha = jnp.where(
+        alone, -right[0] / jnp.where(a > 0, a, 1), (b * right[1] - c * right[0]) / safe
+    )
     mu = jnp.where(alone, 0, (b * right[0] - a * right[1]) / safe)
     return Minimum(alpha, mu, (alpha * right[0] + mu * right[1]) / 2)
 
@@ -83,10 +85,13 @@ def _system(model, proposal, previous, pushed_previous):
     pushed = model.push(proposal)
     cross = jnp.vdot(pushed, pushed_previous) + model.shift * dot(proposal, previous)
     first = jnp.vdot(pushed, pushed) + model.shift * dot(proposal, proposal), cross
-    second = cross, jnp.vdot(pushed_previous, pushed_previous) + model.shift * dot(previous, previous)
+    second = (
+        cross,
+        jnp.vdot(pushed_previous, pushed_previous) + model.shift * dot(previous, previous),
+    )
     return first, second, (dot(model.gradient, proposal), dot(model.gradient, previous)), pushed
 
 
 def dot(left, right) -> Float[Array, ""]:
     """Inner product of two trees."""
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, left, right)))
+    return jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, left, right))

@@ -6,6 +6,7 @@ claims on that table. Nothing below this floor knows about files.
 """
 
 from ngd_theory.sweeps.cells import Cell
+from ngd_theory.sweeps.kinds import KINDS, AnyStudy, evaluate, read
 from ngd_theory.sweeps.listing import Listing, list_studies
 from ngd_theory.sweeps.runner import Progress, Summary, run
 from ngd_theory.sweeps.statistics import (
@@ -18,10 +19,13 @@ from ngd_theory.sweeps.statistics import (
     seed_mean,
 )
 from ngd_theory.sweeps.store import load
-from ngd_theory.sweeps.study import Study, read
-from ngd_theory.sweeps.verdicts import StudyVerdict, evaluate
+from ngd_theory.sweeps.study import Study
+from ngd_theory.sweeps.training import TrainingStudy
+from ngd_theory.sweeps.verdicts import StudyVerdict
 
 __all__ = [
+    "KINDS",
+    "AnyStudy",
     "Cell",
     "Estimate",
     "Listing",
@@ -31,6 +35,7 @@ __all__ = [
     "Study",
     "StudyVerdict",
     "Summary",
+    "TrainingStudy",
     "contraction_rate",
     "evaluate",
     "judge",

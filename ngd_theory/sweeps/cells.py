@@ -1,10 +1,12 @@
 """A cell: one point of a study's grid, known by the hash of its configuration."""
 
+import abc
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from ngd_theory.claims import Settings
 
@@ -15,9 +17,39 @@ FORMAT = 2
 NOT_SHAPES = ("seed", "damping", "step_scale", "data_dir")
 
 
+class HashedCell(abc.ABC):
+    """One configuration of a study, known by its hash.
+
+    A kind of study defines ``kind``, ``settings`` with a ``precision`` among them, and the properties below.
+    """
+
+    kind: ClassVar[str]
+    settings: Any
+
+    @property
+    @abc.abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Everything that determines the cell's numbers, JSON-ready, with ``settings`` among it."""
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> str:
+        """Equal for cells that one compilation serves."""
+
+    @property
+    @abc.abstractmethod
+    def description(self) -> str:
+        """In a few words, for progress."""
+
+    @cached_property
+    def id(self) -> str:
+        """sha256 of the canonical JSON of `config`, in hexadecimal."""
+        return hashlib.sha256(canonical(self.config).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
-class Cell:
-    """One configuration and what to measure on it.
+class Cell(HashedCell):
+    """One configuration of network, data and training, and what to measure on it.
 
     Attributes
     ----------
@@ -27,6 +59,7 @@ class Cell:
         Names in `ngd_theory.sweeps.study.MEASUREMENTS`.
     """
 
+    kind: ClassVar[str] = "theory"
     settings: Settings
     measure: tuple[str, ...]
 
@@ -37,10 +70,11 @@ class Cell:
         settings["approximations"] = sorted(self.settings.chosen_approximations)
         return {"format": FORMAT, "measure": sorted(self.measure), "settings": settings}
 
-    @cached_property
-    def id(self) -> str:
-        """sha256 of the canonical JSON of `config`, in hexadecimal."""
-        return hashlib.sha256(canonical(self.config).encode()).hexdigest()
+    @property
+    def description(self) -> str:
+        """For progress."""
+        s = self.settings
+        return f"M = {s.width}, L = {s.depth}, N = {s.num_train}, {s.activation}, seed {s.seed}"
 
     @property
     def shape(self) -> str:
@@ -54,7 +88,10 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def grouped_by_shape(cells: list[Cell]) -> list[Cell]:
+AnyCell = TypeVar("AnyCell", bound=HashedCell)
+
+
+def grouped_by_shape(cells: Sequence[AnyCell]) -> list[AnyCell]:
     """The same cells with those of one shape side by side, shapes in order of first appearance."""
     first: dict[str, int] = {}
     for cell in cells:

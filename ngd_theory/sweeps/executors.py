@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ngd_theory.errors import InputError
-from ngd_theory.sweeps.cells import Cell
+from ngd_theory.sweeps.cells import HashedCell
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class Failure:
 
 
 Rows: TypeAlias = list[dict[str, Any]]
-Measure: TypeAlias = Callable[[Cell], Rows]
+Measure: TypeAlias = Callable[[HashedCell], Rows]
 Outcome: TypeAlias = Rows | Failure
 #: Yields every cell with its outcome, in the order in which they are done.
-Executor: TypeAlias = Callable[[Measure, Iterable[Cell]], Iterator[tuple[Cell, Outcome]]]
+Executor: TypeAlias = Callable[
+    [Measure, Iterable[HashedCell]], Iterator[tuple[HashedCell, Outcome]]
+]
 
 _LOCAL = re.compile(r"local:([1-9]\d{0,2})")
 _TCP = re.compile(r"tcp://([^\s:/]+|\[[\da-fA-F:.]+\]):(\d{1,5})")
@@ -66,13 +68,15 @@ def executor(scheduler: str | None) -> AbstractContextManager[Executor]:
     )
 
 
-def in_process(measure: Measure, cells: Iterable[Cell]) -> Iterator[tuple[Cell, Outcome]]:
+def in_process(
+    measure: Measure, cells: Iterable[HashedCell]
+) -> Iterator[tuple[HashedCell, Outcome]]:
     """Measure one cell after the other, here."""
     for cell in cells:
         yield cell, attempt(measure, cell)
 
 
-def attempt(measure: Measure, cell: Cell) -> Outcome:
+def attempt(measure: Measure, cell: HashedCell) -> Outcome:
     """Rows of a cell, or why there are none."""
     try:
         return measure(cell)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ngd_theory.errors import InputError
-from ngd_theory.sweeps.study import Study, read
+from ngd_theory.sweeps.kinds import AnyStudy, read
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Listing:
     """
 
     path: Path
-    study: Study | None
+    study: AnyStudy | None
     error: str | None
 
     @property

@@ -8,11 +8,11 @@ from typing import Any
 from ngd_theory.environment import environment
 from ngd_theory.errors import InputError
 from ngd_theory.files import write_json
-from ngd_theory.sweeps.cells import FORMAT, Cell
-from ngd_theory.sweeps.study import Study, parse
+from ngd_theory.sweeps.cells import FORMAT, HashedCell
+from ngd_theory.sweeps.kinds import AnyStudy, parse
 
 
-def record(path: Path, study: Study, cells: Iterable[Cell]) -> None:
+def record(path: Path, study: AnyStudy, cells: Iterable[HashedCell]) -> None:
     """Add this run to the manifest at ``path``, or start one.
 
     The folder may grow: a study whose grid holds all old points and new ones (more seeds, say) adds to
@@ -60,7 +60,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def recorded_study(path: Path) -> Study:
+def recorded_study(path: Path) -> AnyStudy:
     """The study in the manifest at ``path``.
 
     Raises

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ngd_theory.files import write_json
-from ngd_theory.sweeps.cells import Cell, grouped_by_shape
+from ngd_theory.sweeps.cells import HashedCell, grouped_by_shape
 from ngd_theory.sweeps.executors import Failure, Measure, Outcome, executor
-from ngd_theory.sweeps.measure import measure_cell
+from ngd_theory.sweeps.kinds import KINDS, AnyStudy, evaluate, read
+from ngd_theory.sweeps.kinds import measure as measure_cell
 from ngd_theory.sweeps.store import SetAside, Store, load
-from ngd_theory.sweeps.study import Study, read
-from ngd_theory.sweeps.verdicts import StudyVerdict, evaluate
+from ngd_theory.sweeps.verdicts import StudyVerdict
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Progress:
     ----------
     total, done, reused, failed : int
         Cells of the study; finished ones, of which found finished at the start; failed in this run.
-    cell : Cell or None
+    cell : HashedCell or None
         The first that is not done, being measured or about to be; None at the end.
     """
 
@@ -31,7 +31,7 @@ class Progress:
     done: int
     reused: int
     failed: int
-    cell: Cell | None
+    cell: HashedCell | None
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Summary:
 
 
 def run(
-    study: Study | str | Path,
+    study: AnyStudy | str | Path,
     out: str | Path,
     progress: Callable[[Progress], None] | None = None,
     measure: Measure = measure_cell,
@@ -102,11 +102,11 @@ def run(
         For a scheduler without the package `distributed`.
     """
     start = time.perf_counter()
-    study = study if isinstance(study, Study) else read(study)
+    study = read(study) if isinstance(study, str | Path) else study
     cells = study.cells()
     tell = progress or (lambda state: None)
     with executor(scheduler) as measured:
-        store = Store(Path(out))
+        store = Store(Path(out), KINDS[study.kind])
         with store.lock():
             store.record(study, cells)
             finished, aside = store.finished(cells)
@@ -134,7 +134,7 @@ def run(
     return Summary(len(cells), done - reused, reused, failures, tuple(aside), verdicts, seconds)
 
 
-def _keep(store: Store, cell: Cell, outcome: Outcome) -> Failure | None:
+def _keep(store: Store, cell: HashedCell, outcome: Outcome) -> Failure | None:
     """Store a cell's rows, or why there are none, which is returned."""
     if not isinstance(outcome, Failure):
         try:

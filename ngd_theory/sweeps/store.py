@@ -22,12 +22,12 @@ import pandas as pd
 
 from ngd_theory.errors import InputError
 from ngd_theory.files import PART, set_aside, write_json, written
-from ngd_theory.sweeps.cells import Cell, canonical
+from ngd_theory.sweeps.cells import HashedCell, canonical
 from ngd_theory.sweeps.executors import Failure
+from ngd_theory.sweeps.kinds import KINDS, AnyStudy, Kind
 from ngd_theory.sweeps.lock import locked
 from ngd_theory.sweeps.manifest import read_manifest, record
-from ngd_theory.sweeps.study import Study
-from ngd_theory.sweeps.table import CONFIG_COLUMNS, pyarrow, schema
+from ngd_theory.sweeps.table import pyarrow, schema
 
 _KEY = b"ngd_theory"
 #: Files that a thread of `load` reads before it hands them over.
@@ -54,6 +54,8 @@ class Store:
     ----------
     folder : Path
         Made if it is missing.
+    kind : Kind
+        Of the study, whose columns its files have.
 
     Raises
     ------
@@ -61,9 +63,9 @@ class Store:
         If it holds files of something else.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, kind: Kind):
         self.folder = folder
-        self._schema = schema()
+        self._schema = schema(kind.columns)
         if folder.is_dir() and not (folder / _MANIFEST).exists():
             foreign = sorted(p.name for p in folder.iterdir() if not _is_ours(p))
             if foreign:
@@ -81,11 +83,11 @@ class Store:
         """Hold the folder; see `locked`."""
         return locked(self.folder / _LOCK)
 
-    def record(self, study: Study, cells: Sequence[Cell]) -> None:
+    def record(self, study: AnyStudy, cells: Sequence[HashedCell]) -> None:
         """Enter this run in the manifest; see `ngd_theory.sweeps.manifest.record`."""
         record(self.folder / _MANIFEST, study, cells)
 
-    def finished(self, cells: Iterable[Cell]) -> tuple[set[str], list[SetAside]]:
+    def finished(self, cells: Iterable[HashedCell]) -> tuple[set[str], list[SetAside]]:
         """Ids of the cells with a whole file here; every other file in ``cells/`` is set aside.
 
         Every file is read to its end and its checksums compared.
@@ -106,7 +108,7 @@ class Store:
                 aside.append(SetAside(moved, str(error)))
         return found, aside
 
-    def write(self, cell: Cell, rows: list[dict[str, Any]]) -> None:
+    def write(self, cell: HashedCell, rows: list[dict[str, Any]]) -> None:
         """Write a finished cell's rows and forget its earlier failure."""
         arrow = pyarrow()
         config = canonical({"id": cell.id, "config": cell.config}).encode()
@@ -123,7 +125,7 @@ class Store:
             )
         self._failure(cell.id).unlink(missing_ok=True)
 
-    def write_failure(self, cell: Cell, failure: Failure) -> None:
+    def write_failure(self, cell: HashedCell, failure: Failure) -> None:
         """Record why a cell has no rows."""
         write_json(
             self._failure(cell.id), {"id": cell.id, **asdict(failure), "config": cell.config}
@@ -147,8 +149,7 @@ def load(results: str | Path) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row a cell, approximation and step, in the order of the study's grid: ``cell`` (its id), the
-        settings (`ngd_theory.sweeps.table.CONFIG_COLUMNS`; classes joined by commas), and the measured
-        columns (`ngd_theory.sweeps.table.COLUMNS`).
+        settings and the measured columns of its kind of study (`ngd_theory.sweeps.table` for "theory").
 
     Raises
     ------
@@ -158,8 +159,9 @@ def load(results: str | Path) -> pd.DataFrame:
         Naming a file that is not whole: run the study again, which sets it aside and recomputes it.
     """
     folder = Path(results)
-    arrow, columns = pyarrow(), schema()
-    ids = read_manifest(folder / _MANIFEST)["cells"]
+    manifest = read_manifest(folder / _MANIFEST)
+    kind = KINDS[manifest["study"].get("kind", "theory")]
+    arrow, columns, ids = pyarrow(), schema(kind.columns), manifest["cells"]
     paths = [path for id in ids if (path := folder / _CELLS / f"{id}.parquet").exists()]
 
     def read(path: Path) -> tuple[Any, dict[str, Any]]:
@@ -176,10 +178,10 @@ def load(results: str | Path) -> pd.DataFrame:
         found = chain.from_iterable(pool.map(lambda part: [read(path) for path in part], parts))
         for path, (table, config) in zip(paths, found, strict=True):
             tables.append(table)
-            configs.append({"cell": path.stem, **_config_row(config)})
+            configs.append({"cell": path.stem, **kind.config_row(config["settings"])})
             counts.append(table.num_rows)
     measured = arrow.concat_tables(tables) if tables else columns.empty_table()
-    left = pd.DataFrame(configs, columns=["cell", *CONFIG_COLUMNS])
+    left = pd.DataFrame(configs, columns=["cell", *kind.config_columns])
     left = left.iloc[np.repeat(np.arange(len(counts)), counts)].reset_index(drop=True)
     return pd.concat([left, measured.to_pandas()], axis=1)
 
@@ -188,13 +190,6 @@ def failures(results: str | Path) -> list[dict[str, Any]]:
     """Return the recorded errors of the cells of a results folder that failed."""
     paths = sorted((Path(results) / _FAILURES).glob("*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-
-
-def _config_row(config: dict[str, Any]) -> dict[str, Any]:
-    settings = config["settings"]
-    classes = settings["classes"]
-    joined = None if classes is None else ",".join(classes)
-    return {name: settings[name] for name in CONFIG_COLUMNS} | {"classes": joined}
 
 
 def _read(path: Path, expected: Any) -> tuple[Any, dict[str, Any]]:

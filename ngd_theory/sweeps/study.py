@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -15,6 +13,7 @@ from ngd_theory.sweeps.cells import Cell
 from ngd_theory.sweeps.premises import PREMISES, broken_premise
 from ngd_theory.sweeps.statistics import Rule
 from ngd_theory.sweeps.table import COLUMNS, CONFIG_COLUMNS
+from ngd_theory.sweeps.validation import error_lines
 
 Measurement = Literal[
     "isotropy",
@@ -115,10 +114,11 @@ class StudyClaim(BaseModel):
 
 
 class Study(BaseModel):
-    """What a study file holds; see `read`.
+    """What a study file holds; see `ngd_theory.sweeps.read`.
 
     Attributes
     ----------
+    kind : "theory"
     title, statement : str
         One line each; the statement is what the study tests.
     approximations : tuple of str
@@ -139,6 +139,7 @@ class Study(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["theory"] = "theory"
     title: str = Field(min_length=1)
     statement: str = Field(min_length=1)
     approximations: tuple[str, ...] = Field(min_length=1)
@@ -259,65 +260,8 @@ class Study(BaseModel):
         return axes, places
 
 
-def read(path: str | Path) -> Study:
-    """Read and check a study file; every grid point is validated.
-
-    Raises
-    ------
-    InputError
-        One line that names the file, each wrong key and value, and what is allowed.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from None
-    try:
-        return parse(values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def parse(values: dict[str, Any]) -> Study:
-    """Check a study given as a dictionary.
-
-    Raises
-    ------
-    InputError
-        As `read`, without the file's name.
-    """
-    try:
-        # Through JSON, whose strict mode takes lists for tuples but no "64" for 64.
-        return Study.model_validate_json(json.dumps(values, default=str), strict=True)
-    except ValidationError as error:
-        raise InputError("; ".join(_lines(error))) from None
-
-
 def _settings(values: dict[str, Any], places: dict[str, str]) -> Settings:
     try:
         return Settings.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise InputError("; ".join(_lines(error, places))) from None
-
-
-def _lines(error: ValidationError, places: dict[str, str] | None = None) -> Iterator[str]:
-    for e in error.errors():
-        message = str(e.get("ctx", {}).get("error", e["msg"]))
-        loc = [str(part) for part in e["loc"]]
-        if places and loc:
-            loc[0] = places.get(loc[0], loc[0])
-        if e["type"] == "extra_forbidden":
-            model = StudyClaim if loc[0] == "claims" else Study
-            message = f"unknown key; allowed: {', '.join(model.model_fields)}"
-        if e["type"] == "missing":
-            yield f"{'.'.join(loc)} is missing"
-        elif loc and not isinstance(e["input"], dict):
-            yield f"{'.'.join(loc)} = {json.dumps(e['input'], default=str)}: {message}"
-        elif loc:
-            yield f"{'.'.join(loc)}: {message}"
-        else:
-            yield message
+        raise InputError("; ".join(error_lines(error, places=places))) from None

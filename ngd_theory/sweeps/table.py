@@ -1,5 +1,6 @@
 """The columns of the tidy table: one row a cell, approximation and step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
@@ -90,7 +91,14 @@ def pyarrow() -> Any:
         ) from error
 
 
-def schema() -> Any:
-    """The pyarrow schema of `COLUMNS`."""
+def schema(columns: Mapping[str, Column]) -> Any:
+    """The pyarrow schema of measured columns."""
     arrow = pyarrow()
-    return arrow.schema([(n, arrow.type_for_alias(c.kind)) for n, c in COLUMNS.items()])
+    return arrow.schema([(n, arrow.type_for_alias(c.kind)) for n, c in columns.items()])
+
+
+def config_row(settings: dict[str, Any]) -> dict[str, Any]:
+    """`CONFIG_COLUMNS` of a stored cell; classes joined by commas."""
+    classes = settings["classes"]
+    joined = None if classes is None else ",".join(classes)
+    return {name: settings[name] for name in CONFIG_COLUMNS} | {"classes": joined}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ngd_theory.sweeps.study import parse
+from ngd_theory.sweeps.kinds import parse
 
 TRIVIAL_RUN = Path(__file__).with_name("trivial_run.py")
 

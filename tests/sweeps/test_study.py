@@ -3,7 +3,7 @@ import re
 import pytest
 
 from ngd_theory.errors import InputError
-from ngd_theory.sweeps.study import parse, read
+from ngd_theory.sweeps.kinds import parse, read
 
 CLAIM = {"statement": "s", "statistic": "exponent", "of": "gap", "rule": "<= -0.3"}
 

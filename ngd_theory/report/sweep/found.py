@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from ngd_theory.sweeps import Study, StudyVerdict, evaluate, load
+from ngd_theory.sweeps import AnyStudy, StudyVerdict, evaluate, load
 from ngd_theory.sweeps.manifest import read_manifest, recorded_study
 from ngd_theory.sweeps.store import failures
-from ngd_theory.sweeps.study import StudyClaim
 
 
 @dataclass(frozen=True)
@@ -20,10 +19,10 @@ class Found:
     Attributes
     ----------
     folder : Path
-    study : Study
+    study : Study or TrainingStudy
     frame : pandas.DataFrame
         As `ngd_theory.sweeps.load` returns it.
-    claims : tuple of (StudyClaim, tuple of StudyVerdict)
+    claims : tuple of (claim, tuple of StudyVerdict)
     failures : tuple of dict
         Recorded errors of cells that are not finished.
     total, finished : int
@@ -33,9 +32,9 @@ class Found:
     """
 
     folder: Path
-    study: Study
+    study: AnyStudy
     frame: pd.DataFrame
-    claims: tuple[tuple[StudyClaim, tuple[StudyVerdict, ...]], ...]
+    claims: tuple[tuple[Any, tuple[StudyVerdict, ...]], ...]
     failures: tuple[dict[str, Any], ...]
     total: int
     finished: int
@@ -50,6 +49,12 @@ class Found:
     def outcomes(self) -> Counter[str]:
         """How many verdicts came to each outcome."""
         return Counter(str(v.outcome) for _, verdicts in self.claims for v in verdicts)
+
+    @property
+    def varying(self) -> list[str]:
+        """Settings that differ between the study's cells."""
+        settings = [cell.config["settings"] for cell in self.study.cells()]
+        return [n for n in settings[0] if any(s[n] != settings[0][n] for s in settings)]
 
     @property
     def unexpected(self) -> int:

@@ -42,15 +42,18 @@ class Shown:
     numbers: Html | None = None
 
 
-def render(found: Found, figures: list[Shown | str], trajectories: Shown | None, csv: bytes) -> str:
+def render(
+    found: Found, figures: list[Shown | str], whole: tuple[str, Shown] | None, csv: bytes
+) -> str:
     """The page.
 
     Parameters
     ----------
     found : Found
     figures : list
-        A claim's figure, or why there is none; in the order of the claims.
-    trajectories : Shown or None
+        A claim's figure, or why there is none; in the order of the claims. Empty where the claims have none.
+    whole : (str, Shown) or None
+        Heading and figure of the whole study.
     csv : bytes
         The tidy table, which is offered as a download.
     """
@@ -61,15 +64,14 @@ def render(found: Found, figures: list[Shown | str], trajectories: Shown | None,
         tag("p", _summary(found), class_="soft"),
         *_gaps(found),
         tag("h2", "Verdicts", id="verdicts"),
-        _verdicts(found),
+        _verdicts(found, linked=bool(figures)),
     ]
-    if found.claims or trajectories:
+    if figures or whole:
         body.append(tag("h2", "Figures", id="figures"))
-    for i, ((claim, _), shown) in enumerate(zip(found.claims, figures, strict=True), start=1):
+    for i, ((claim, _), shown) in enumerate(zip(found.claims, figures, strict=False), start=1):
         body.append(_section(f"figure-{i}", f"numbers-{i}", f"{i}. {claim.statement}", shown))
-    if trajectories:
-        heading = "Training, measured and predicted"
-        body.append(_section("trajectories", "trajectory-numbers", heading, trajectories))
+    if whole:
+        body.append(_section("trajectories", "trajectory-numbers", *whole))
     body += [
         tag("h2", "Table", id="table"),
         _download(csv, len(found.frame)),
@@ -91,8 +93,8 @@ def render(found: Found, figures: list[Shown | str], trajectories: Shown | None,
             Html(f"<style>\n{style}</style>"),
         ]
     )
-    whole = tag("html", tag("head", head), tag("body", tag("main", join(body))), lang="en")
-    return f"<!doctype html>\n{whole.text}\n"
+    page = tag("html", tag("head", head), tag("body", tag("main", join(body))), lang="en")
+    return f"<!doctype html>\n{page.text}\n"
 
 
 def estimate_text(estimate: Estimate | None) -> str:
@@ -128,21 +130,22 @@ def _gaps(found: Found) -> Iterable[Html]:
         yield tag("p", f"{len(found.failures)} cells failed: ", link, ".", class_="note")
 
 
-def _verdicts(found: Found) -> Html:
+def _verdicts(found: Found, linked: bool) -> Html:
     if not found.claims:
         return tag("p", "The study makes no claims.")
     rows, count = [], 0
     for i, (claim, verdicts) in enumerate(found.claims, start=1):
-        rows.append(_claim(i, claim.statement))
+        rows.append(_claim(i, claim.statement, linked))
         for verdict in verdicts:
             count += 1
             rows.append(_verdict(verdict, f"verdict-{count}"))
     return table(_HEADER, rows)
 
 
-def _claim(number: int, statement: str) -> Html:
+def _claim(number: int, statement: str, linked: bool) -> Html:
     """The row above a claim's verdicts."""
-    links = [tag("a", word, href=f"#{word}-{number}") for word in ("figure", "numbers")]
+    words = ("figure", "numbers") if linked else ()
+    links = [tag("a", word, href=f"#{word}-{number}") for word in words]
     inside = join([f"{number}. {statement} ", *links], " ")
     return row(tag("th", inside, scope="rowgroup", colspan=str(len(_HEADER))))
 
@@ -186,7 +189,7 @@ def _section(id: str, numbers_id: str, heading: str, shown: Shown | str) -> Html
 def _download(csv: bytes, rows: int) -> Html:
     packed = gzip.compress(csv, mtime=0)
     beside = tag("a", "table.csv", href="table.csv")
-    text = f"{rows} rows, one a cell, approximation and step: "
+    text = f"{rows} rows: "
     if len(csv) <= _PLAIN:
         inside = tag("a", "download", href=data_uri("text/csv", csv), download="table.csv")
     elif len(packed) <= _COMPRESSED:
@@ -204,7 +207,7 @@ def _failures(found: Found) -> Iterable[Html]:
     rows = [
         row(
             number_cell(str(failure["id"])[:12]),
-            _settings(failure["config"]["settings"], found),
+            ", ".join(f"{n} = {failure['config']['settings'][n]}" for n in found.varying),
             join(
                 [
                     str(failure["error"]),
@@ -216,14 +219,6 @@ def _failures(found: Found) -> Iterable[Html]:
         for failure in found.failures
     ]
     yield table(["cell", "settings", "error"], rows)
-
-
-def _settings(settings: dict[str, Any], found: Found) -> str:
-    """A cell's settings that the study varies."""
-    many = {name for name, values in found.study.grid.items() if len(values) > 1}
-    for name, values in (("damping", found.study.damping), ("step_scale", found.study.step_scales)):
-        many |= {name} if values and len(values) > 1 else set()
-    return ", ".join(f"{name} = {settings[name]}" for name in settings if name in many)
 
 
 def _environment(runs: tuple[dict[str, Any], ...]) -> Html:

@@ -3,17 +3,22 @@
 import json
 from typing import Any
 
-from ngd_theory.sweeps import Study
+from ngd_theory.sweeps import AnyStudy
 
 
-def to_toml(study: Study) -> str:
+def to_toml(study: AnyStudy) -> str:
     """TOML that `ngd_theory.sweeps.read` reads as an equal study; defaults are left out."""
     values = study.model_dump(mode="json", exclude_defaults=True)
-    claims = values.pop("claims", [])
     tables = {name: values.pop(name) for name in list(values) if isinstance(values[name], dict)}
+    lists = {
+        name: values.pop(name)
+        for name, value in list(values.items())
+        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value)
+    }
     blocks = [_lines(values)]
     blocks += [f"[{name}]\n{_lines(table)}" for name, table in tables.items()]
-    blocks += [f"[[claims]]\n{_lines(claim)}" for claim in claims]
+    for name, entries in lists.items():
+        blocks += [f"[[{name}]]\n{_lines(entry)}" for entry in entries]
     return "\n\n".join(blocks) + "\n"
 
 

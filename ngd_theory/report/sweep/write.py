@@ -16,6 +16,8 @@ from ngd_theory.report.sweep.curves import series
 from ngd_theory.report.sweep.found import Found, read
 from ngd_theory.report.sweep.page import Shown, render
 from ngd_theory.report.sweep.panels import draw
+from ngd_theory.report.sweep.training import CAPTION as TRAINING_CAPTION
+from ngd_theory.report.sweep.training import draw_training
 from ngd_theory.report.sweep.trajectories import draw_trajectories, trajectories
 from ngd_theory.sweeps.study import StudyClaim
 
@@ -48,26 +50,43 @@ def write_report(results: str | Path) -> list[Path]:
     found = read(Path(results))
     (found.folder / "figures").mkdir(exist_ok=True)
     paths: list[Path] = []
-    figures = [
-        _claim_figure(found, claim, f"claim-{i}-{_slug(claim.statement)}", paths)
-        for i, (claim, _) in enumerate(found.claims, start=1)
-    ]
-    training = trajectories(found.study, found.frame)
-    shown = None
-    if training is not None:
-        figure = draw_trajectories(training)
-        caption = captions.trajectories_caption(training)
-        shown = _shown(found, figure, "trajectories", caption, paths)
+    figures, whole = _FIGURES[found.study.kind](found, paths)
     csv = found.frame.to_csv(index=False).encode()
-    page = render(found, figures, shown, csv)
+    page = render(found, figures, whole, csv)
     for name, content in (("table.csv", csv), ("report.html", page.encode())):
         paths.append(_write(found.folder / name, content))
     return paths
 
 
+def _theory_figures(found: Found, paths: list[Path]):
+    """A figure a claim, and the trajectories."""
+    figures = [
+        _claim_figure(found, claim, f"claim-{i}-{_slug(claim.statement)}", paths)
+        for i, (claim, _) in enumerate(found.claims, start=1)
+    ]
+    training = trajectories(found.study, found.frame)  # pyright: ignore[reportArgumentType]
+    if training is None:
+        return figures, None
+    caption = captions.trajectories_caption(training)
+    shown = _shown(found, draw_trajectories(training), "trajectories", caption, paths)
+    return figures, ("Training, measured and predicted", shown)
+
+
+def _training_figures(found: Found, paths: list[Path]):
+    """The training curves, which all claims are about."""
+    if found.frame.empty:
+        return [], None
+    figure = draw_training(found.frame)
+    return [], ("Training error", _shown(found, figure, "training", TRAINING_CAPTION, paths))
+
+
+#: Kind of study -> its figures: one a claim (or none), and one of the whole with its heading.
+_FIGURES = {"theory": _theory_figures, "training": _training_figures}
+
+
 def _claim_figure(found: Found, claim: StudyClaim, name: str, paths: list[Path]) -> Shown | str:
     try:
-        curves = series(found.study, claim, found.frame)
+        curves = series(found.study, claim, found.frame)  # pyright: ignore[reportArgumentType]
         if curves is None:
             return "no row that the claim is about is finished"
         figure = draw(curves)

@@ -5,7 +5,7 @@ from made_up import Page, measure, study_values
 
 from ngd_theory import sweeps
 from ngd_theory.report.sweep import write_report
-from ngd_theory.sweeps.study import parse
+from ngd_theory.sweeps.kinds import parse
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 from ngd_theory import sweeps
 from ngd_theory.report.sweep import page as pages
 from ngd_theory.report.sweep import write_report
-from ngd_theory.sweeps.study import parse
+from ngd_theory.sweeps.kinds import parse
 
 
 def content(uri, kind):

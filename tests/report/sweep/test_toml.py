@@ -9,7 +9,7 @@ import pytest
 
 from ngd_theory.report.sweep.toml import to_toml
 from ngd_theory.sweeps import read
-from ngd_theory.sweeps.study import parse
+from ngd_theory.sweeps.kinds import parse
 
 SHIPPED = sorted((Path(__file__).parents[3] / "studies").glob("*.toml"))
 

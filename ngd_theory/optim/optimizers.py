@@ -1,0 +1,62 @@
+"""The optimisers that a training study compares, by name: each a builder of an optax transformation."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from ngd_theory.errors import InputError, choose
+from ngd_theory.losses import Loss
+from ngd_theory.networks import Network
+from ngd_theory.optim.kfac import kfac
+
+#: ``(network, loss, l2, options) -> optax transformation``.
+Builder = Callable[[Network, Loss, float, dict[str, Any]], optax.GradientTransformationExtraArgs]
+
+
+def nesterov_momentum(count, largest: float):
+    """Momentum of Sutskever et al. (2013): ``min(1 - 2^(-1 - log2(floor(t/250) + 1)), largest)``."""
+    return jnp.minimum(1 - 0.5 / (jnp.floor(count / 250) + 1), largest)
+
+
+def nag(network: Network, loss: Loss, l2: float, options: dict[str, Any]):
+    """Nesterov's accelerated gradient; options ``learning_rate`` and ``momentum``, its largest value."""
+    largest = options.pop("momentum", 0.99)
+    make = optax.inject_hyperparams(optax.sgd, static_args=("nesterov",))
+    inner = make(momentum=lambda count: nesterov_momentum(count, largest), nesterov=True, **options)
+    return _with_l2(l2, inner)
+
+
+def adam(network: Network, loss: Loss, l2: float, options: dict[str, Any]):
+    """Adam; options of `optax.adam`."""
+    return _with_l2(l2, optax.adam(**options))
+
+
+def natural(network: Network, loss: Loss, l2: float, options: dict[str, Any]):
+    """K-FAC; options of `ngd_theory.optim.kfac`."""
+    return kfac(network, loss, l2=l2, **options)
+
+
+#: A new optimiser is one function and one entry.
+OPTIMIZERS: Mapping[str, Builder] = MappingProxyType({"kfac": natural, "nag": nag, "adam": adam})
+
+
+def build(name: str, network: Network, loss: Loss, l2: float, options: dict[str, Any]):
+    """Make the optimiser ``name`` for a network and objective.
+
+    Raises
+    ------
+    InputError
+        For an unknown name or an option that it does not take.
+    """
+    builder = choose(OPTIMIZERS, name, "optimizer")
+    try:
+        return builder(network, loss, l2, dict(options))
+    except TypeError as error:
+        raise InputError(f"optimizer {name!r}, options {options}: {error}") from None
+
+
+def _with_l2(l2: float, inner) -> optax.GradientTransformationExtraArgs:
+    return optax.with_extra_args_support(optax.chain(optax.add_decayed_weights(l2), inner))

@@ -1,0 +1,312 @@
+"""Studies of optimisers: the same network and data trained by several, each with a grid of options."""
+
+import itertools
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ngd_theory.errors import InputError, choose
+from ngd_theory.sweeps.cells import HashedCell
+from ngd_theory.sweeps.statistics import Estimate, Outcome, Rule, judge, seed_mean
+from ngd_theory.sweeps.table import Column
+from ngd_theory.sweeps.verdicts import StudyVerdict
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Option = bool | int | float | str
+
+PROBLEMS = ("curves", "mnist", "faces")
+#: Raise it when a cell's numbers or columns change their meaning.
+FORMAT = 1
+
+COLUMNS: dict[str, Column] = {
+    "step": Column("int64", "updates made"),
+    "seconds": Column("float64", "spent in steps, compilation and evaluations apart"),
+    "error": Column(
+        "float64", "mean squared reconstruction error of the training set, summed over pixels"
+    ),
+    "objective": Column("float64", "loss of the last batch before its step, l2 term apart"),
+    "damping": Column("float64", "K-FAC's lambda"),
+    "factor_damping": Column("float64", "K-FAC's gamma"),
+}
+
+
+class TrainingSettings(BaseModel):
+    """One training run.
+
+    Attributes
+    ----------
+    problem : {"curves", "mnist", "faces"}
+        Network and data: `ngd_theory.networks.AUTOENCODERS`, `ngd_theory.data.autoencoder_images`.
+    num_images : int or None
+        All there are when None.
+    data_dir : path or None
+    l2 : float
+    label : str
+        What the run is called in figures and claims: runs of one label differ in their options.
+    optimizer : str
+        Name in `ngd_theory.optim.optimizers.OPTIMIZERS`.
+    options : dict
+        Its options.
+    first_batch, last_batch : int
+        Sizes of the first and the last mini-batch, `ngd_theory.optim.batch_sizes` between.
+    steps, record_every : int
+    seed : int
+        Of the initial parameters, the order of the rows and the sampled targets.
+    precision : {"float32", "float64"}
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    problem: Literal["curves", "mnist", "faces"]
+    num_images: PositiveInt | None = None
+    data_dir: Path | None = None
+    l2: NonNegative = 1e-5
+    label: str = Field(min_length=1)
+    optimizer: str
+    options: dict[str, Option] = {}
+    first_batch: PositiveInt
+    last_batch: PositiveInt
+    steps: PositiveInt
+    record_every: PositiveInt = 20
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    precision: Literal["float32", "float64"] = "float32"
+
+
+#: Settings that are columns too; ``options`` as JSON.
+CONFIG_COLUMNS: tuple[str, ...] = tuple(n for n in TrainingSettings.model_fields if n != "data_dir")
+
+
+@dataclass(frozen=True)
+class TrainingCell(HashedCell):
+    """One training run of a study."""
+
+    kind: ClassVar[str] = "training"
+    settings: TrainingSettings
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that determines the numbers, JSON-ready."""
+        return {
+            "kind": "training",
+            "format": FORMAT,
+            "settings": self.settings.model_dump(mode="json"),
+        }
+
+    @property
+    def shape(self) -> str:
+        """The order of the file: runs of one label side by side."""
+        return self.settings.label
+
+    @property
+    def description(self) -> str:
+        """For progress."""
+        s = self.settings
+        return f"{s.problem}, {s.label} {json.dumps(s.options)}, seed {s.seed}"
+
+
+class Contender(BaseModel):
+    """An optimiser of the study, with the options that its runs vary."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str = Field(min_length=1)
+    optimizer: str
+    batch: PositiveInt | tuple[PositiveInt, PositiveInt]
+    steps: PositiveInt
+    options: dict[str, Option] = {}
+    grid: dict[str, tuple[Option, ...]] = {}
+    seeds: tuple[int, ...] | None = None
+
+
+class TrainingClaim(BaseModel):
+    """A statement that compares two labels, or one with a number.
+
+    Attributes
+    ----------
+    statement : str
+    statistic : {"error", "fewer-steps", "less-time"}
+        "error": the final error of the best run. "fewer-steps" and "less-time": what ``than`` takes to its
+        own final error (its best run's) over what this takes to reach it.
+    approximations : tuple of str
+        Labels; one verdict each.
+    than : str or None
+        The label compared with; not for "error".
+    rule : str
+    expect : {"PASS", "FAIL"}
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    statement: str = Field(min_length=1)
+    statistic: Literal["error", "fewer-steps", "less-time"]
+    approximations: tuple[str, ...] = Field(min_length=1)
+    than: str | None = None
+    rule: str
+    expect: Literal["PASS", "FAIL"] = "PASS"
+
+    @model_validator(mode="after")
+    def _whole(self):
+        Rule.parse(self.rule)
+        if (self.than is None) != (self.statistic == "error"):
+            raise InputError("give `than` with fewer-steps and less-time, and only with these")
+        return self
+
+    @property
+    def what(self) -> str:
+        """The statistic in words."""
+        return {
+            "error": "final training error",
+            "fewer-steps": f"steps of {self.than} over steps to its final error",
+            "less-time": f"seconds of {self.than} over seconds to its final error",
+        }[self.statistic]
+
+
+class TrainingStudy(BaseModel):
+    """What a study file with ``kind = "training"`` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["training"]
+    title: str = Field(min_length=1)
+    statement: str = Field(min_length=1)
+    problem: Literal["curves", "mnist", "faces"]
+    num_images: PositiveInt | None = None
+    data_dir: Path | None = None
+    l2: NonNegative = 1e-5
+    record_every: PositiveInt = 20
+    seeds: tuple[int, ...] = (0,)
+    precision: Literal["float32", "float64"] = "float32"
+    optimizers: tuple[Contender, ...] = Field(min_length=1)
+    claims: tuple[TrainingClaim, ...] = ()
+
+    @model_validator(mode="after")
+    def _known(self):
+        from ngd_theory.optim.optimizers import OPTIMIZERS
+
+        labels = dict.fromkeys(c.label for c in self.optimizers)
+        for contender in self.optimizers:
+            choose(OPTIMIZERS, contender.optimizer, "optimizer")
+        for claim in self.claims:
+            for label in (*claim.approximations, *([claim.than] if claim.than else [])):
+                choose(labels, label, "label of an optimizer")
+        if len({cell.id for cell in self.cells()}) < len(self.cells()):
+            raise InputError("the study names a run twice; remove repeated values")
+        return self
+
+    def cells(self) -> list[TrainingCell]:
+        """Every run, in the order of the file."""
+        shared = ("problem", "num_images", "data_dir", "l2", "record_every", "precision")
+        common = {name: getattr(self, name) for name in shared}
+        found = []
+        for c in self.optimizers:
+            first, last = c.batch if isinstance(c.batch, tuple) else (c.batch, c.batch)
+            for point in itertools.product(*c.grid.values()):
+                options = {**c.options, **dict(zip(c.grid, point, strict=True))}
+                for seed in c.seeds or self.seeds:
+                    settings = TrainingSettings(
+                        **common,
+                        label=c.label,
+                        optimizer=c.optimizer,
+                        options=options,
+                        first_batch=first,
+                        last_batch=last,
+                        steps=c.steps,
+                        seed=seed,
+                    )
+                    found.append(TrainingCell(settings))
+        return found
+
+
+def measure_cell(cell: TrainingCell) -> list[dict[str, Any]]:
+    """Train once; a row a record."""
+    import jax
+    import jax.numpy as jnp
+
+    from ngd_theory import losses, optim
+    from ngd_theory.networks import AUTOENCODERS, autoencoder, sparse_init
+    from ngd_theory.optim.optimizers import build
+    from ngd_theory.optim.training import train
+
+    s = cell.settings
+    x = jnp.asarray(_images(s.problem, s.num_images, s.data_dir).astype(s.precision))
+    network = autoencoder(*AUTOENCODERS[s.problem])
+    loss = losses.MSE if s.problem == "faces" else losses.SIGMOID_CROSS_ENTROPY
+    params = jax.jit(sparse_init, static_argnums=0)(network, jax.random.key(s.seed))
+    options = {"seed": s.seed, **s.options} if s.optimizer == "kfac" else s.options
+    _, _, records = train(
+        network,
+        params,
+        x,
+        x,
+        build(s.optimizer, network, loss, s.l2, options),
+        loss,
+        batch_sizes=optim.batch_sizes(s.first_batch, s.last_batch, s.steps),
+        error=loss.squared_error,
+        seed=s.seed,
+        record_every=s.record_every,
+    )
+    return [asdict(record) for record in records]
+
+
+def config_row(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings columns of a stored cell."""
+    options = json.dumps(settings["options"], sort_keys=True)
+    return {name: settings[name] for name in CONFIG_COLUMNS} | {"options": options}
+
+
+def evaluate(study: TrainingStudy, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
+    """Judge every claim of a study, for each of its labels."""
+    return tuple(_judge(c, label, frame) for c in study.claims for label in c.approximations)
+
+
+def _judge(claim: TrainingClaim, label: str, frame: pd.DataFrame) -> StudyVerdict:
+    names = claim.statement, label, claim.what, claim.rule, claim.expect
+    estimate = _estimate(claim, label, frame)
+    if estimate is None:
+        return StudyVerdict(*names, Outcome.INCONCLUSIVE, None, "no run of this kind is finished")
+    judgement = judge(estimate, Rule.parse(claim.rule))
+    return StudyVerdict(*names, judgement.outcome, estimate, judgement.why)
+
+
+def _estimate(claim: TrainingClaim, label: str, frame: Any) -> Estimate | None:
+    """The claim's statistic for one label; None where a run of it or of ``than`` is not finished."""
+    values = {}
+    for seed, rows in frame.groupby("seed"):
+        mine, rival = (rows[rows["label"] == name] for name in (label, claim.than))
+        if mine.empty or (claim.than is not None and rival.empty):
+            continue
+        if claim.than is None:
+            values[seed] = float(best_run(mine)["error"].iloc[-1])
+            continue
+        target = best_run(rival)
+        column = "step" if claim.statistic == "fewer-steps" else "seconds"
+        values[seed] = float(target[column].iloc[-1]) / _reached(
+            mine, float(target["error"].iloc[-1]), column
+        )
+    return seed_mean(list(values.values())) if values else None
+
+
+def best_run(rows):
+    """The rows of the run with the least final error; one that stopped early has not a finite one."""
+    final = rows.sort_values("step").groupby("cell")["error"].last()
+    return rows[rows["cell"] == final.fillna(np.inf).idxmin()].sort_values("step")
+
+
+def _reached(rows, target: float, column: str) -> float:
+    """Least ``column`` at which a run's error is at most ``target``; infinite if none gets there."""
+    there = rows[rows["error"] <= target]
+    return float(there[column].min()) if len(there) else np.inf
+
+
+@lru_cache(maxsize=2)
+def _images(problem: str, num_images: int | None, data_dir: Path | None) -> np.ndarray:
+    from ngd_theory.data import autoencoder_images
+
+    return np.asarray(autoencoder_images(problem, num_images=num_images, data_dir=data_dir))

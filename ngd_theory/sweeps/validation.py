@@ -1,0 +1,53 @@
+"""What is wrong with a file that pydantic refused, in words."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def error_lines(
+    error: ValidationError,
+    model: type[BaseModel] | None = None,
+    places: dict[str, str] | None = None,
+) -> Iterator[str]:
+    """A line for each thing that is wrong: key, value and what is allowed.
+
+    Parameters
+    ----------
+    error : pydantic.ValidationError
+    model : pydantic model, optional
+        What was read; its fields are listed where a key is unknown.
+    places : dict, optional
+        Names in the file of the first part of a key.
+    """
+    for e in error.errors():
+        message = str(e.get("ctx", {}).get("error", e["msg"]))
+        loc = [str(part) for part in e["loc"]]
+        if places and loc:
+            loc[0] = places.get(loc[0], loc[0])
+        if e["type"] == "extra_forbidden":
+            message = f"unknown key; allowed: {', '.join(_fields(model, loc[:-1]))}"
+        if e["type"] == "missing":
+            yield f"{'.'.join(loc)} is missing"
+        elif loc and not isinstance(e["input"], dict):
+            yield f"{'.'.join(loc)} = {json.dumps(e['input'], default=str)}: {message}"
+        elif loc:
+            yield f"{'.'.join(loc)}: {message}"
+        else:
+            yield message
+
+
+def _fields(model: type[BaseModel] | None, path: list[str]) -> list[str]:
+    """Field names of the model that ``path`` leads to; a number in it is a place in a list."""
+    for part in path:
+        if model is not None and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation)
+    return list(model.model_fields) if model is not None else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for a in get_args(annotation) if (found := _model_in(a))), None)
