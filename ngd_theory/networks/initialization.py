@@ -10,14 +10,19 @@ from ngd_theory.networks.network import Network
 
 
 def sparse_init(
-    network: Network, key, num_connections: int = 15, scale: float = 1.0, dtype=None
+    network: Network,
+    key,
+    num_connections: int = 15,
+    scale: float = 1.0,
+    bias: float = 0.0,
+    dtype=None,
 ) -> tuple[dict[str, Array], ...]:
     """Draw parameters whose units listen to few inputs each (Martens 2010, section 5).
 
     Every unit has ``min(num_connections, fan_in)`` incoming weights other than zero, at places
     drawn without replacement; their effective values ``(weight_std / sqrt(fan_in)) W`` are from
-    N(0, scale^2). Biases are zero. A unit's input neither vanishes nor saturates, however wide the
-    layer before.
+    N(0, scale^2). A unit's input neither vanishes nor saturates, however wide the layer before. For tanh
+    units Sutskever et al. (2013) take ``scale=0.25, bias=0.5``, which imitates logistic units.
 
     Parameters
     ----------
@@ -26,6 +31,8 @@ def sparse_init(
     key : jax.random key
     num_connections : int
     scale : float
+    bias : float
+        Effective value of every bias, where a layer has them.
     dtype : floating dtype, optional
         JAX's default float when None.
 
@@ -46,12 +53,14 @@ def sparse_init(
     dtype = jnp.zeros(()).dtype if dtype is None else dtype
     keys = jax.random.split(key, network.depth)
     return tuple(
-        _sparse_layer(block.affine, layer_key, num_connections, scale, dtype)
+        _sparse_layer(block.affine, layer_key, num_connections, scale, bias, dtype)
         for block, layer_key in zip(network.blocks, keys, strict=True)
     )
 
 
-def _sparse_layer(layer: Dense, key, num_connections: int, scale: float, dtype) -> dict[str, Array]:
+def _sparse_layer(
+    layer: Dense, key, num_connections: int, scale: float, bias: float, dtype
+) -> dict[str, Array]:
     fan_in, units = layer.layout.weight_shape
     place_key, value_key = jax.random.split(key)
     # The places of the largest of fan_in random numbers: a draw without replacement, for all units.
@@ -60,5 +69,6 @@ def _sparse_layer(layer: Dense, key, num_connections: int, scale: float, dtype) 
     values = jax.random.normal(value_key, places.shape, dtype)
     values *= scale / (layer.weight_std / fan_in**0.5)
     weight = jnp.zeros((fan_in, units), dtype).at[places, jnp.arange(units)[:, None]].set(values)
-    bias = {"bias": jnp.zeros(units, dtype)} if layer.layout.has_bias else {}
-    return {"weight": weight, **bias}
+    if not layer.layout.has_bias:
+        return {"weight": weight}
+    return {"weight": weight, "bias": jnp.full(units, bias / layer.bias_std, dtype)}

@@ -18,6 +18,7 @@ from ngd_theory.sweeps.table import Column
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Option = bool | int | float | str
 
@@ -48,6 +49,8 @@ class TrainingSettings(BaseModel):
         All there are when None.
     data_dir : path or None
     l2 : float
+    init_scale : float
+        Of `ngd_theory.networks.sparse_init`; 1.35/sqrt(15) lets a signal through all layers.
     label : str
         What the run is called in figures and claims: runs of one label differ in their options.
     optimizer : str
@@ -68,6 +71,7 @@ class TrainingSettings(BaseModel):
     num_images: PositiveInt | None = None
     data_dir: Path | None = None
     l2: NonNegative = 1e-5
+    init_scale: Positive = 0.35
     label: str = Field(min_length=1)
     optimizer: str
     options: dict[str, Option] = {}
@@ -180,6 +184,7 @@ class TrainingStudy(BaseModel):
     num_images: PositiveInt | None = None
     data_dir: Path | None = None
     l2: NonNegative = 1e-5
+    init_scale: Positive = 0.35
     record_every: PositiveInt = 20
     seeds: tuple[int, ...] = (0,)
     precision: Literal["float32", "float64"] = "float32"
@@ -202,7 +207,10 @@ class TrainingStudy(BaseModel):
 
     def cells(self) -> list[TrainingCell]:
         """Every run, in the order of the file."""
-        shared = ("problem", "num_images", "data_dir", "l2", "record_every", "precision")
+        shared = (
+            *("problem", "num_images", "data_dir", "l2", "init_scale"),
+            *("record_every", "precision"),
+        )
         common = {name: getattr(self, name) for name in shared}
         found = []
         for c in self.optimizers:
@@ -238,7 +246,7 @@ def measure_cell(cell: TrainingCell) -> list[dict[str, Any]]:
     x = jnp.asarray(_images(s.problem, s.num_images, s.data_dir).astype(s.precision))
     network = autoencoder(*AUTOENCODERS[s.problem])
     loss = losses.MSE if s.problem == "faces" else losses.SIGMOID_CROSS_ENTROPY
-    params = jax.jit(sparse_init, static_argnums=0)(network, jax.random.key(s.seed))
+    params = sparse_init(network, jax.random.key(s.seed), scale=s.init_scale, dtype=s.precision)
     options = {"seed": s.seed, **s.options} if s.optimizer == "kfac" else s.options
     _, _, records = train(
         network,

@@ -1,0 +1,151 @@
+"""``python -m benchmarks.optimizers``: what a K-FAC step costs on the MNIST autoencoder, beside kfac-jax's.
+
+kfac-jax (Botev & Martens) is left out with a word where it is not installed. Its release 0.0.8 takes JAX <= 0.9.1.
+Both have adaptive step size, momentum and damping; ours is also run with all of kfac-jax's work and no more (no
+search of gamma, the whole batch for statistics and Fisher products) as "full batch".
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ngd_theory import losses, networks, optim
+from ngd_theory.environment import environment
+from ngd_theory.threads import limit_blas_threads
+
+LOSS, L2, DAMPING, PERIOD = losses.SIGMOID_CROSS_ENTROPY, 1e-5, 150.0, 20
+NETWORK = networks.autoencoder(*networks.AUTOENCODERS["mnist"])
+FRACTIONS = {"statistics_fraction": 1 / 8, "curvature_fraction": 1 / 4}
+OURS = {
+    "K-FAC, full batch": {"adapt_factor_damping": False},
+    "K-FAC": FRACTIONS,
+    "K-FAC, tridiagonal": {"structure": "block-tridiagonal", **FRACTIONS},
+}
+
+
+def ours(params, batch, options):
+    """Advance our K-FAC by a step: a function without arguments."""
+    optimizer = optim.kfac(NETWORK, LOSS, l2=L2, damping=DAMPING, **options)
+
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(lambda p: LOSS.value(NETWORK.apply(p, batch), batch))(
+            params
+        )
+        updates, state = optimizer.update(grads, state, params, x=batch, y=batch)
+        return optax.apply_updates(params, updates), state, value
+
+    held = [params, optimizer.init(params)]
+
+    def advance():
+        *held[:], value = step(*held)
+        return held, value
+
+    return advance
+
+
+def kfac_jax(params, batch):
+    """The same of kfac-jax, or None where it is not installed."""
+    try:
+        import kfac_jax as rival
+    except ImportError:
+        return None
+
+    def loss(params, batch):
+        h = batch
+        for index, layer in enumerate(params):
+            h = h @ layer["weight"] + layer["bias"]
+            if NETWORK.blocks[index].after and not NETWORK.blocks[index].linear:
+                h = jnp.tanh(h)
+        rival.register_sigmoid_cross_entropy_loss(h)
+        squares = sum(jnp.vdot(v, v) for v in jax.tree.leaves(params))
+        return LOSS.value(h, batch) + L2 / 2 * squares
+
+    optimizer = rival.Optimizer(
+        value_and_grad_func=jax.value_and_grad(loss),
+        l2_reg=L2,
+        estimation_mode="fisher_gradients",
+        curvature_ema=0.95,
+        curvature_update_period=1,
+        inverse_update_period=PERIOD,
+        num_burnin_steps=1,
+        min_damping=1e-5,
+        multi_device=False,
+        use_adaptive_learning_rate=True,
+        use_adaptive_momentum=True,
+        use_adaptive_damping=True,
+        damping_adaptation_interval=5,
+        damping_adaptation_decay=0.95,
+        initial_damping=DAMPING,
+        max_damping=1000.0,
+    )
+    params = [{name: jnp.array(p) for name, p in layer.items()} for layer in params]
+    held = [params, optimizer.init(params, jax.random.key(2), batch)]
+    number = itertools.count()
+
+    def advance():
+        k = next(number)
+        # The first step takes several batches and destroys them.
+        copies = (jnp.array(batch) for _ in itertools.count())
+        data = {"batch": batch} if k else {"data_iterator": copies}
+        params, state, stats = optimizer.step(*held, jax.random.key(k), global_step_int=k, **data)
+        held[:] = params, state
+        return held, stats["loss"]
+
+    return advance
+
+
+def main() -> None:
+    """Time whole periods of steps, the optimisers in turn."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.optimizers", description=__doc__)
+    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--periods", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("results/bench-optimizers.json"))
+    arguments = parser.parse_args()
+    limit_blas_threads()
+    params = networks.sparse_init(NETWORK, jax.random.key(0), scale=0.35)
+    # Something that a code of 30 can hold.
+    keys = jax.random.split(jax.random.key(1))
+    low_rank = jax.random.normal(keys[0], (arguments.batch, 20)) @ jax.random.normal(
+        keys[1], (20, NETWORK.output_dim)
+    )
+    batch = jax.nn.sigmoid(low_rank)
+    steps = {name: ours(params, batch, options) for name, options in OURS.items()}
+    rival = kfac_jax(params, batch)
+    if rival is None:
+        print("kfac-jax is not installed: left out")
+    else:
+        steps["kfac-jax"] = rival
+    rows = {name: {"losses": [], "seconds": []} for name in steps}
+    for _ in range(PERIOD + 1):  # compilation, and past the young statistics
+        for step in steps.values():
+            jax.block_until_ready(step())
+    for _ in range(arguments.periods):
+        for name, step in steps.items():
+            for _ in range(PERIOD):
+                start = time.perf_counter()
+                _, value = jax.block_until_ready(step())
+                rows[name]["seconds"].append(time.perf_counter() - start)
+                rows[name]["losses"].append(float(value))
+    reference = statistics.mean(rows.get("kfac-jax", rows["K-FAC, full batch"])["seconds"])
+    print(f"{'step':22} {'mean s':>8} {'median s':>9} {'ratio of means':>15} {'last loss':>10}")
+    for name, row in rows.items():
+        mean, median = statistics.mean(row["seconds"]), statistics.median(row["seconds"])
+        print(
+            f"{name:22} {mean:8.3f} {median:9.3f} {mean / reference:15.2f} {row['losses'][-1]:10.2f}"
+        )
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(
+        json.dumps({"environment": environment(), "steps": rows}, indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
