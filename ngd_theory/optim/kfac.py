@@ -221,6 +221,9 @@ class _KFAC:
     def update(self, grads, state: KFACState, params, x, y):
         """One step; what a batch with a number that is not finite would change stays as it was."""
         o, before = self.options, state
+        # The number of this step among those that count: a skipped one leaves no trace in what follows.
+        k = state.count - state.skipped + 1
+        x, y = (jnp.asarray(rows, state.damping.dtype) for rows in (x, y))
         next_key, draw = jax.random.split(jax.random.wrap_key_data(state.key))
         fresh = self._statistics(
             params, _first(x, o.statistics_fraction), jax.random.key_data(draw)
@@ -230,7 +233,7 @@ class _KFAC:
         state = state._replace(
             count=state.count + 1,
             key=jax.random.key_data(next_key),
-            factors=_blend(state.factors, fresh, o.decay, state.count + 1, usable),
+            factors=_blend(state.factors, fresh, o.decay, k, usable),
         )
         curved = _first(x, o.curvature_fraction)
         shift = state.damping + o.l2
@@ -241,7 +244,7 @@ class _KFAC:
             proposal = self._precondition(inverse, grads)
             return proposal, self._choose(model, proposal, state.previous, pushed_previous)
 
-        gamma, inverse = self._refresh(state, propose)
+        gamma, inverse = self._refresh(state, jnp.where(usable, k, 0), propose)
         proposal, best = propose(inverse)
         update = jax.tree.map(
             lambda d, p: best.step_size * d + best.momentum * p, proposal, state.previous
@@ -257,12 +260,12 @@ class _KFAC:
             momentum=best.momentum,
             model_change=best.value,
         )
-        state, update = self._judge(state, params, update, x, y)
+        state, update = self._judge(state, k, params, update, x, y)
         kept = {n: jnp.where(usable, getattr(state, n), getattr(before, n)) for n in _MEASURED}
         state = state._replace(previous=_where(usable, update, state.previous), **kept)
         if o.averaging:
             new = jax.tree.map(jnp.add, params, update)
-            average = _blend(state.average, new, o.averaging, state.count, usable)
+            average = _blend(state.average, new, o.averaging, k, usable)
             state = state._replace(average=average)
         return update, state
 
@@ -296,9 +299,9 @@ class _KFAC:
             return minimise(model, proposal, previous, pushed_previous)
         return value_at(model, proposal, previous, pushed_previous, o.step_size, o.momentum)
 
-    def _refresh(self, state: KFACState, propose):
-        """Gamma and the inverse that this step uses: those kept, fresh ones, or the best of three."""
-        o, k = self.options, state.count
+    def _refresh(self, state: KFACState, k, propose):
+        """Gamma and the inverse that step k uses: those kept (always for k = 0), fresh ones, or the best of three."""
+        o = self.options
 
         def usable(inverse, otherwise):
             # A factorisation that broke down leaves the last inverse in place.
@@ -328,22 +331,24 @@ class _KFAC:
             )
             return gamma, inverse
 
-        due = (k <= YOUNG) | (k % o.inverse_period == 0)
-        searching = (k % o.factor_damping_period == 0) if o.adapt_factor_damping else False
+        due = (k > 0) & ((k <= YOUNG) | (k % o.inverse_period == 0))
+        searching = (k > 0) & (k % o.factor_damping_period == 0) & o.adapt_factor_damping
         return jax.lax.switch(jnp.where(searching, 2, due.astype(int)), [keep, refresh, search])
 
-    def _judge(self, state: KFACState, params, update, x, y):
+    def _judge(self, state: KFACState, k, params, update, x, y):
         """Compare the objective before and after; adapt lambda, take back a step that made it worse."""
         o = self.options
-        due = state.count % o.damping_period == 0 if o.adapt_damping else jnp.asarray(False)
+        due = (k % o.damping_period == 0) & o.adapt_damping
 
         def compare():
             moved = jax.tree.map(jnp.add, params, update)
-            return self._objective(moved, x, y) - self._objective(params, x, y)
+            value = self._objective(params, x, y)
+            return self._objective(moved, x, y) - value, jnp.finfo(value.dtype).eps * jnp.abs(value)
 
-        change = jax.lax.cond(
-            due | o.reject_worse, compare, lambda: jnp.full_like(state.damping, jnp.nan)
-        )
+        nan = jnp.full_like(state.damping, jnp.nan)
+        change, rounding = jax.lax.cond(due | o.reject_worse, compare, lambda: (nan, nan))
+        # A step within rounding says nothing of the model: at a minimum lambda would grow to infinity.
+        due &= ~(jnp.abs(state.model_change) <= rounding)
         ratio = change / jnp.where(state.model_change < 0, state.model_change, -1)
         grown = state.damping / o.damping_factor
         adapted = jnp.where(ratio > 0.75, state.damping * o.damping_factor, state.damping)
@@ -355,7 +360,7 @@ class _KFAC:
         )
         if not o.reject_worse:
             return state, update
-        worse = ~(change <= 0)
+        worse = ~(change <= rounding)
         state = state._replace(damping=jnp.where(worse, grown, state.damping))
         return state, _where(worse, jax.tree.map(jnp.zeros_like, update), update)
 

@@ -1,6 +1,6 @@
 """Figures of the structure of a Fisher and its approximations, after Martens & Grosse (2015), figures 2, 3, 5 and 6."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ KINDS = {
 #: Share of the entries beyond the upper end of a colour scale, linear or logarithmic, and the decades of the latter.
 _CLIPPED_LINEAR, _CLIPPED, _DECADES = 0.04, 0.002, 3
 _COLOURS = "magma_r"
+_RELATIVE = r"mean |entry|, $m_{ij}/\sqrt{m_{ii}m_{jj}}$"
 _LINE: dict[str, Any] = {"color": "0.3", "lw": 0.7, "linestyle": (0, (3, 2))}
 # Equal results make equal files.
 _METADATA = {"png": {}, "pdf": {"CreationDate": None}}
@@ -59,9 +60,28 @@ def inverse_figure(structure: FisherStructure) -> Figure:
         for axes, name in zip(grid.T, ("kronecker-damped", "kronecker-inverse"), strict=True):
             title = f"{SYMBOLS[name]}, entries"
             _draw_row(figure, axes[:1], structure, [(title, structure.dense[name])])
-            image = _draw_means(axes[1], structure, name)
-            figure.colorbar(image, ax=axes[1], label=r"mean |entry|, $m_{ij}/\sqrt{m_{ii}m_{jj}}$")
+            share = structure.off_tridiagonal_share(name)
+            image = _draw_means(axes[1], structure.means[name], share, name)
+            figure.colorbar(image, ax=axes[1], label=_RELATIVE)
         _head(figure, structure)
+        return figure
+
+
+def means_figure(means: Mapping[str, np.ndarray], shares: Mapping[str, float]) -> Figure:
+    """Block means of F-tilde (damped) and of its inverse.
+
+    Parameters
+    ----------
+    means : dict of (L, L) arrays
+        Mean absolute entry of every block, by matrix.
+    shares : dict of float
+        Their share off the three central diagonals of the middle layers.
+    """
+    with mpl.rc_context(RC):
+        figure, (axes,) = _grid(1, 2, 2.9)
+        names = "kronecker-damped", "kronecker-inverse"
+        images = [_draw_means(a, means[n], shares[n], n) for a, n in zip(axes, names, strict=True)]
+        figure.colorbar(images[-1], ax=list(axes), label=_RELATIVE)
         return figure
 
 
@@ -147,9 +167,8 @@ def _draw_row(
     figure.colorbar(image, ax=list(axes), label="|entry|", extend="max" if linear else "both")
 
 
-def _draw_means(axis: Axes, structure: FisherStructure, name: str):
+def _draw_means(axis: Axes, means: np.ndarray, share: float, name: str):
     """Block means of all layers over the root of the diagonal ones, with the numbers."""
-    means = structure.means[name]
     scale = np.sqrt(np.diag(means))
     relative = means / np.outer(scale, scale)
     image = axis.imshow(relative, cmap=_COLOURS, norm=LogNorm(0.01, 1, clip=True))
@@ -157,8 +176,7 @@ def _draw_means(axis: Axes, structure: FisherStructure, name: str):
         light = value > 0.12
         text = f"{value:.2f}".removeprefix("0") if value < 0.995 else "1"
         axis.text(j, i, text, ha="center", va="center", fontsize=7, color="w" if light else "k")
-    share = structure.off_tridiagonal_share(name)
-    first, last = structure.middle[0] + 1, structure.middle[-1] + 1
+    first, last = 2, len(means) - 1
     axis.set_title(
         f"{SYMBOLS[name]}, block means\n"
         f"{100 * share:.2g} % off the three diagonals (layers {first}–{last})"

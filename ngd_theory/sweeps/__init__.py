@@ -19,6 +19,7 @@ from ngd_theory.sweeps.statistics import (
     seed_mean,
 )
 from ngd_theory.sweeps.store import load
+from ngd_theory.sweeps.structure import StructureStudy
 from ngd_theory.sweeps.study import Study
 from ngd_theory.sweeps.training import TrainingStudy
 from ngd_theory.sweeps.verdicts import StudyVerdict
@@ -32,6 +33,7 @@ __all__ = [
     "Outcome",
     "Progress",
     "Rule",
+    "StructureStudy",
     "Study",
     "StudyVerdict",
     "Summary",

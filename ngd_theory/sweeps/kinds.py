@@ -12,15 +12,16 @@ import pandas as pd
 from pydantic import ValidationError
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps import table, training, verdicts
+from ngd_theory.sweeps import structure, table, training, verdicts
 from ngd_theory.sweeps.measure import measure_cell
+from ngd_theory.sweeps.structure import StructureStudy
 from ngd_theory.sweeps.study import Study
 from ngd_theory.sweeps.table import Column
 from ngd_theory.sweeps.training import TrainingStudy
 from ngd_theory.sweeps.validation import error_lines
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
-AnyStudy: TypeAlias = Study | TrainingStudy
+AnyStudy: TypeAlias = Study | TrainingStudy | StructureStudy
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             training.measure_cell,
             training.evaluate,
         ),
+        "structure": Kind(
+            StructureStudy,
+            structure.COLUMNS,
+            structure.CONFIG_COLUMNS,
+            structure.config_row,
+            structure.measure_cell,
+            structure.evaluate,
+        ),
     }
 )
 
@@ -82,7 +91,7 @@ def evaluate(study: AnyStudy, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
 
     Parameters
     ----------
-    study : Study or TrainingStudy
+    study : a study of any kind
     frame : pandas.DataFrame
         As `load` returns it.
     """

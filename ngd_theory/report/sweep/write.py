@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from ngd_theory.errors import InputError
 from ngd_theory.files import written
+from ngd_theory.report.structure import means_figure
 from ngd_theory.report.style import RC
 from ngd_theory.report.sweep import captions
 from ngd_theory.report.sweep.curves import series
@@ -25,6 +27,10 @@ from ngd_theory.sweeps.study import StudyClaim
 _PDF: dict[Any, Any] = {"pdf.fonttype": 42}
 _METADATA = {"pdf": {"CreationDate": None}, "png": {}}
 _LONGEST = 40
+_STRUCTURE_CAPTION = (
+    "Mean absolute entry of every block of F-tilde, its diagonal blocks damped, and of its inverse, over the root "
+    "of the two diagonal ones; averaged over seeds."
+)
 
 
 def write_report(results: str | Path) -> list[Path]:
@@ -80,8 +86,33 @@ def _training_figures(found: Found, paths: list[Path]):
     return [], ("Training error", _shown(found, figure, "training", TRAINING_CAPTION, paths))
 
 
+def _structure_figures(found: Found, paths: list[Path]):
+    """Block means, averaged over seeds, at the first damping."""
+    rows: Any = found.frame
+    rows = rows[rows["factor_damping"] == rows["factor_damping"].min()]
+    if rows.empty:
+        return [], None
+    pairs = rows[(rows["quantity"] == "mean") & (rows["layer"] > 0)]
+    average = pairs.groupby(["matrix", "layer", "other"])["value"].mean()
+    means = {
+        name: _symmetric(block.unstack().to_numpy()) for name, block in average.groupby(level=0)
+    }
+    whole = rows[(rows["quantity"] == "off_tridiagonal_share") & (rows["layer"] == 0)]
+    shares = whole.groupby("matrix")["value"].mean().to_dict()
+    shown = _shown(found, means_figure(means, shares), "structure", _STRUCTURE_CAPTION, paths)
+    return [], ("Block means", shown)
+
+
+def _symmetric(upper: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(upper), upper.T, upper)
+
+
 #: Kind of study -> its figures: one a claim (or none), and one of the whole with its heading.
-_FIGURES = {"theory": _theory_figures, "training": _training_figures}
+_FIGURES = {
+    "theory": _theory_figures,
+    "training": _training_figures,
+    "structure": _structure_figures,
+}
 
 
 def _claim_figure(found: Found, claim: StudyClaim, name: str, paths: list[Path]) -> Shown | str:

@@ -1,0 +1,101 @@
+"""Training that goes on where it was stopped: a pytree of arrays in a plain .npz file, bit by bit."""
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ngd_theory.errors import InputError
+from ngd_theory.files import written
+
+
+def save_state(path: str | os.PathLike[str], tree) -> None:
+    """Write a pytree of arrays, whole or not at all.
+
+    The file is an uncompressed .npz without pickled objects; `jax.tree_util.keystr` names the arrays.
+
+    Parameters
+    ----------
+    path : path
+        Taken as it is, without a suffix added.
+    tree : pytree of arrays
+        Such as ``(params, state)`` of an optimiser.
+
+    Raises
+    ------
+    InputError
+        For a leaf that is no array of numbers as NumPy knows them: a typed PRNG key (save
+        ``jax.random.key_data`` of it), bfloat16, a Python number.
+    """
+    arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(tree)}
+    with written(Path(path)) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def load_state(path: str | os.PathLike[str], like) -> Any:
+    """Read what `save_state` wrote.
+
+    Parameters
+    ----------
+    path : path
+    like : pytree of arrays or `jax.ShapeDtypeStruct`
+        The structure, shapes and dtypes that the file must have, such as ``(params, optimizer.init(params))``.
+
+    Returns
+    -------
+    like ``like``
+        NumPy arrays where it has them, JAX arrays elsewhere.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or a leaf is missing, not wanted, or of another shape or dtype: the first is named.
+    """
+    found = _read(Path(path))
+    leaves = _named_leaves(like)
+    for name, leaf in leaves:
+        if name not in found:
+            raise InputError(f"{path} has no leaf {name!r}; it was saved from another structure")
+        here, there = (f"{a.dtype}{list(a.shape)}" for a in (leaf, found[name]))
+        if here != there:
+            raise InputError(f"leaf {name!r} is {there} in {path}, and {here} here")
+    extra = [name for name in found if name not in dict(leaves)]
+    if extra:
+        raise InputError(f"{path} has a leaf {extra[0]!r} that is not wanted here")
+    arrays = [
+        found[name] if isinstance(leaf, np.ndarray) else jnp.asarray(found[name])
+        for name, leaf in leaves
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
+
+
+def _named_leaves(tree) -> list[tuple[str, Any]]:
+    named = [
+        (jax.tree_util.keystr(p), leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    for name, leaf in named:
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        if not isinstance(dtype, np.dtype) or dtype.kind not in "biufc":
+            raise InputError(
+                f"leaf {name!r} is of type {dtype}, which an .npz file does not hold; "
+                "of a PRNG key take jax.random.key_data"
+            )
+    return named
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        # Not np.load, which takes other kinds of files too.
+        with zipfile.ZipFile(path) as file:
+            return {
+                name.removesuffix(".npy"): np.lib.format.read_array(file.open(name))
+                for name in file.namelist()
+            }
+    # RuntimeError: a damaged flag that reads as encryption or another version of the format.
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"cannot read {path}: {error}; save_state writes such files") from None

@@ -1,0 +1,172 @@
+"""Training studies: what a file may say, the cells, the claims on made-up curves, one real run."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ngd_theory.errors import InputError
+from ngd_theory.report.sweep import write_report
+from ngd_theory.sweeps import Outcome, load, run
+from ngd_theory.sweeps.kinds import evaluate, parse
+from ngd_theory.sweeps.training import best_run
+
+STUDY = {
+    "kind": "training",
+    "title": "t",
+    "statement": "s",
+    "problem": "curves",
+    "num_images": 40,
+    "seeds": [0, 1, 2],
+    "record_every": 2,
+    "optimizers": [
+        {"label": "fast", "optimizer": "kfac", "batch": 20, "steps": 4},
+        {
+            "label": "slow",
+            "optimizer": "nag",
+            "batch": [10, 40],
+            "steps": 4,
+            "grid": {"learning_rate": [0.001, 0.002], "momentum": [0.9]},
+            "seeds": [0],
+        },
+    ],
+    "claims": [
+        {
+            "statement": "fewer",
+            "statistic": "fewer-steps",
+            "approximations": ["fast"],
+            "than": "slow",
+            "rule": ">= 5",
+        },
+        {"statement": "low", "statistic": "error", "approximations": ["fast"], "rule": "<= 1"},
+    ],
+}
+
+
+def changed(**changes):
+    return {**STUDY, **changes}
+
+
+def frame(runs):
+    """Rows of runs (label, seed, cell, [(step, seconds, error), ...])."""
+    return pd.DataFrame(
+        [
+            {"label": label, "seed": seed, "cell": cell, "step": t, "seconds": s, "error": e}
+            for label, seed, cell, points in runs
+            for t, s, e in points
+        ]
+    )
+
+
+def curves(seeds=(0, 1, 2), reach=20):
+    """The better of the slow runs ends at 1.0 after 200 steps and 20 s; the fast one passes 1.0 at ``reach``."""
+    runs = []
+    for seed in seeds:
+        runs.append(("slow", seed, f"a{seed}", [(0, 0, 9.0), (200, 20, 1.0)]))
+        runs.append(("slow", seed, f"b{seed}", [(0, 0, 9.0), (200, 20, 3.0)]))
+        points = [(0, 0, 9.0), (reach, 4.0, 0.9), (2 * reach, 8.0, 0.5)]
+        runs.append(("fast", seed, f"c{seed}", points))
+    return frame(runs)
+
+
+def test_cells_are_the_grid_with_each_optimisers_own_seeds():
+    cells = parse(STUDY).cells()
+    assert [(c.settings.label, c.settings.seed) for c in cells] == [
+        *(("fast", s) for s in (0, 1, 2)),
+        ("slow", 0),
+        ("slow", 0),
+    ]
+    assert [c.settings.options for c in cells[3:]] == [
+        {"learning_rate": rate, "momentum": 0.9} for rate in (0.001, 0.002)
+    ]
+    assert (cells[3].settings.first_batch, cells[3].settings.last_batch) == (10, 40)
+    assert len({c.id for c in cells}) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"kind": "trainig"}, ["trainig", "theory, training, structure"]),
+        ({"problem": "mnst"}, ["problem", "mnst"]),
+        ({"claims": [{**STUDY["claims"][0], "than": "none"}]}, ["none", "fast, slow"]),
+        ({"claims": [{**STUDY["claims"][1], "than": "slow"}]}, ["than"]),
+        ({"optimizers": [{**STUDY["optimizers"][0], "optimizer": "sgdd"}]}, ["sgdd", "kfac, nag"]),
+        ({"optimizers": [{**STUDY["optimizers"][0], "lr": 1}]}, ["lr", "unknown key", "steps"]),
+        ({"optimizers": [STUDY["optimizers"][0]] * 2, "claims": []}, ["twice"]),
+        ({"optimizers": [{**STUDY["optimizers"][0], "batch": 0}]}, ["batch"]),
+    ],
+)
+def test_a_wrong_file_is_refused_in_words(changes, named):
+    with pytest.raises(InputError) as error:
+        parse(changed(**changes))
+    for word in named:
+        assert word in str(error.value)
+
+
+def test_claims_compare_with_the_best_run_of_the_rival():
+    fewer, low = evaluate(parse(STUDY), curves())
+    assert fewer.outcome is Outcome.PASS and fewer.estimate.value == pytest.approx(10)
+    assert low.outcome is Outcome.PASS and low.estimate.value == pytest.approx(0.5)
+    fewer, _ = evaluate(parse(STUDY), curves(reach=100))
+    assert fewer.outcome is Outcome.FAIL and fewer.estimate.value == pytest.approx(2)
+
+
+def test_less_time_compares_seconds():
+    claim = {**STUDY["claims"][0], "statistic": "less-time"}
+    (verdict,) = evaluate(parse(changed(claims=[claim])), curves())
+    assert verdict.estimate.value == pytest.approx(5)
+
+
+def test_one_that_never_gets_there_has_no_speed_up():
+    rows = curves()
+    rows.loc[(rows["label"] == "fast") & (rows["step"] > 0), "error"] = 2.0
+    fewer, _ = evaluate(parse(STUDY), rows)
+    assert fewer.outcome is Outcome.FAIL and fewer.estimate.value == 0
+
+
+def test_too_few_seeds_and_unfinished_runs_are_inconclusive():
+    fewer, _ = evaluate(parse(STUDY), curves(seeds=(0,)))
+    assert fewer.outcome is Outcome.INCONCLUSIVE
+    rows = curves()
+    fewer, _ = evaluate(parse(STUDY), rows[rows["label"] == "slow"])
+    assert fewer.outcome is Outcome.INCONCLUSIVE and "no run" in fewer.why
+
+
+def test_a_run_that_diverged_is_never_the_best():
+    rows = frame(
+        [
+            ("slow", 0, "a", [(0, 0, 9.0), (2, 1, np.nan)]),
+            ("slow", 0, "b", [(0, 0, 9.0), (4, 1, 8.0)]),
+        ]
+    )
+    assert set(best_run(rows)["cell"]) == {"b"}
+
+
+def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
+    monkeypatch.setenv("NGD_THEORY_CACHE", str(tmp_path / "cache"))
+    study = parse(changed(optimizers=[STUDY["optimizers"][1]], claims=[]))
+    out = tmp_path / "out"
+    first = run(study, out)
+    assert not first.failures and first.computed == 2
+    again = run(study, out)
+    assert (again.computed, again.reused) == (0, 2)
+    rows = load(out)
+    assert sorted(set(rows["step"])) == [0, 2, 4]
+    assert (rows["error"] > 0).all()
+    for _, one in rows.groupby("cell"):
+        assert one["seconds"].is_monotonic_increasing and one["seconds"].iloc[0] == 0
+    last, start = (rows[rows["step"] == t]["error"].mean() for t in (4, 0))
+    assert last < start
+    paths = write_report(out)
+    page = paths[-1].read_text(encoding="utf-8")
+    assert "Training error" in page and (out / "figures" / "training.png").stat().st_size > 5000
+    assert parse_back(page) == study
+
+
+def parse_back(page):
+    """The study that the page says how to reproduce."""
+    import html
+    import re
+    import tomllib
+
+    text = re.search(r'id="study">Study</h2>\s*<pre>(.*?)</pre>', page, re.DOTALL)
+    return parse(tomllib.loads(html.unescape(text[1])))
