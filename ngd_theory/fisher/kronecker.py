@@ -15,6 +15,7 @@ factor is ever formed, `KroneckerFisher.dense` apart. The (P, M) matrix V of a l
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,8 @@ from ngd_theory.errors import InputError
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.pytrees import pytree
 
-#: rho_A and rho_B of a layer.
-FactorDamping = tuple[Float[Array, ""], Float[Array, ""]]
+#: rho_A and rho_B of a layer: numbers or scalar arrays.
+FactorDamping = tuple[Any, Any]
 
 
 @pytree("inputs", "sensitivities")
@@ -242,7 +243,7 @@ def invert_tridiagonal(
     """
     whitened = [
         tuple(_whitening(m, rho) for m, rho in zip(fisher.block(i, i), rhos, strict=True))
-        for i, rhos in enumerate(damping)
+        for i, rhos in zip(range(fisher.depth), damping, strict=True)
     ]
     stages = []
     for i, (here, following) in enumerate(pairwise(whitened)):
@@ -261,7 +262,7 @@ def invert_tridiagonal(
     return TridiagonalInverse((*stages, _Stage((a, b), last, ())))
 
 
-def _whitening(matrix: Float[Array, "n n"], rho: Float[Array, ""]) -> Float[Array, "n n"]:
+def _whitening(matrix: Float[Array, "n n"], rho) -> Float[Array, "n n"]:
     """W with ``W W^T = (matrix + rho I)^-1``."""
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
     factor = jnp.linalg.cholesky(matrix + rho * identity)

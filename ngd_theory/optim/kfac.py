@@ -21,8 +21,8 @@ _MEASURED = (
 )
 #: Iterations that all refresh the inverses, as the statistics are young.
 YOUNG = 3
-#: gamma stays in this range of the parameters' precision, where Cholesky factorisations succeed.
-SMALLEST_FACTOR_DAMPING = 1e-5
+#: gamma does not fall below it: from 0 no factor would bring it back.
+SMALLEST_FACTOR_DAMPING = 1e-8
 
 
 class KFACState(NamedTuple):
@@ -161,11 +161,23 @@ def kfac(
     >>> params = optax.apply_updates(params, updates)
     """
     options = Options(
-        **{
-            name: value
-            for name, value in locals().items()
-            if name in Options.__dataclass_fields__  # pyright: ignore
-        }
+        structure=structure,
+        l2=l2,
+        damping=damping,
+        adapt_damping=adapt_damping,
+        damping_period=damping_period,
+        factor_damping=factor_damping,
+        adapt_factor_damping=adapt_factor_damping,
+        factor_damping_period=factor_damping_period,
+        inverse_period=inverse_period,
+        statistics_fraction=statistics_fraction,
+        curvature_fraction=curvature_fraction,
+        num_draws=num_draws,
+        decay=decay,
+        averaging=averaging,
+        step_size=step_size,
+        momentum=momentum,
+        reject_worse=reject_worse,
     )
     method = _KFAC(network, losses.by_name(loss), options)
 
@@ -281,10 +293,19 @@ class _KFAC:
         return kronecker_fisher(layers, self.bandwidth)
 
     def _inverse(self, factors: KroneckerFisher, gamma: Float[Array, ""]):
-        dampings = [
-            factored_damping(jnp.trace(a) / len(a), jnp.trace(b) / len(b), gamma)
-            for a, b in (factors.block(i, i) for i in range(factors.depth))
-        ]
+        dampings = []
+        for i in range(factors.depth):
+            pair = factors.block(i, i)
+            means = [jnp.trace(m) / len(m) for m in pair]
+            # No less than the rounding of the factor, or its factorisation fails.
+            dampings.append(
+                tuple(
+                    jnp.maximum(rho, len(m) * jnp.finfo(m.dtype).eps * mean)
+                    for rho, m, mean in zip(
+                        factored_damping(means[0], means[1], gamma), pair, means, strict=True
+                    )
+                )
+            )
         return self.invert(factors, dampings)
 
     def _precondition(self, inverse, grads):
@@ -347,9 +368,9 @@ class _KFAC:
 
         nan = jnp.full_like(state.damping, jnp.nan)
         change, rounding = jax.lax.cond(due | o.reject_worse, compare, lambda: (nan, nan))
-        # A step within rounding says nothing of the model: at a minimum lambda would grow to infinity.
-        due &= ~(jnp.abs(state.model_change) <= rounding)
-        ratio = change / jnp.where(state.model_change < 0, state.model_change, -1)
+        # Within rounding, or where the model itself says worse (a fixed step), the ratio says nothing of it.
+        due &= ~(state.model_change >= -rounding)
+        ratio = change / state.model_change
         grown = state.damping / o.damping_factor
         adapted = jnp.where(ratio > 0.75, state.damping * o.damping_factor, state.damping)
         # What is not a number is no reduction.

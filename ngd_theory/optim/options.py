@@ -38,7 +38,7 @@ class Options:
         choose(STRUCTURES, self.structure, "structure")
         for name in ("damping_period", "factor_damping_period", "inverse_period", "num_draws"):
             value = getattr(self, name)
-            if int(value) != value or value < 1:
+            if not float(value).is_integer() or value < 1:
                 raise InputError(f"{name} is {value}; it must be a whole number of at least 1")
         for name in ("statistics_fraction", "curvature_fraction"):
             if not 0 < getattr(self, name) <= 1:

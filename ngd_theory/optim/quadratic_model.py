@@ -58,11 +58,11 @@ def minimise(model: QuadraticModel, proposal, previous, pushed_previous) -> Mini
     pushed_previous : (N, C)
         ``model.push(previous)``.
     """
-    first, second, right, _ = _system(model, proposal, previous, pushed_previous)
+    first, second, right = _system(model, proposal, previous, pushed_previous)
     a, b, c = first[0], first[1], second[1]
     determinant = a * c - b * b
-    # Parallel directions, or no previous step: along the proposal alone.
-    alone = determinant <= 1e-6 * a * c
+    # Parallel directions to rounding, or no previous step: along the proposal alone.
+    alone = determinant <= 10 * jnp.finfo(a.dtype).eps * a * c
     safe = jnp.where(alone, 1, determinant)
     alpha = jnp.where(
         alone, -right[0] / jnp.where(a > 0, a, 1), (b * right[1] - c * right[0]) / safe
@@ -73,7 +73,7 @@ def minimise(model: QuadraticModel, proposal, previous, pushed_previous) -> Mini
 
 def value_at(model: QuadraticModel, proposal, previous, pushed_previous, alpha, mu) -> Minimum:
     """The model at a given step, as a `Minimum`; ``alpha = None`` minimises over it at mu = 0."""
-    first, second, right, _ = _system(model, proposal, previous, pushed_previous)
+    first, second, right = _system(model, proposal, previous, pushed_previous)
     if alpha is None:
         alpha = -right[0] / jnp.where(first[0] > 0, first[0], 1)
     alpha, mu = jnp.asarray(alpha, right[0].dtype), jnp.asarray(mu, right[0].dtype)
@@ -89,7 +89,7 @@ def _system(model, proposal, previous, pushed_previous):
         cross,
         jnp.vdot(pushed_previous, pushed_previous) + model.shift * dot(previous, previous),
     )
-    return first, second, (dot(model.gradient, proposal), dot(model.gradient, previous)), pushed
+    return first, second, (dot(model.gradient, proposal), dot(model.gradient, previous))
 
 
 def dot(left, right) -> Float[Array, ""]:

@@ -102,6 +102,7 @@ def test_every_approximation_is_found_by_its_name():
         "block-diagonal",
         "block-tridiagonal",
         "kfac",
+        "kfac-tridiagonal",
         "unit-wise",
         "entry-wise",
     }
