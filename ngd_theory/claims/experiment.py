@@ -203,8 +203,7 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
         near = edge_targets(lin.outputs, targets)
         beyond = train(near, EDGE_SCALE / constant, EDGE_STEPS, None)
     limit = None
-    # The entry-wise map has no limit: it depends on single weights.
-    if settings.kernel == "infinite" and name != "entry-wise":
+    if settings.kernel == "infinite" and approximation.has_limit:
         limit = dynamics.predict_limit(
             approximation,
             run.network,

@@ -33,7 +33,7 @@ def predict_limit(
     Parameters
     ----------
     approximation : Approximation
-        Any but entry-wise, which has no limit.
+        Any with `has_limit`: not entry-wise or kfac-tridiagonal.
     network : Network
         Its widths matter for unit-wise only.
     x : (N, *input_shape)

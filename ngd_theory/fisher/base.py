@@ -25,6 +25,8 @@ class Approximation(abc.ABC):
     name: ClassVar[str]
     #: Whether K becomes isotropic only as the width grows, not at any width that meets the conditions.
     asymptotic: ClassVar[bool] = False
+    #: Whether its map off the training set has an infinite-width limit of its own.
+    has_limit: ClassVar[bool] = True
     #: Names of the conditions in `ngd_theory.theory.conditions` under which K is isotropic.
     requirements: ClassVar[tuple[str, ...]] = ()
 

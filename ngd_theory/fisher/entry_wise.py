@@ -26,6 +26,7 @@ class EntryWise(Approximation):
     """
 
     name = "entry-wise"
+    has_limit = False
     requirements = ("isotropic-by-design",)
     kind: Kind = field(default=TrueFisher())
 

@@ -40,6 +40,7 @@ class KFACTridiagonal(Approximation):
     """
 
     name = "kfac-tridiagonal"
+    has_limit = False
     requirements = ("distinct-inputs", "full-rank-features", "full-rank-sensitivities")
     kind: Kind = field(default=TrueFisher())
     damping_split: str = "factored"
@@ -76,8 +77,12 @@ class KFACTridiagonal(Approximation):
 
     def damping_bias(self, lin, damping):
         """The bound of `KFAC` with its layers added up: each couples to the next in proportion to it."""
-        bound = KFAC(self.kind, damping_split=self.damping_split).damping_bias(lin, damping)
-        return None if bound is None else len(lin.layers) * bound
+        small, _ = zip(*map(_compress, lin.layers), strict=True)
+        _, means = self._factors(lin, small)
+        # At the damping that is taken, which is more where rho is not resolved.
+        taken = max(float(self._resolved(damping, lin, a, b)) for a, b in means)
+        bound = KFAC(self.kind, damping_split=self.damping_split).damping_bias(lin, taken)
+        return len(lin.layers) * bound
 
     def isotropy_constant(self, sizes, num_samples):
         """``1 + r (N - 1)/N`` with r the rank of the inputs of the last layer but one: N for wide networks.
@@ -94,30 +99,36 @@ class KFACTridiagonal(Approximation):
             return None
         return 1 + sizes[-2].input_rank(n) * (n - 1) / n
 
-    def _inverse(
-        self, lin: Linearization, small: tuple[LayerLinearization, ...], damping: Damping
-    ) -> TridiagonalInverse:
+    def _factors(self, lin: Linearization, small: tuple[LayerLinearization, ...]):
+        """Factors in the samples' bases, and the mean diagonals of the whole ones as units of damping."""
         root = self.kind.root(lin.outputs)
         curved = [
             replace(y, sensitivities=curvature_sensitivities(y.sensitivities, root)) for y in small
         ]
         fisher = kronecker_fisher(curved, bandwidth=1)
-        # Mean diagonals over the whole factors, of which the basis holds all but zeros.
-        traces = [
-            (jnp.trace(a[0]), jnp.trace(b[0]))
-            for a, b in zip(fisher.inputs, fisher.sensitivities, strict=True)
-        ]
+        # The basis holds all of a whole factor but zeros.
         means = [
-            (_positive(a / y.layout.num_inputs), _positive(b / y.layout.num_units))
-            for (a, b), y in zip(traces, lin.layers, strict=True)
+            (
+                _positive(jnp.trace(fisher.inputs[i][0]) / y.layout.num_inputs),
+                _positive(jnp.trace(fisher.sensitivities[i][0]) / y.layout.num_units),
+            )
+            for i, y in enumerate(lin.layers)
         ]
-        smallest = jnp.finfo(lin.outputs.dtype).eps ** RESOLVED
+        return fisher, means
+
+    def _resolved(self, rho, lin: Linearization, mean_a, mean_b):
+        """The damping that is taken: at least the smallest that the precision resolves."""
+        dtype = lin.outputs.dtype
+        smallest = jnp.finfo(dtype).eps ** RESOLVED
+        return jnp.maximum(jnp.asarray(rho, dtype), smallest * mean_a * mean_b)
+
+    def _inverse(
+        self, lin: Linearization, small: tuple[LayerLinearization, ...], damping: Damping
+    ) -> TridiagonalInverse:
+        fisher, means = self._factors(lin, small)
         dampings = [
             factored_damping(
-                a,
-                b,
-                jnp.sqrt(jnp.maximum(damping.value.astype(lin.outputs.dtype), smallest * a * b)),
-                self.damping_split,
+                a, b, jnp.sqrt(self._resolved(damping.value, lin, a, b)), self.damping_split
             )
             for a, b in means
         ]

@@ -266,7 +266,8 @@ class _KFAC:
         update = _where(usable, update, jax.tree.map(jnp.zeros_like, update))
         state = state._replace(
             skipped=state.skipped + ~usable,
-            inverse=inverse,
+            factors=_where(usable, state.factors, before.factors),
+            inverse=_where(usable, inverse, before.inverse),
             factor_damping=gamma,
             step_size=best.step_size,
             momentum=best.momentum,

@@ -16,16 +16,18 @@ from ngd_theory.optim.kfac import kfac
 Builder = Callable[[Network, Loss, float, dict[str, Any]], optax.GradientTransformationExtraArgs]
 
 
-def nesterov_momentum(count, largest: float):
-    """Momentum of Sutskever et al. (2013): ``min(1 - 2^(-1 - log2(floor(t/250) + 1)), largest)``."""
-    return jnp.minimum(1 - 0.5 / (jnp.floor(count / 250) + 1), largest)
+def nesterov_momentum(count, largest: float, period: int = 250):
+    """Momentum of Sutskever et al. (2013): ``min(1 - 2^(-1 - log2(floor(t/period) + 1)), largest)``."""
+    return jnp.minimum(1 - 0.5 / (jnp.floor(count / period) + 1), largest)
 
 
 def nag(network: Network, loss: Loss, l2: float, options: dict[str, Any]):
-    """Nesterov's accelerated gradient; options ``learning_rate`` and ``momentum``, its largest value."""
-    largest = options.pop("momentum", 0.99)
+    """Nesterov's accelerated gradient; options ``learning_rate``, ``momentum`` (its largest) and ``period``."""
+    largest, period = options.pop("momentum", 0.99), options.pop("period", 250)
     make = optax.inject_hyperparams(optax.sgd, static_args=("nesterov",))
-    inner = make(momentum=lambda count: nesterov_momentum(count, largest), nesterov=True, **options)
+    inner = make(
+        momentum=lambda count: nesterov_momentum(count, largest, period), nesterov=True, **options
+    )
     return _with_l2(l2, inner)
 
 

@@ -36,6 +36,8 @@ class Options:
 
     def __post_init__(self):
         choose(STRUCTURES, self.structure, "structure")
+        for name, kind in self.__annotations__.items():
+            _check_type(name, getattr(self, name), kind)
         for name in ("damping_period", "factor_damping_period", "inverse_period", "num_draws"):
             value = getattr(self, name)
             if not float(value).is_integer() or value < 1:
@@ -70,3 +72,21 @@ class Options:
     def factor_damping_factor(self) -> float:
         """omega_2: what gamma is multiplied by."""
         return (19 / 20) ** (self.factor_damping_period / 2)
+
+
+#: Annotation -> the types it takes.
+_TYPES = {
+    str: (str,),
+    bool: (bool,),
+    int: (int, float),
+    float: (int, float),
+    float | None: (int, float, type(None)),
+}
+
+
+def _check_type(name: str, value, kind) -> None:
+    fits = isinstance(value, _TYPES[kind])
+    # A truth value is a number to Python.
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise InputError(f"{name} is {value!r}; it must be of type {wanted}")

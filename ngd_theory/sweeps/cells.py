@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
+import jax.numpy as jnp
+
 from ngd_theory.claims import Settings
+from ngd_theory.errors import InputError
 
 #: Part of every identity: raise it when a cell's numbers or columns change their meaning.
 FORMAT = 2
@@ -40,6 +43,22 @@ class HashedCell(abc.ABC):
     @abc.abstractmethod
     def description(self) -> str:
         """In a few words, for progress."""
+
+    def require_precision(self):
+        """Return JAX's default float type, which must be that of the cell.
+
+        Raises
+        ------
+        InputError
+            Saying how to set it.
+        """
+        dtype, wanted = jnp.zeros(()).dtype, self.settings.precision
+        if dtype != wanted:
+            raise InputError(
+                f"the cell is for {wanted} but JAX computes in {dtype}: call "
+                f"jax.config.update('jax_enable_x64', {wanted == 'float64'}) first"
+            )
+        return dtype
 
     @cached_property
     def id(self) -> str:

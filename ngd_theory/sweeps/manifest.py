@@ -53,6 +53,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is damaged ({error}): restore it or choose another --out"
         ) from None
+    if whole:
+        # Studies had but one kind once.
+        manifest["study"].setdefault("kind", "theory")
     if not whole or manifest.get("format") != FORMAT:
         raise InputError(
             f"{path} has format {manifest.get('format')!r}, not {FORMAT}: choose another --out"

@@ -12,7 +12,7 @@ from ngd_theory.claims import Settings
 from ngd_theory.claims.evidence import residual_ratios
 from ngd_theory.claims.experiment import load_data as load_data
 from ngd_theory.claims.experiment import make_approximation as make_approximation
-from ngd_theory.errors import InputError, SingularKernelError
+from ngd_theory.errors import SingularKernelError
 from ngd_theory.fisher import Approximation
 from ngd_theory.kernels import infinite, ntk
 from ngd_theory.sweeps.cells import Cell
@@ -41,12 +41,7 @@ def measure_cell(cell: Cell) -> list[dict[str, Any]]:
         When a solve breaks down.
     """
     settings = cell.settings
-    dtype = jnp.zeros(()).dtype
-    if dtype != settings.precision:
-        raise InputError(
-            f"the cell is for {settings.precision} but JAX computes in {dtype}: call "
-            f"jax.config.update('jax_enable_x64', {settings.precision == 'float64'}) first"
-        )
+    dtype = cell.require_precision()
     dataset = _data(_data_settings(settings).model_dump_json())
     net = networks.mlp(
         dataset.input_dim,
@@ -189,7 +184,7 @@ class _Experiment:
         limit = jnp.kron(infinite.ntk(self.net, x), each) / lin.num_samples
         distance = float(np.linalg.norm(self.kernel - limit) / np.linalg.norm(limit))
         columns: dict[str, Any] = {"kernel_distance": [distance] * (trained.num_steps + 1)}
-        if approximation.name == "entry-wise":
+        if not approximation.has_limit:
             return columns  # its map has no limit
         at_test = ()
         if self.at is not None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ngd_theory.errors import InputError
+from ngd_theory.errors import InputError, choose
 from ngd_theory.files import PART, set_aside, write_json, written
 from ngd_theory.sweeps.cells import HashedCell, canonical
 from ngd_theory.sweeps.executors import Failure
@@ -160,7 +160,7 @@ def load(results: str | Path) -> pd.DataFrame:
     """
     folder = Path(results)
     manifest = read_manifest(folder / _MANIFEST)
-    kind = KINDS[manifest["study"].get("kind", "theory")]
+    kind = choose(KINDS, manifest["study"]["kind"], "kind of study")
     arrow, columns, ids = pyarrow(), schema(kind.columns), manifest["cells"]
     paths = [path for id in ids if (path := folder / _CELLS / f"{id}.parquet").exists()]
 

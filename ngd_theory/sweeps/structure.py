@@ -98,8 +98,8 @@ class StructureClaim(BaseModel):
     statement : str
     of : str
         A quantity of a whole matrix: over the middle layers or, as ``*_all``, over all.
-    approximations : tuple of str
-        Matrices; one verdict each.
+    matrices : tuple of str
+        One verdict each.
     over : str or None
         Divide by the same quantity of this matrix.
     where : dict
@@ -112,7 +112,7 @@ class StructureClaim(BaseModel):
 
     statement: str = Field(min_length=1)
     of: Quantity
-    approximations: tuple[str, ...] = Field(min_length=1)
+    matrices: tuple[str, ...] = Field(min_length=1)
     over: str | None = None
     where: dict[str, Any] = {}
     rule: str
@@ -120,11 +120,12 @@ class StructureClaim(BaseModel):
 
     @model_validator(mode="after")
     def _known(self):
-        from ngd_theory.optim.structure import MATRICES
+        from ngd_theory.optim.structure import MATRICES, REFERENCES
 
         Rule.parse(self.rule)
-        for name in (*self.approximations, *([self.over] if self.over else [])):
-            choose(dict.fromkeys(MATRICES), name, "matrix")
+        known = REFERENCES if self.of.startswith("relative_error") else dict.fromkeys(MATRICES)
+        for name in (*self.matrices, *([self.over] if self.over else [])):
+            choose(known, name, f"matrix with a {self.of}")
         for name in self.where:
             choose(dict.fromkeys(CONFIG_COLUMNS), name, "setting")
         return self
@@ -150,6 +151,16 @@ class StructureStudy(BaseModel):
     def _whole(self):
         if len({cell.id for cell in self.cells()}) < len(self.cells()):
             raise InputError("the study names a classifier twice; remove repeated values")
+        for claim in self.claims:
+            about = [
+                cell.settings
+                for cell in self.cells()
+                if all(getattr(cell.settings, n) == v for n, v in claim.where.items())
+            ]
+            if len({s.factor_damping for s in about}) != 1:
+                raise InputError(
+                    f"claim {claim.statement!r} is about {len(about)} classifiers; name one of the dampings in where"
+                )
         return self
 
     def cells(self) -> list[StructureCell]:
@@ -173,6 +184,7 @@ def measure_cell(cell: StructureCell) -> list[dict[str, Any]]:
     from ngd_theory.optim.structure import structure_rows
 
     s = cell.settings
+    cell.require_precision()
     found = structure_rows(
         s.seed,
         num_images=s.num_images,
@@ -190,7 +202,7 @@ def config_row(settings: dict[str, Any]) -> dict[str, Any]:
 
 def evaluate(study: StructureStudy, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
     """Judge every claim of a study, for each of its matrices."""
-    return tuple(_judge(c, name, frame) for c in study.claims for name in c.approximations)
+    return tuple(_judge(c, name, frame) for c in study.claims for name in c.matrices)
 
 
 def _judge(claim: StructureClaim, matrix: str, frame: Any) -> StudyVerdict:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ngd_theory.errors import InputError, choose
 from ngd_theory.sweeps.cells import HashedCell
-from ngd_theory.sweeps.statistics import Estimate, Outcome, Rule, judge, seed_mean
+from ngd_theory.sweeps.statistics import MIN_SEEDS, Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
@@ -22,7 +22,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Option = bool | int | float | str
 
-PROBLEMS = ("curves", "mnist", "faces")
 #: Raise it when a cell's numbers or columns change their meaning.
 FORMAT = 1
 
@@ -116,7 +115,23 @@ class TrainingCell(HashedCell):
 
 
 class Contender(BaseModel):
-    """An optimiser of the study, with the options that its runs vary."""
+    """An optimiser of the study, with the options that its runs vary.
+
+    Attributes
+    ----------
+    label : str
+        Entries of one label are one contender, whose best run counts.
+    optimizer : str
+    batch : int or (int, int)
+        Size of the mini-batches, or of the first and the last (`ngd_theory.optim.batch_sizes`).
+    steps : int
+    options : dict
+        Of every run.
+    grid : dict of str to tuple
+        Options that vary; the runs are the Cartesian product.
+    seeds : tuple of int or None
+        The study's when None.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -125,8 +140,8 @@ class Contender(BaseModel):
     batch: PositiveInt | tuple[PositiveInt, PositiveInt]
     steps: PositiveInt
     options: dict[str, Option] = {}
-    grid: dict[str, tuple[Option, ...]] = {}
-    seeds: tuple[int, ...] | None = None
+    grid: dict[str, Annotated[tuple[Option, ...], Field(min_length=1)]] = {}
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
 
 
 class TrainingClaim(BaseModel):
@@ -136,10 +151,10 @@ class TrainingClaim(BaseModel):
     ----------
     statement : str
     statistic : {"error", "fewer-steps", "less-time"}
-        "error": the final error of the best run. "fewer-steps" and "less-time": what ``than`` takes to its
-        own final error (its best run's) over what this takes to reach it.
-    approximations : tuple of str
-        Labels; one verdict each.
+        "error": the final error of the best run. "fewer-steps" and "less-time": what the best run of ``than`` takes to
+        get to its own final error over what this takes. Seconds compare only runs of one machine at the same load.
+    labels : tuple of str
+        Of optimizers; one verdict each.
     than : str or None
         The label compared with; not for "error".
     rule : str
@@ -150,7 +165,7 @@ class TrainingClaim(BaseModel):
 
     statement: str = Field(min_length=1)
     statistic: Literal["error", "fewer-steps", "less-time"]
-    approximations: tuple[str, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = Field(min_length=1)
     than: str | None = None
     rule: str
     expect: Literal["PASS", "FAIL"] = "PASS"
@@ -161,6 +176,11 @@ class TrainingClaim(BaseModel):
         if (self.than is None) != (self.statistic == "error"):
             raise InputError("give `than` with fewer-steps and less-time, and only with these")
         return self
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The label compared with, if any."""
+        return () if self.than is None else (self.than,)
 
     @property
     def what(self) -> str:
@@ -186,23 +206,37 @@ class TrainingStudy(BaseModel):
     l2: NonNegative = 1e-5
     init_scale: Positive = 0.35
     record_every: PositiveInt = 20
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
     precision: Literal["float32", "float64"] = "float32"
     optimizers: tuple[Contender, ...] = Field(min_length=1)
     claims: tuple[TrainingClaim, ...] = ()
 
     @model_validator(mode="after")
     def _known(self):
-        from ngd_theory.optim.optimizers import OPTIMIZERS
-
-        labels = dict.fromkeys(c.label for c in self.optimizers)
-        for contender in self.optimizers:
-            choose(OPTIMIZERS, contender.optimizer, "optimizer")
-        for claim in self.claims:
-            for label in (*claim.approximations, *([claim.than] if claim.than else [])):
-                choose(labels, label, "label of an optimizer")
-        if len({cell.id for cell in self.cells()}) < len(self.cells()):
+        for c in self.optimizers:
+            if both := set(c.options) & set(c.grid):
+                raise InputError(
+                    f"{c.label!r} has {', '.join(sorted(both))} in options and in grid"
+                )
+        cells = self.cells()
+        if len({cell.id for cell in cells}) < len(cells):
             raise InputError("the study names a run twice; remove repeated values")
+        for cell in cells:
+            make_optimizer(cell.settings)
+        seeds: dict[str, set[int]] = {}
+        for cell in cells:
+            seeds.setdefault(cell.settings.label, set()).add(cell.settings.seed)
+        for claim in self.claims:
+            for label in claim.labels:
+                both = [
+                    choose(seeds, name, "label of an optimizer")
+                    for name in (label, *claim.compared)
+                ]
+                if len(set.intersection(*both)) < MIN_SEEDS:
+                    raise InputError(
+                        f"claim {claim.statement!r}: {' and '.join((label, *claim.compared))} have fewer than "
+                        f"{MIN_SEEDS} seeds in common, too few for an interval"
+                    )
         return self
 
     def cells(self) -> list[TrainingCell]:
@@ -232,28 +266,54 @@ class TrainingStudy(BaseModel):
         return found
 
 
+def make_optimizer(settings: TrainingSettings) -> Any:
+    """The optax transformation of a run.
+
+    Raises
+    ------
+    InputError
+        For an unknown optimiser, an option that it does not take, or batch sizes that shrink.
+    """
+    from ngd_theory import optim
+    from ngd_theory.optim.optimizers import build
+
+    s = settings
+    optim.batch_sizes(s.first_batch, s.last_batch, s.steps)
+    options = {"seed": s.seed, **s.options} if s.optimizer == "kfac" else s.options
+    return build(s.optimizer, *_problem(s), s.l2, options)
+
+
+def _problem(settings: TrainingSettings):
+    """Network and loss."""
+    from ngd_theory import losses
+    from ngd_theory.networks import AUTOENCODERS, autoencoder
+
+    faces = settings.problem == "faces"
+    loss = losses.MSE if faces else losses.SIGMOID_CROSS_ENTROPY
+    return autoencoder(*AUTOENCODERS[settings.problem]), loss
+
+
 def measure_cell(cell: TrainingCell) -> list[dict[str, Any]]:
     """Train once; a row a record."""
     import jax
     import jax.numpy as jnp
 
-    from ngd_theory import losses, optim
-    from ngd_theory.networks import AUTOENCODERS, autoencoder, sparse_init
-    from ngd_theory.optim.optimizers import build
+    from ngd_theory import optim
+    from ngd_theory.networks import sparse_init
     from ngd_theory.optim.training import train
 
     s = cell.settings
+    cell.require_precision()
+    optimizer = make_optimizer(s)
     x = jnp.asarray(_images(s.problem, s.num_images, s.data_dir).astype(s.precision))
-    network = autoencoder(*AUTOENCODERS[s.problem])
-    loss = losses.MSE if s.problem == "faces" else losses.SIGMOID_CROSS_ENTROPY
+    network, loss = _problem(s)
     params = sparse_init(network, jax.random.key(s.seed), scale=s.init_scale, dtype=s.precision)
-    options = {"seed": s.seed, **s.options} if s.optimizer == "kfac" else s.options
     _, _, records = train(
         network,
         params,
         x,
         x,
-        build(s.optimizer, network, loss, s.l2, options),
+        optimizer,
         loss,
         batch_sizes=optim.batch_sizes(s.first_batch, s.last_batch, s.steps),
         error=loss.squared_error,
@@ -271,45 +331,62 @@ def config_row(settings: dict[str, Any]) -> dict[str, Any]:
 
 def evaluate(study: TrainingStudy, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
     """Judge every claim of a study, for each of its labels."""
-    return tuple(_judge(c, label, frame) for c in study.claims for label in c.approximations)
+    return tuple(_judge(study, c, label, frame) for c in study.claims for label in c.labels)
 
 
-def _judge(claim: TrainingClaim, label: str, frame: pd.DataFrame) -> StudyVerdict:
+def _judge(
+    study: TrainingStudy, claim: TrainingClaim, label: str, frame: pd.DataFrame
+) -> StudyVerdict:
     names = claim.statement, label, claim.what, claim.rule, claim.expect
-    estimate = _estimate(claim, label, frame)
-    if estimate is None:
-        return StudyVerdict(*names, Outcome.INCONCLUSIVE, None, "no run of this kind is finished")
+    for needed in (label, *claim.compared):
+        runs = sum(cell.settings.label == needed for cell in study.cells())
+        left = runs - frame.loc[frame["label"] == needed, "cell"].nunique()
+        if left > 0:
+            why = f"{left} of the {runs} runs of {needed} are not finished"
+            return StudyVerdict(*names, Outcome.INCONCLUSIVE, None, why)
+    estimate = seed_mean(_values(claim, label, frame))
     judgement = judge(estimate, Rule.parse(claim.rule))
     return StudyVerdict(*names, judgement.outcome, estimate, judgement.why)
 
 
-def _estimate(claim: TrainingClaim, label: str, frame: Any) -> Estimate | None:
-    """The claim's statistic for one label; None where a run of it or of ``than`` is not finished."""
-    values = {}
-    for seed, rows in frame.groupby("seed"):
-        mine, rival = (rows[rows["label"] == name] for name in (label, claim.than))
-        if mine.empty or (claim.than is not None and rival.empty):
+def _values(claim: TrainingClaim, label: str, frame: Any) -> list[float]:
+    """The claim's statistic of every seed that both labels have."""
+    values = []
+    for _, rows in frame.groupby("seed"):
+        mine = rows[rows["label"] == label]
+        if mine.empty:
             continue
         if claim.than is None:
-            values[seed] = float(best_run(mine)["error"].iloc[-1])
+            values.append(float(best_run(mine)["error"].iloc[-1]))
             continue
-        target = best_run(rival)
-        column = "step" if claim.statistic == "fewer-steps" else "seconds"
-        values[seed] = float(target[column].iloc[-1]) / _reached(
-            mine, float(target["error"].iloc[-1]), column
+        rival = rows[rows["label"] == claim.than]
+        if rival.empty:
+            continue
+        best = best_run(rival)
+        final, column = float(best["error"].iloc[-1]), _COLUMN_OF[claim.statistic]
+        # How long the rival took to get there first, not its whole budget; NaN if it got nowhere.
+        values.append(
+            _reached(best, final, column) / _reached(mine, final, column)
+            if np.isfinite(final)
+            else np.nan
         )
-    return seed_mean(list(values.values())) if values else None
+    return values
+
+
+#: Statistic -> the column whose ratio it is.
+_COLUMN_OF = {"fewer-steps": "step", "less-time": "seconds"}
 
 
 def best_run(rows):
     """The rows of the run with the least final error; one that stopped early has not a finite one."""
-    final = rows.sort_values("step").groupby("cell")["error"].last()
+    # Not last(), which passes over what is not a number.
+    final = rows.sort_values("step").groupby("cell")["error"].agg(lambda errors: errors.iloc[-1])
     return rows[rows["cell"] == final.fillna(np.inf).idxmin()].sort_values("step")
 
 
 def _reached(rows, target: float, column: str) -> float:
-    """Least ``column`` at which a run's error is at most ``target``; infinite if none gets there."""
-    there = rows[rows["error"] <= target]
+    """Least ``column`` after a step at which the error is at most ``target``; infinite if none gets there."""
+    there = rows[(rows["step"] > 0) & (rows["error"] <= target)]
     return float(there[column].min()) if len(there) else np.inf
 
 

@@ -12,7 +12,7 @@ from ngd_theory.sweeps.kinds import evaluate, parse
 CLAIM = {
     "statement": "nearer",
     "of": "relative_error",
-    "approximations": ["block-tridiagonal"],
+    "matrices": ["block-tridiagonal"],
     "over": "block-diagonal",
     "rule": "<= 0.5",
 }
@@ -67,6 +67,8 @@ def test_a_claim_may_be_about_the_number_itself():
         ({"of": "error"}, ["of", "relative_error"]),
         ({"where": {"width": 3}}, ["width", "num_images"]),
         ({"rule": "< 3"}, ["< 3"]),
+        ({"matrices": ["exact"]}, ["exact", "kronecker"]),
+        ({"where": {"seed": 9}}, ["0 classifiers"]),
     ],
 )
 def test_a_wrong_claim_is_refused_in_words(changes, named):
@@ -77,7 +79,10 @@ def test_a_wrong_claim_is_refused_in_words(changes, named):
 
 
 def test_cells_are_the_seeds_at_every_damping():
-    study = parse({**STUDY, "factor_damping": [0.1, 1.0]})
+    two = {**STUDY, "factor_damping": [0.1, 1.0]}
+    with pytest.raises(InputError, match="name one of the dampings"):
+        parse(two)
+    study = parse({**two, "claims": [{**CLAIM, "where": {"factor_damping": 1.0}}]})
     found = [(c.settings.factor_damping, c.settings.seed) for c in study.cells()]
     assert found == [(g, s) for g in (0.1, 1.0) for s in (0, 1, 2)]
     with pytest.raises(InputError, match="twice"):

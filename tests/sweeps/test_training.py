@@ -26,18 +26,17 @@ STUDY = {
             "batch": [10, 40],
             "steps": 4,
             "grid": {"learning_rate": [0.001, 0.002], "momentum": [0.9]},
-            "seeds": [0],
         },
     ],
     "claims": [
         {
             "statement": "fewer",
             "statistic": "fewer-steps",
-            "approximations": ["fast"],
+            "labels": ["fast"],
             "than": "slow",
             "rule": ">= 5",
         },
-        {"statement": "low", "statistic": "error", "approximations": ["fast"], "rule": "<= 1"},
+        {"statement": "low", "statistic": "error", "labels": ["fast"], "rule": "<= 1"},
     ],
 }
 
@@ -72,14 +71,18 @@ def test_cells_are_the_grid_with_each_optimisers_own_seeds():
     cells = parse(STUDY).cells()
     assert [(c.settings.label, c.settings.seed) for c in cells] == [
         *(("fast", s) for s in (0, 1, 2)),
-        ("slow", 0),
-        ("slow", 0),
+        *(("slow", s) for s in (0, 1, 2, 0, 1, 2)),
     ]
-    assert [c.settings.options for c in cells[3:]] == [
+    assert [c.settings.options for c in cells[3::3]] == [
         {"learning_rate": rate, "momentum": 0.9} for rate in (0.001, 0.002)
     ]
+    own = [STUDY["optimizers"][0], {**STUDY["optimizers"][1], "seeds": [5]}]
+    assert [c.settings.seed for c in parse(changed(optimizers=own, claims=[])).cells()[3:]] == [
+        5,
+        5,
+    ]
     assert (cells[3].settings.first_batch, cells[3].settings.last_batch) == (10, 40)
-    assert len({c.id for c in cells}) == 5
+    assert len({c.id for c in cells}) == 9
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,12 @@ def test_cells_are_the_grid_with_each_optimisers_own_seeds():
         ({"optimizers": [{**STUDY["optimizers"][0], "lr": 1}]}, ["lr", "unknown key", "steps"]),
         ({"optimizers": [STUDY["optimizers"][0]] * 2, "claims": []}, ["twice"]),
         ({"optimizers": [{**STUDY["optimizers"][0], "batch": 0}]}, ["batch"]),
+        ({"optimizers": [{**STUDY["optimizers"][0], "options": {"lr": 1.0}}]}, ["kfac", "lr"]),
+        ({"optimizers": [{**STUDY["optimizers"][1], "grid": {"momentum": []}}]}, ["momentum"]),
+        ({"optimizers": [{**STUDY["optimizers"][1], "options": {"momentum": 0.5}}]}, ["in grid"]),
+        ({"seeds": []}, ["seeds"]),
+        ({"seeds": [0, 1]}, ["fewer", "seeds in common"]),
+        ({"optimizers": [STUDY["optimizers"][0]]}, ["slow"]),
     ],
 )
 def test_a_wrong_file_is_refused_in_words(changes, named):
@@ -123,18 +132,34 @@ def test_one_that_never_gets_there_has_no_speed_up():
     assert fewer.outcome is Outcome.FAIL and fewer.estimate.value == 0
 
 
-def test_too_few_seeds_and_unfinished_runs_are_inconclusive():
-    fewer, _ = evaluate(parse(STUDY), curves(seeds=(0,)))
-    assert fewer.outcome is Outcome.INCONCLUSIVE
+@pytest.mark.parametrize("missing", ["c2", "b1"])
+def test_a_label_with_an_unfinished_run_is_not_judged(missing):
     rows = curves()
-    fewer, _ = evaluate(parse(STUDY), rows[rows["label"] == "slow"])
-    assert fewer.outcome is Outcome.INCONCLUSIVE and "no run" in fewer.why
+    fewer, _ = evaluate(parse(STUDY), rows[rows["cell"] != missing])
+    assert fewer.outcome is Outcome.INCONCLUSIVE and "1 of the" in fewer.why
+
+
+def test_the_rival_is_charged_until_it_first_got_there():
+    rows = curves()
+    early = frame([("slow", s, f"a{s}", [(100, 10, 1.0)]) for s in (0, 1, 2)])
+    fewer, _ = evaluate(parse(STUDY), pd.concat([rows, early]))
+    assert fewer.estimate.value == pytest.approx(5)
+
+
+def test_a_rival_that_only_got_worse_is_no_division_by_zero():
+    rows = curves()
+    rows.loc[(rows["label"] == "slow") & (rows["step"] > 0), "error"] = 20.0
+    fewer, _ = evaluate(parse(STUDY), rows)
+    assert fewer.estimate.value == pytest.approx(10)
+    rows.loc[(rows["label"] == "slow") & (rows["step"] > 0), "error"] = np.nan
+    fewer, _ = evaluate(parse(STUDY), rows)
+    assert fewer.outcome is Outcome.INCONCLUSIVE
 
 
 def test_a_run_that_diverged_is_never_the_best():
     rows = frame(
         [
-            ("slow", 0, "a", [(0, 0, 9.0), (2, 1, np.nan)]),
+            ("slow", 0, "a", [(0, 0, 9.0), (1, 1, 1.0), (2, 1, np.nan)]),
             ("slow", 0, "b", [(0, 0, 9.0), (4, 1, 8.0)]),
         ]
     )
@@ -143,7 +168,9 @@ def test_a_run_that_diverged_is_never_the_best():
 
 def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
     monkeypatch.setenv("NGD_THEORY_CACHE", str(tmp_path / "cache"))
-    study = parse(changed(optimizers=[STUDY["optimizers"][1]], claims=[]))
+    study = parse(
+        changed(optimizers=[STUDY["optimizers"][1]], claims=[], seeds=[0], precision="float64")
+    )
     out = tmp_path / "out"
     first = run(study, out)
     assert not first.failures and first.computed == 2

@@ -101,6 +101,17 @@ def test_tridiagonal_kfac_is_isotropic_whatever_the_input_dimension_from_depth_t
     assert ngd.theory.isotropy_constant(tridiagonal, make((4, 4), 12, N)[0], N) is None
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("damping", [0.0, 1e-16])
+def test_tridiagonal_kfac_states_what_its_smallest_damping_changes(dtype, damping):
+    network = ngd.networks.mlp(16, [128, 128], 1, "tanh")
+    x = np.random.default_rng(0).normal(size=(N, 16)).astype(dtype)
+    lin = linearize(network, jax.jit(network.init, static_argnums=1)(jax.random.key(0), dtype), x)
+    tridiagonal = ngd.fisher.KFACTridiagonal()
+    found = measure(tridiagonal, lin, damping)
+    assert abs(float(found.constant) / N - 1) < tridiagonal.damping_bias(lin, damping) < 0.2
+
+
 def test_kfac_damping_acts_through_its_square_root():
     # So K-FAC needs the damping squared to be as near to its limit as the others.
     _, lin = make((64, 64), 16, N)

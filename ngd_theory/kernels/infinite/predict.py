@@ -31,6 +31,7 @@ class Approximation(Protocol):
     """What is used of a Fisher approximation of `ngd_theory.fisher`."""
 
     name: ClassVar[str]
+    has_limit: ClassVar[bool]
 
     def function_space_map(self, lin, damping, at=None) -> Array:
         """Of a linearisation, as in `ngd_theory.fisher.Approximation`."""
@@ -111,15 +112,17 @@ def predictor(
     Raises
     ------
     NotPredictedError
-        For entry-wise, which has no limit of its own, and as `unit_wise_maps` and `layer_kernels`.
+        For an approximation without `has_limit` (entry-wise, kfac-tridiagonal), and as `unit_wise_maps` and
+        `layer_kernels`.
     InputError
         For unit-wise without ``key``.
     """
     name = approximation.name
     n = len(x)
-    if name == "entry-wise":
+    if not approximation.has_limit:
         raise NotPredictedError(
-            "'entry-wise' has no infinite-width predictor: its map depends on single weights"
+            f"{name!r} has no infinite-width predictor: its map depends on single weights (entry-wise) or on how "
+            "the damping is shared between factors of given sizes (kfac-tridiagonal)"
         )
     if name == "unit-wise":
         if key is None:

@@ -144,9 +144,14 @@ def partly_trained(
     batch_size : int
         Rows drawn without replacement for every step; all rows if there are fewer.
     max_steps : int
-        Training stops there at the latest.
+        At the most.
     damping : float
         Initial lambda; gamma starts at its root. Both adapt.
+
+    Raises
+    ------
+    InputError
+        If the loss is not reached.
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
     loss = losses.CROSS_ENTROPY
@@ -173,4 +178,9 @@ def partly_trained(
         params, state = step(params, state, x[rows], y[rows])
         steps += 1
         value, error = map(float, evaluate(params))
+    if not value <= until * np.log(y.shape[1]):
+        raise InputError(
+            f"the loss is {value:.3g} after {steps} steps, not {until:g} times that of guessing: raise max_steps "
+            "or until, or change the damping"
+        )
     return PartlyTrained(params, steps, initial, value, error)

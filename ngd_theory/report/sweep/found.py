@@ -19,7 +19,7 @@ class Found:
     Attributes
     ----------
     folder : Path
-    study : Study or TrainingStudy
+    study : a study of any kind
     frame : pandas.DataFrame
         As `ngd_theory.sweeps.load` returns it.
     claims : tuple of (claim, tuple of StudyVerdict)

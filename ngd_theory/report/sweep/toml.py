@@ -1,6 +1,7 @@
 """A study as the TOML file that gives it back."""
 
 import json
+import re
 from typing import Any
 
 from ngd_theory.sweeps import AnyStudy
@@ -23,12 +24,20 @@ def to_toml(study: AnyStudy) -> str:
 
 
 def _lines(table: dict[str, Any]) -> str:
-    return "\n".join(f"{name} = {_value(value)}" for name, value in table.items())
+    return "\n".join(f"{_key(name)} = {_value(value)}" for name, value in table.items())
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
 
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_value(entry)}" for name, entry in value.items()) + " }"
+        return (
+            "{ "
+            + ", ".join(f"{_key(name)} = {_value(entry)}" for name, entry in value.items())
+            + " }"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
     # JSON's other values are TOML's, but that TOML has no surrogate pairs and wants DEL escaped.

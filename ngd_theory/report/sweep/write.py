@@ -87,7 +87,7 @@ def _training_figures(found: Found, paths: list[Path]):
 
 
 def _structure_figures(found: Found, paths: list[Path]):
-    """Block means, averaged over seeds, at the first damping."""
+    """Block means, averaged over seeds, at the smallest damping."""
     rows: Any = found.frame
     rows = rows[rows["factor_damping"] == rows["factor_damping"].min()]
     if rows.empty:
