@@ -12,6 +12,9 @@ from ngd_theory.networks import ACTIVATIONS
 #: Approximations that have a ``kind``, and so a cross-entropy Fisher, or need none (identity).
 CROSS_ENTROPY_APPROXIMATIONS = ("identity", "exact", "block-diagonal")
 
+#: Those that run unless named. Not both of K-FAC's: their test predictions are too near for the claim of distinct minima.
+DEFAULT_APPROXIMATIONS = tuple(n for n in fisher.APPROXIMATIONS if n != "kfac-tridiagonal")
+
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -85,8 +88,10 @@ class Settings(BaseModel):
 
     @property
     def chosen_approximations(self) -> tuple[str, ...]:
-        """The approximations to run: those named, or all that the loss allows."""
-        return self.approximations or self._available()
+        """The approximations to run: those named, or those of `DEFAULT_APPROXIMATIONS` that the loss allows."""
+        if self.approximations:
+            return self.approximations
+        return tuple(n for n in DEFAULT_APPROXIMATIONS if n in self._available())
 
     @property
     def chosen_dims(self) -> tuple[int | None, int | None]:
