@@ -12,7 +12,7 @@ from ngd_theory.networks import ACTIVATIONS
 #: Approximations that have a ``kind``, and so a cross-entropy Fisher, or need none (identity).
 CROSS_ENTROPY_APPROXIMATIONS = ("identity", "exact", "block-diagonal")
 
-#: Those that run unless named. Not both of K-FAC's: their test predictions are too near for the claim of distinct minima.
+#: Those that run unless named. Both of K-FAC's test predictions are too near for the claim of distinct minima.
 DEFAULT_APPROXIMATIONS = tuple(n for n in fisher.APPROXIMATIONS if n != "kfac-tridiagonal")
 
 PositiveInt = Annotated[int, Field(ge=1)]
