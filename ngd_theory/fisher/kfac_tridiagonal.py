@@ -80,7 +80,7 @@ class KFACTridiagonal(Approximation):
         small, _ = zip(*map(_compress, lin.layers), strict=True)
         _, means = self._factors(lin, small)
         # At the damping that is taken, which is more where rho is not resolved.
-        taken = max(float(self._resolved(damping, lin, a, b)) for a, b in means)
+        taken = max(float(_resolved(damping, a, b)) for a, b in means)
         bound = KFAC(self.kind, damping_split=self.damping_split).damping_bias(lin, taken)
         return len(lin.layers) * bound
 
@@ -116,23 +116,21 @@ class KFACTridiagonal(Approximation):
         ]
         return fisher, means
 
-    def _resolved(self, rho, lin: Linearization, mean_a, mean_b):
-        """The damping that is taken: at least the smallest that the precision resolves."""
-        dtype = lin.outputs.dtype
-        smallest = jnp.finfo(dtype).eps ** RESOLVED
-        return jnp.maximum(jnp.asarray(rho, dtype), smallest * mean_a * mean_b)
-
     def _inverse(
         self, lin: Linearization, small: tuple[LayerLinearization, ...], damping: Damping
     ) -> TridiagonalInverse:
         fisher, means = self._factors(lin, small)
         dampings = [
-            factored_damping(
-                a, b, jnp.sqrt(self._resolved(damping.value, lin, a, b)), self.damping_split
-            )
+            factored_damping(a, b, jnp.sqrt(_resolved(damping.value, a, b)), self.damping_split)
             for a, b in means
         ]
         return invert_tridiagonal(fisher, dampings)
+
+
+def _resolved(rho, mean_a: Float[Array, ""], mean_b: Float[Array, ""]) -> Float[Array, ""]:
+    """The damping that is taken: at least the smallest that the precision resolves."""
+    unit = mean_a * mean_b
+    return jnp.maximum(jnp.asarray(rho, unit.dtype), jnp.finfo(unit.dtype).eps ** RESOLVED * unit)
 
 
 def _positive(mean: Float[Array, ""]) -> Float[Array, ""]:

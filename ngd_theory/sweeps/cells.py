@@ -66,6 +66,18 @@ class HashedCell(abc.ABC):
         return hashlib.sha256(canonical(self.config).encode()).hexdigest()
 
 
+class SettingsCell(HashedCell):
+    """A cell that its settings determine; its kind defines ``format``, raised when its numbers change meaning."""
+
+    format: ClassVar[int]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Kind, format and settings."""
+        settings = self.settings.model_dump(mode="json")
+        return {"kind": self.kind, "format": self.format, "settings": settings}
+
+
 @dataclass(frozen=True)
 class Cell(HashedCell):
     """One configuration of network, data and training, and what to measure on it.

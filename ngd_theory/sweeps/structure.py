@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import HashedCell
+from ngd_theory.sweeps.cells import SettingsCell
 from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
 from ngd_theory.sweeps.verdicts import StudyVerdict
@@ -19,9 +19,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Quantity = Literal[
     "relative_error", "relative_error_all", "off_tridiagonal_share", "off_tridiagonal_share_all"
 ]
-
-#: Raise it when a cell's numbers or columns change their meaning.
-FORMAT = 1
 
 COLUMNS: dict[str, Column] = {
     "matrix": Column("string", "see `ngd_theory.optim.structure.MATRICES`"),
@@ -67,17 +64,12 @@ CONFIG_COLUMNS: tuple[str, ...] = tuple(
 
 
 @dataclass(frozen=True)
-class StructureCell(HashedCell):
+class StructureCell(SettingsCell):
     """One classifier of a study."""
 
     kind: ClassVar[str] = "structure"
+    format: ClassVar[int] = 1
     settings: StructureSettings
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Everything that determines the numbers, JSON-ready."""
-        settings = self.settings.model_dump(mode="json")
-        return {"kind": self.kind, "format": FORMAT, "settings": settings}
 
     @property
     def shape(self) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import HashedCell
+from ngd_theory.sweeps.cells import SettingsCell
 from ngd_theory.sweeps.statistics import MIN_SEEDS, Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
 from ngd_theory.sweeps.verdicts import StudyVerdict
@@ -21,9 +21,6 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Option = bool | int | float | str
-
-#: Raise it when a cell's numbers or columns change their meaning.
-FORMAT = 1
 
 COLUMNS: dict[str, Column] = {
     "step": Column("int64", "updates made"),
@@ -87,20 +84,12 @@ CONFIG_COLUMNS: tuple[str, ...] = tuple(n for n in TrainingSettings.model_fields
 
 
 @dataclass(frozen=True)
-class TrainingCell(HashedCell):
+class TrainingCell(SettingsCell):
     """One training run of a study."""
 
     kind: ClassVar[str] = "training"
+    format: ClassVar[int] = 1
     settings: TrainingSettings
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Everything that determines the numbers, JSON-ready."""
-        return {
-            "kind": "training",
-            "format": FORMAT,
-            "settings": self.settings.model_dump(mode="json"),
-        }
 
     @property
     def shape(self) -> str:

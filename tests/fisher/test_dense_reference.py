@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import APPROXIMATIONS, BY_NAME, CASES, Case, problem, relative_error
+from cases import APPROXIMATIONS, BY_NAME, CASES, LIMIT_TOLERANCE, Case, problem, relative_error
 from dense import flatten, softmax_fisher
 
 import ngd_theory as ngd
@@ -12,8 +12,6 @@ import ngd_theory as ngd
 TOLERANCE = 1e-8
 #: Rounding, eps / damping, enters directions in which the Fisher is zero.
 SMALL_DAMPING_TOLERANCE = 1e-7
-#: Its limit rho -> 0 is taken at a small damping, whose square divides the rounding.
-LIMIT_TOLERANCE = {"kfac-tridiagonal": 1e-3}
 
 
 def errors(approximation, p, damping, **options):

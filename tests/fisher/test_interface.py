@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import APPROXIMATIONS, BY_NAME, problem, relative_error
+from cases import APPROXIMATIONS, BY_NAME, LIMIT_TOLERANCE, problem, relative_error
 from dense import DenseFisher, flatten
 
 import ngd_theory as ngd
@@ -60,10 +60,6 @@ def degenerate(kind):
         params = [{"weight": layer["weight"]} for layer in params]
         x = np.zeros_like(x)
     return network, tuple(params), jnp.asarray(x)
-
-
-#: Its limit is taken at a small damping, whose square divides the rounding.
-LIMIT_TOLERANCE = {"kfac-tridiagonal": 1e-3}
 
 
 @pytest.mark.parametrize("name", APPROXIMATIONS)

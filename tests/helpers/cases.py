@@ -11,6 +11,8 @@ from dense import DenseFisher
 import ngd_theory as ngd
 
 APPROXIMATIONS = tuple(ngd.fisher.APPROXIMATIONS)
+#: Accuracy at rho = 0 of an approximation that takes its limit at a small damping, whose square divides the rounding.
+LIMIT_TOLERANCE = {"kfac-tridiagonal": 1e-3}
 
 
 @dataclass(frozen=True)
