@@ -1,6 +1,7 @@
 """The optimisers that a training study compares, by name: each a builder of an optax transformation."""
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +44,12 @@ def natural(network: Network, loss: Loss, l2: float, options: dict[str, Any]):
 
 #: A new optimiser is one function and one entry.
 OPTIMIZERS: Mapping[str, Builder] = MappingProxyType({"kfac": natural, "nag": nag, "adam": adam})
+#: What each takes in ``options``.
+_OPTIONS = {
+    "kfac": tuple(n for n in signature(kfac).parameters if n not in ("network", "loss", "l2")),
+    "nag": ("learning_rate", "momentum", "period"),
+    "adam": tuple(signature(optax.adam).parameters),
+}
 
 
 def build(name: str, network: Network, loss: Loss, l2: float, options: dict[str, Any]):
@@ -51,13 +58,14 @@ def build(name: str, network: Network, loss: Loss, l2: float, options: dict[str,
     Raises
     ------
     InputError
-        For an unknown name or an option that it does not take.
+        For an unknown name, an option that it does not take, or no learning rate.
     """
     builder = choose(OPTIMIZERS, name, "optimizer")
-    try:
-        return builder(network, loss, l2, dict(options))
-    except TypeError as error:
-        raise InputError(f"optimizer {name!r}, options {options}: {error}") from None
+    for option in options:
+        choose(dict.fromkeys(_OPTIONS[name]), option, f"option of optimizer {name!r}")
+    if name != "kfac" and "learning_rate" not in options:
+        raise InputError(f"optimizer {name!r} needs the option learning_rate")
+    return builder(network, loss, l2, dict(options))
 
 
 def _with_l2(l2: float, inner) -> optax.GradientTransformationExtraArgs:

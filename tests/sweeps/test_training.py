@@ -96,7 +96,14 @@ def test_cells_are_the_grid_with_each_optimisers_own_seeds():
         ({"optimizers": [{**STUDY["optimizers"][0], "lr": 1}]}, ["lr", "unknown key", "steps"]),
         ({"optimizers": [STUDY["optimizers"][0]] * 2, "claims": []}, ["twice"]),
         ({"optimizers": [{**STUDY["optimizers"][0], "batch": 0}]}, ["batch"]),
-        ({"optimizers": [{**STUDY["optimizers"][0], "options": {"lr": 1.0}}]}, ["kfac", "lr"]),
+        (
+            {"optimizers": [{**STUDY["optimizers"][0], "options": {"lr": 1.0}}]},
+            ["'lr'", "kfac", "inverse_period"],
+        ),
+        (
+            {"optimizers": [{**STUDY["optimizers"][1], "grid": {"momentum": [0.9]}}]},
+            ["nag", "needs the option learning_rate"],
+        ),
         ({"optimizers": [{**STUDY["optimizers"][1], "grid": {"momentum": []}}]}, ["momentum"]),
         ({"optimizers": [{**STUDY["optimizers"][1], "options": {"momentum": 0.5}}]}, ["in grid"]),
         ({"seeds": []}, ["seeds"]),
