@@ -35,7 +35,7 @@ def ours(params, batch, options):
     optimizer = optim.kfac(NETWORK, LOSS, l2=L2, damping=DAMPING, **options)
 
     @jax.jit
-    def step(params, state):
+    def step(params, state, batch):  # an argument: a constant's products would be folded away
         value, grads = jax.value_and_grad(lambda p: LOSS.value(NETWORK.apply(p, batch), batch))(
             params
         )
@@ -45,7 +45,7 @@ def ours(params, batch, options):
     held = [params, optimizer.init(params)]
 
     def advance():
-        *held[:], value = step(*held)
+        *held[:], value = step(*held, batch)
         return held, value
 
     return advance
