@@ -19,6 +19,7 @@ class Options:
     structure: str
     l2: float
     damping: float
+    min_damping: float
     adapt_damping: bool
     damping_period: int
     factor_damping: float | None
@@ -54,6 +55,10 @@ class Options:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name} is {value}; it must be positive and finite")
+        if not 0 <= self.min_damping <= self.damping:
+            raise InputError(
+                f"min_damping is {self.min_damping}; it must be from 0 to damping, {self.damping}"
+            )
         if self.step_size is not None and not 0 < self.step_size < float("inf"):
             raise InputError(f"step_size is {self.step_size}; it must be positive, or None")
         if self.momentum is not None and not 0 <= self.momentum < 1:
