@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from ngd_theory.fisher.base import Approximation, approximation
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
+from ngd_theory.kernels.empirical import weighted_layer_kernel
 from ngd_theory.networks import LayerLinearization
 
 
@@ -40,7 +41,7 @@ class EntryWise(Approximation):
         )
 
     def preconditioned_map(self, lin, damping, at):
-        """``(1/N) sum_l J_l(at) diag(1/(d_l + rho)) J_l^T``, a position of a sample at a time."""
+        """``(1/N) sum_l J_l(at) diag(1/(d_l + rho)) J_l^T``."""
         root = self.kind.root(lin.outputs)
         terms = [
             _weighted_kernel(
@@ -83,9 +84,13 @@ def _diagonal(layer: LayerLinearization, root) -> dict[str, Array]:
 def _weighted_kernel(
     there: LayerLinearization, here: LayerLinearization, weights: Float[Array, "P M"]
 ) -> Float[Array, "MC NC"]:
-    """``J(there) diag(weights) J(here)^T``: N*T matmuls of size (N'T', P, M), whatever C is."""
+    """``J(there) diag(weights) J(here)^T``, by positions or by rows of the Jacobians, as takes fewer operations."""
     n, c, t, m = here.sensitivities.shape
     rows = there.sensitivities.shape[0] * there.sensitivities.shape[1]
+    positions = there.inputs.shape[0] * there.inputs.shape[1]
+    # Without P M, which all have.
+    if rows * n * c + n * c * t + rows * there.inputs.shape[1] < n * t * positions:
+        return weighted_layer_kernel(there, here, weights)
 
     def one_position(sample):
         a, delta = sample

@@ -18,6 +18,15 @@ from ngd_theory.networks import LayerLinearization, Linearization
 #: 1/scale of the output layer's B: the Fisher's own, or I/N in place of I.
 _OUTPUT_FACTORS = {"fisher": lambda n: 1.0, "uniform": lambda n: 1.0 / n}
 
+#: (N, T, P) inputs and (N, K, T, M) sensitivities to the rows of A and of B, T = 1 where they are reduced.
+_SHARINGS = {
+    "expand": lambda inputs, sensitivities: (inputs, sensitivities),
+    "reduce": lambda inputs, sensitivities: (
+        jnp.mean(inputs, 1, keepdims=True),
+        jnp.sum(sensitivities, 2, keepdims=True),
+    ),
+}
+
 
 @approximation
 @dataclass(frozen=True)
@@ -35,6 +44,11 @@ class KFAC(Approximation):
     output_factor : {"fisher", "uniform"}
         "fisher": the output layer's own B (I_C under MSE), so that its share of alpha is 1.
         "uniform": that B divided by N, share N, so that alpha = LN as stated in [KO].
+    sharing : {"expand", "reduce"}
+        What positions that share a weight are to A and B: "expand", rows of their own [KFC]; "reduce", summed before
+        the outer products, ``A = (1/N) sum_n abar abar^T`` with abar the mean of a over t and
+        ``B = (1/N) sum_{n,c} dbar dbar^T`` with dbar the sum of delta over t: exact where all positions of a sample
+        see the same patch, or have the same delta. The two are the same for T = 1.
     damping_split : {"factored", "equal"}
         "factored": ``rho_A = pi sqrt(rho)``, ``rho_B = sqrt(rho)/pi`` with
         ``pi^2 = (tr A/dim A)/(tr B/dim B)`` [KFAC]; "equal": pi = 1. Either way sqrt(rho) is what
@@ -45,10 +59,12 @@ class KFAC(Approximation):
     requirements = ("distinct-inputs", "equal-leverages", "full-rank-sensitivities")
     kind: Kind = field(default=TrueFisher())
     output_factor: str = "fisher"
+    sharing: str = "expand"
     damping_split: str = "factored"
 
     def __post_init__(self):
         choose(_OUTPUT_FACTORS, self.output_factor, "output_factor")
+        choose(_SHARINGS, self.sharing, "sharing")
         choose(SPLITS, self.damping_split, "damping_split")
 
     def precondition(self, lin, cotangent, damping):
@@ -74,21 +90,22 @@ class KFAC(Approximation):
         """
         bounds, shares = [], []
         for scale, layer in zip(self._output_scales(lin), lin.layers, strict=True):
-            n, c, t, m = layer.sensitivities.shape
-            a, delta = layer.inputs.reshape(n * t, -1), layer.sensitivities.reshape(-1, m)
-            scale_a, scale_b = 1 / n, scale / (n * t)
-            roots = self._dampings(a, delta, scale_a, scale_b, as_damping(damping))
-            grams = [
-                s * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x)
-                for x, s in ((a, scale_a), (delta, scale_b))
-            ]
+            n, c, _, _ = layer.sensitivities.shape
+            rows = self._rows(layer.inputs, layer.sensitivities, scale)
+            roots = self._dampings(rows, as_damping(damping))
+            grams = [s * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x) for x, s in rows]
             damped = zip(roots, grams, strict=True)
             bounds.append(sum(float(rho.value) / smallest_eigenvalue(g) for rho, g in damped))
             shares.append(grams[0].shape[0] * grams[1].shape[0] / (n * c * scale))
         return float(np.average(bounds, weights=shares))
 
     def layer_constants(self, sizes, num_samples):
-        """``rank(a) rank(delta) / (NC)``: N for a wide hidden layer, 1 for the output layer."""
+        """``rank(a) rank(delta) / (NC)``: N T^2 for a wide hidden layer, 1 for the output layer.
+
+        None for ``sharing="reduce"`` with convolutions.
+        """
+        if self.sharing == "reduce" and any(s.positions > 1 for s in sizes):
+            return None
         c = sizes[-1].num_units
         shares = [
             s.input_rank(num_samples) * s.sensitivity_rank(num_samples, c) / (num_samples * c)
@@ -109,12 +126,17 @@ class KFAC(Approximation):
         hidden = [1.0] * (len(lin.layers) - 1)
         return [*hidden, _OUTPUT_FACTORS[self.output_factor](lin.num_samples)]
 
-    def _dampings(self, a, delta, scale_a, scale_b, damping):
-        mean_a = scale_a * jnp.sum(a**2) / a.shape[1]
-        mean_b = scale_b * jnp.sum(delta**2) / delta.shape[1]
+    def _rows(self, inputs, curvature, output_scale: float):
+        """Rows whose second moments A and B are, each with the scale of the moment."""
+        rows = _SHARINGS[self.sharing](inputs, curvature)
+        n, _, t, _ = rows[1].shape
+        scales = 1 / n, output_scale / (n * t)
+        return [(x.reshape(-1, x.shape[-1]), scale) for x, scale in zip(rows, scales, strict=True)]
+
+    def _dampings(self, rows, damping: Damping) -> list[Damping]:
+        means = [scale * jnp.sum(x**2) / x.shape[1] for x, scale in rows]
         return [
-            damping.map(lambda rho, side=side: self._split(mean_a, mean_b, rho)[side])
-            for side in (0, 1)
+            damping.map(lambda rho, side=side: self._split(*means, rho)[side]) for side in (0, 1)
         ]
 
     def _split(self, mean_a, mean_b, rho):
@@ -127,18 +149,22 @@ class KFAC(Approximation):
         output_scale: float,
         root: Float[Array, "N C K"] | None,
     ) -> LayerLinearization:
-        n, _, t, m = layer.sensitivities.shape
-        a = layer.inputs.reshape(n * t, -1)
-        delta = layer.sensitivities.reshape(-1, m)
-        curvature = curvature_sensitivities(layer.sensitivities, root).reshape(-1, m)
-        scale_a, scale_b = 1 / n, output_scale / (n * t)
-        damping_a, damping_b = self._dampings(a, curvature, scale_a, scale_b, damping)
-        whitened_a = precondition_rows(a, damping_a, scale_a)
-        whitened_delta = precondition_rows(
-            delta, damping_b, scale_b, None if root is None else curvature
-        )
+        curvature = curvature_sensitivities(layer.sensitivities, root)
+        rows = self._rows(layer.inputs, curvature, output_scale)
+        # Where the factor is of the layer's own rows, the solve is cheaper.
+        own = self.sharing == "expand" or layer.inputs.shape[1] == 1
+        whitened = [
+            precondition_rows(x.reshape(-1, x.shape[-1]), rho, scale, None if own and same else y)
+            for x, (y, scale), rho, same in zip(
+                (layer.inputs, layer.sensitivities),
+                rows,
+                self._dampings(rows, damping),
+                (True, root is None),
+                strict=True,
+            )
+        ]
         return replace(
             layer,
-            inputs=whitened_a.reshape(layer.inputs.shape),
-            sensitivities=whitened_delta.reshape(layer.sensitivities.shape),
+            inputs=whitened[0].reshape(layer.inputs.shape),
+            sensitivities=whitened[1].reshape(layer.sensitivities.shape),
         )

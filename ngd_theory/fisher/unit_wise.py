@@ -8,6 +8,9 @@ unknowns,
 
 For a dense layer (T = 1) delta has rank one: R is its norm over the outputs and r = 1, so that the cost
 does not grow as C^3. With T > 1, Q = I and r = C.
+
+K_i comes from the Gram matrix ``a a^T`` (NT x NT) that all units share, or the rows ``R_i a`` (N r x P) are made
+for each unit and the problem is solved on their smaller side: whichever takes fewer operations.
 """
 
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory.fisher.base import Approximation, approximation
 from ngd_theory.fisher.loops import batch_size, map_items, sum_items
-from ngd_theory.fisher.solve import round_off, solve_psd
+from ngd_theory.fisher.solve import precondition_rows, round_off, solve_psd
 from ngd_theory.networks import LayerLinearization
 
 
@@ -65,11 +68,11 @@ class UnitWise(Approximation):
         return lost / max(active, 1)
 
     def layer_constants(self, sizes, num_samples):
-        """``M min(gamma N min(C,T), rank a)/(NC)``: gamma M/C for a wide layer, 1 for the output."""
+        """``M min(N E[min(C, active positions)], rank a)/(NC)``: gamma M/C for a wide dense layer, 1 for the output."""
         c = sizes[-1].num_units
         return tuple(
             s.num_units
-            * min(s.active_fraction * num_samples * min(c, s.positions), s.input_rank(num_samples))
+            * min(num_samples * s.unit_rank(c), s.input_rank(num_samples))
             / (num_samples * c)
             for s in sizes
         )
@@ -77,6 +80,17 @@ class UnitWise(Approximation):
 
 def _layer_gradient(layer: LayerLinearization, cotangent, damping):
     n, _, t, m = layer.sensitivities.shape
+    if _rows_are_cheaper(layer):
+
+        def column(delta):
+            q, r = _compress(delta)
+            weights = jnp.einsum("ncr,nc->nr", q, cotangent)
+            whitened = precondition_rows(_rows(layer, r), damping, 1 / n)
+            return whitened.T @ weights.ravel() / n
+
+        size = batch_size(n, *layer.inputs.shape[1:], itemsize=layer.inputs.itemsize)
+        columns = map_items(column, jnp.moveaxis(layer.sensitivities, -1, 0), size)
+        return layer.layout.from_matrix(columns.T)
     gram = _gram(layer, layer)
 
     def unit(delta):
@@ -93,24 +107,48 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping):
 
 def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping):
     n, c, _, _ = layer.sensitivities.shape
-    gram, cross = _gram(layer, layer), _gram(there, layer)
+    by_rows = _rows_are_cheaper(layer)
+    grams = () if by_rows else (_gram(layer, layer), _gram(there, layer))
+
+    def solved(r, delta_there):
+        """``J_i(at) (R a)^T (K_i + rho)^-1 / N``: (N'C, N r)."""
+        if by_rows:
+            return (
+                _rows(there, delta_there) @ precondition_rows(_rows(layer, r), damping, 1 / n).T / n
+            )
+        gram, cross = grams
+        kernel = _unit_kernel(r, gram, r) / n
+        return solve_psd(kernel, _unit_kernel(delta_there, cross, r).T / n, damping).T
 
     def unit(deltas):
         delta, delta_there = deltas
         q, r = _compress(delta)
-        kernel = _unit_kernel(r, gram, r) / n
-        # J_i(at) (R a)^T, with the compressed columns, then back to the outputs by Q^T.
-        rows = _unit_kernel(delta_there, cross, r) / n
-        solved = solve_psd(kernel, rows.T, damping).T
-        return jnp.einsum("xnr,ncr->xnc", solved.reshape(-1, n, q.shape[-1]), q)
+        # Back from the compressed columns to the outputs by Q^T.
+        columns = solved(r, delta_there).reshape(-1, n, q.shape[-1])
+        return jnp.einsum("xnr,ncr->xnc", columns, q)
 
     units = (jnp.moveaxis(layer.sensitivities, -1, 0), jnp.moveaxis(there.sensitivities, -1, 0))
     rows = there.sensitivities.shape[0] * there.sensitivities.shape[1]
-    unknowns = n * c
-    size = batch_size(unknowns, max(unknowns, rows), itemsize=gram.itemsize)
-
-    total = sum_items(unit, units, jnp.zeros((rows, n, c), gram.dtype), size)
+    # A CPU takes them one at a time; by rows there is also an array of P columns.
+    widest = max(n * c, rows, layer.inputs.shape[-1] if by_rows else 0)
+    size = batch_size(n * c, widest, itemsize=layer.inputs.itemsize)
+    total = sum_items(unit, units, jnp.zeros((rows, n, c), layer.inputs.dtype), size)
     return total.reshape(rows, n * c)
+
+
+def _rows_are_cheaper(layer: LayerLinearization) -> bool:
+    """Whether a unit's problem takes fewer operations by its rows than by the Gram matrix of all positions."""
+    n, c, t, _ = layer.sensitivities.shape
+    r, p = (1 if t == 1 else c), layer.inputs.shape[-1]
+    smaller = min(n * r, p)
+    by_rows = n * r * t * p + n * r * smaller * p + smaller**3
+    by_gram = n * r * t * n * t + (n * r) ** 2 * t + (n * r) ** 3
+    return by_rows < by_gram
+
+
+def _rows(layer: LayerLinearization, r: Float[Array, "N r T"]) -> Float[Array, "Nr P"]:
+    """``R a``: the unit's Jacobian rows, compressed."""
+    return jnp.einsum("nrt,ntp->nrp", r, layer.inputs).reshape(-1, layer.inputs.shape[-1])
 
 
 def _gram(left: LayerLinearization, right: LayerLinearization) -> Float[Array, "NT MS"]:

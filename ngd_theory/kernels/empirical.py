@@ -3,31 +3,116 @@
 All kernels here are unnormalised, ``J J'^T`` without 1/N, rows and columns indexed ``n*C + c``.
 """
 
+from math import prod
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory.errors import InputError
 from ngd_theory.networks import LayerLinearization, Linearization
 
+#: Bytes that a contraction over positions may hold beside its arguments and its result.
+MEMORY_BUDGET = 2**28
+
 
 def layer_kernel(
-    layer: LayerLinearization, other: LayerLinearization | None = None
+    layer: LayerLinearization,
+    other: LayerLinearization | None = None,
+    *,
+    memory_budget: int = MEMORY_BUDGET,
 ) -> Float[Array, "NC MC"]:
     """``J_l J'_l^T`` of one layer, from its factors.
 
-    ``sum_{t,s} (a[n,t].a'[m,s]) (delta[n,c,t].delta'[m,d,s])``: work ``O(N N' T^2 (P + C^2 M))``,
-    memory ``O((N T C)(N' T C))``.
+    ``sum_{t,s} (a[n,t].a'[m,s]) (delta[n,c,t].delta'[m,d,s])``. With one position (dense layers) this is the
+    entry-wise product of two Gram matrices. With more, whichever takes fewer operations of two ways:
+
+    - Gram matrices of all positions, ``N N' T T' (P + C C' M)``, some samples at a time;
+    - rows of the Jacobian, ``(N C T + N' C' T') P M + N C N' C' P M``, some units at a time.
+
+    Parameters
+    ----------
+    layer, other : LayerLinearization
+        Of N and N' samples; ``other = None`` means ``layer``.
+    memory_budget : int
+        Bytes beside the arguments and the result; a single sample's or unit's share is held anyway.
     """
     other = layer if other is None else other
-    n, c, t, _ = layer.sensitivities.shape
+    n, c, t, k = layer.sensitivities.shape
     m, d, s, _ = other.sensitivities.shape
+    if t == s == 1:
+        return _product_of_grams(layer, other).reshape(n * c, m * d)
+    p = layer.inputs.shape[-1]
+    by_grams = n * m * t * s * (p + c * d * (k + 1))
+    by_rows = (n * c * t + m * d * s + n * c * m * d) * p * k
+    if by_rows < by_grams:
+        return weighted_layer_kernel(layer, other, memory_budget=memory_budget)
+    held = layer.inputs.itemsize * t * m * s * (1 + c * d)
+    samples = max(1, min(n, memory_budget // held))
+
+    def one_sample(sample):
+        a, delta = sample
+        one = LayerLinearization(a[None], delta[None], layer.layout)
+        return _over_positions(one, other)[0]
+
+    if samples == n:
+        kernel = _over_positions(layer, other)
+    else:
+        factors = (layer.inputs, layer.sensitivities)
+        kernel = jax.lax.map(one_sample, factors, batch_size=samples)
+    return kernel.reshape(n * c, m * d)
+
+
+def weighted_layer_kernel(
+    layer: LayerLinearization,
+    other: LayerLinearization,
+    weights: Float[Array, "P M"] | None = None,
+    *,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Float[Array, "NC MC"]:
+    """``J_l diag(weights) J'_l^T`` from rows of the Jacobians, some units at a time; see `layer_kernel`."""
+    n, c, _, k = layer.sensitivities.shape
+    m, d, _, _ = other.sensitivities.shape
+    p = layer.inputs.shape[-1]
+    held = layer.inputs.itemsize * (n * c + m * d) * p
+    units = max(1, min(k, memory_budget // held))
+    # Units without sensitivity fill the last batch.
+    missing = -k % units
+
+    def batches(x):
+        padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+        return jnp.moveaxis(padded.reshape(*x.shape[:-1], -1, units), -2, 0)
+
+    def rows(linearization, delta):
+        found = jnp.einsum("ntp,nctm->ncpm", linearization.inputs, delta)
+        return found.reshape(prod(found.shape[:2]), -1)
+
+    def add(total, batch):
+        delta, delta_other, w = batch
+        left = rows(layer, delta)
+        right = left if other is layer else rows(other, delta_other)
+        if w is not None:
+            left = left * w.reshape(1, -1)
+        return total + left @ right.T, None
+
+    start = jnp.zeros((n * c, m * d), jnp.result_type(layer.inputs, other.inputs))
+    deltas = batches(layer.sensitivities), batches(other.sensitivities)
+    each = None if weights is None else batches(weights)
+    return jax.lax.scan(add, start, (*deltas, each))[0]
+
+
+def _product_of_grams(layer: LayerLinearization, other: LayerLinearization):
+    """``(a.a') (delta.delta')`` of one position: (N, C, N', C')."""
+    a = jnp.einsum("ntp,msp->nm", layer.inputs, other.inputs)
+    delta = jnp.einsum("nctk,mdsk->ncmd", layer.sensitivities, other.sensitivities)
+    return a[:, None, :, None] * delta
+
+
+def _over_positions(layer: LayerLinearization, other: LayerLinearization):
+    """`layer_kernel` as (N, C, N', C'), by the Gram matrices of all positions."""
     a = jnp.einsum("ntp,msp->ntms", layer.inputs, other.inputs)
     delta = jnp.einsum("nctk,mdsk->nctmds", layer.sensitivities, other.sensitivities)
-    if t == s == 1:
-        kernel = a.reshape(n, 1, m, 1) * delta.reshape(n, c, m, d)
-    else:
-        kernel = jnp.einsum("ntms,nctmds->ncmd", a, delta)
-    return kernel.reshape(n * c, m * d)
+    return jnp.einsum("ntms,nctmds->ncmd", a, delta)
 
 
 def layerwise_ntk(

@@ -2,6 +2,8 @@
 
 from ngd_theory.networks.activations import ACTIVATIONS
 from ngd_theory.networks.autoencoder import AUTOENCODERS, autoencoder
+from ngd_theory.networks.cnn import cnn
+from ngd_theory.networks.convolution import AveragePool
 from ngd_theory.networks.initialization import sparse_init
 from ngd_theory.networks.layout import ParameterLayout
 from ngd_theory.networks.linearization import (
@@ -17,6 +19,7 @@ from ngd_theory.networks.sizes import LayerSize
 __all__ = [
     "ACTIVATIONS",
     "AUTOENCODERS",
+    "AveragePool",
     "LayerLinearization",
     "LayerSize",
     "Linearization",
@@ -24,6 +27,7 @@ __all__ = [
     "ParameterLayout",
     "autoencoder",
     "backpropagate",
+    "cnn",
     "linearize",
     "mlp",
     "sparse_init",

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from ngd_theory.errors import InputError
 from ngd_theory.networks import activations
+from ngd_theory.networks.checks import require_size
 from ngd_theory.networks.layers import Dense
 from ngd_theory.networks.network import Block, Network
 
@@ -51,14 +52,13 @@ def autoencoder(
     8
     """
     phi, code_phi = activations.by_name(activation), activations.by_name(code_activation)
-    encoder = [input_dim, *encoder_widths]
-    if len(encoder) == 1:
+    if not encoder_widths:
         raise InputError("encoder_widths is empty; give at least the width of the code")
-    for index, size in enumerate(encoder):
-        if int(size) != size or size < 1:
-            name = f"encoder_widths[{index - 1}]" if index else "input_dim"
-            raise InputError(f"{name} is {size}; it must be a whole number of at least 1")
-    sizes = [int(size) for size in (*encoder, *encoder[-2::-1])]
+    encoder = [
+        require_size("input_dim", input_dim),
+        *(require_size(f"encoder_widths[{i}]", m) for i, m in enumerate(encoder_widths)),
+    ]
+    sizes = [*encoder, *encoder[-2::-1]]
     code = len(encoder_widths) - 1
     blocks = []
     for index, (fan_in, units) in enumerate(pairwise(sizes)):

@@ -2,9 +2,10 @@
 
 A layer maps h to ``u = (weight_std / sqrt(fan_in)) W h + bias_std b`` at each of its T positions. It
 shows the rest of the package only its scaled, bias-augmented inputs ``a (N, T, P)`` and how the
-P x M matrix of its parameters is stored, so a new layer type is one class with these members.
+P x M matrix of its parameters is stored, so a new layer type is one subclass of `Affine`.
 """
 
+import abc
 from dataclasses import dataclass
 
 import jax
@@ -14,47 +15,61 @@ from jaxtyping import Array, Float
 from ngd_theory.networks.layout import ParameterLayout
 
 
-@dataclass(frozen=True)
-class Dense:
-    """A fully connected layer: one position (T = 1), fan-in P_w, M units.
+class Affine(abc.ABC):
+    """What every layer type has.
 
     Attributes
     ----------
-    fan_in, units : int
+    units : int
+        M, units or channels.
     weight_std, bias_std : float
         sigma_w and sigma_b of docs/theory.md section 1. ``bias_std == 0`` means the layer has no bias.
     """
 
-    fan_in: int
     units: int
     weight_std: float
     bias_std: float
 
     @property
+    @abc.abstractmethod
     def layout(self) -> ParameterLayout:
         """How the layer's (P, M) parameter matrix is stored."""
-        return ParameterLayout((self.fan_in, self.units), has_bias=self.bias_std > 0)
 
     @property
+    @abc.abstractmethod
     def positions(self) -> int:
         """T, the number of positions that share the weights."""
-        return 1
 
     @property
+    @abc.abstractmethod
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of one sample's pre-activation."""
-        return (self.units,)
+        """Shape of one sample's pre-activation; the last axis is M."""
 
-    def inputs(self, h: Float[Array, "N fan_in"]) -> Float[Array, "N 1 P"]:
-        """Scaled, bias-augmented layer inputs ``[weight_std/sqrt(fan_in) h ; bias_std]``."""
-        a = (self.weight_std / self.fan_in**0.5) * h[:, None, :]
+    @abc.abstractmethod
+    def patches(self, h: Float[Array, "N *S"]) -> Float[Array, "N T fan_in"]:
+        """What each position sees of h, in the order of the weight's rows."""
+
+    @abc.abstractmethod
+    def weigh(
+        self, weight: Float[Array, "*_ M"], h: Float[Array, "N *S"]
+    ) -> Float[Array, "N *T M"]:
+        """``patches(h) @ weight``, shaped like the pre-activations."""
+
+    @property
+    def scale(self) -> float:
+        """``weight_std / sqrt(fan_in)``."""
+        return self.weight_std / self.layout.fan_in**0.5
+
+    def inputs(self, h: Float[Array, "N *S"]) -> Float[Array, "N T P"]:
+        """Scaled, bias-augmented layer inputs ``[scale * patch ; bias_std]``."""
+        a = self.scale * self.patches(h)
         if not self.layout.has_bias:
             return a
         return jnp.concatenate([a, jnp.full((*a.shape[:2], 1), self.bias_std, a.dtype)], axis=-1)
 
-    def __call__(self, params: dict, h: Float[Array, "N fan_in"]) -> Float[Array, "N units"]:
+    def __call__(self, params: dict, h: Float[Array, "N *S"]) -> Float[Array, "N *T M"]:
         """Pre-activations of the layer."""
-        u = ((self.weight_std / self.fan_in**0.5) * h) @ params["weight"]
+        u = self.weigh(params["weight"], self.scale * h)
         return u + self.bias_std * params["bias"] if self.layout.has_bias else u
 
     def init(self, key, dtype) -> dict:
@@ -64,3 +79,43 @@ class Dense:
         if self.layout.has_bias:
             params["bias"] = jax.random.normal(bias_key, (self.units,), dtype)
         return params
+
+
+@dataclass(frozen=True)
+class Dense(Affine):
+    """A fully connected layer: one position (T = 1), fan-in P_w, M units.
+
+    Attributes
+    ----------
+    fan_in, units : int
+    weight_std, bias_std : float
+        See `Affine`.
+    """
+
+    fan_in: int
+    units: int
+    weight_std: float
+    bias_std: float
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """A weight (fan_in, M)."""
+        return ParameterLayout((self.fan_in, self.units), has_bias=self.bias_std > 0)
+
+    @property
+    def positions(self) -> int:
+        """1."""
+        return 1
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """``(M,)``."""
+        return (self.units,)
+
+    def patches(self, h):
+        """All of h, in the one position there is."""
+        return h[:, None, :]
+
+    def weigh(self, weight, h):
+        """``h @ weight``."""
+        return h @ weight

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from ngd_theory.errors import InputError
 from ngd_theory.networks import activations
+from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.layers import Dense
 from ngd_theory.networks.network import Block, Network
 
@@ -45,19 +45,13 @@ def mlp(
     (3, 1)
     """
     phi = activations.by_name(activation)
-    sizes = [input_dim, *hidden_widths, output_dim]
-    for name, size in zip(
-        ["input_dim", *(f"hidden_widths[{i}]" for i in range(len(sizes) - 2)), "output_dim"],
-        sizes,
-        strict=True,
-    ):
-        if int(size) != size or size < 1:
-            raise InputError(f"{name} is {size}; it must be a whole number of at least 1")
-    if not 0 < weight_std < float("inf"):
-        raise InputError(f"weight_std is {weight_std}; it must be positive and finite")
-    if not 0 <= bias_std < float("inf"):
-        raise InputError(f"bias_std is {bias_std}; it must be zero or positive, and finite")
-    layers = [Dense(int(p), int(m), float(weight_std), float(bias_std)) for p, m in pairwise(sizes)]
+    sizes = [
+        require_size("input_dim", input_dim),
+        *(require_size(f"hidden_widths[{i}]", m) for i, m in enumerate(hidden_widths)),
+        require_size("output_dim", output_dim),
+    ]
+    scales = require_scales(weight_std, bias_std)
+    layers = [Dense(p, m, *scales) for p, m in pairwise(sizes)]
     linear = phi.name == "identity"
     hidden = tuple(Block(layer, (phi,), phi.active_fraction, linear) for layer in layers[:-1])
-    return Network((int(input_dim),), (*hidden, Block(layers[-1])), phi.name)
+    return Network((sizes[0],), (*hidden, Block(layers[-1])), phi.name)

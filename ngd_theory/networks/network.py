@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory.errors import InputError
+from ngd_theory.networks.layers import Affine
 from ngd_theory.networks.sizes import LayerSize
 
 
@@ -19,7 +19,8 @@ class Block:
 
     Attributes
     ----------
-    affine : an affine layer, such as `ngd_theory.networks.layers.Dense`
+    affine : Affine
+        Such as `ngd_theory.networks.layers.Dense`.
     after : tuple of entry-wise or pooling functions
     active_fraction : float
         gamma of the layer's units.
@@ -27,7 +28,7 @@ class Block:
         Whether ``after`` is linear.
     """
 
-    affine: Any
+    affine: Affine
     after: tuple[Callable, ...] = ()
     active_fraction: float = 1.0
     linear: bool = True
@@ -64,27 +65,29 @@ class Network:
     def layer_sizes(self) -> tuple[LayerSize, ...]:
         """Sizes of the affine layers, first to last."""
         sizes = []
+        # Dimensions that the whole of one sample's hidden image is a linear function onto; None past a nonlinearity.
         linear_rank: int | None = prod(self.input_shape)
         for index, block in enumerate(self.blocks):
-            layout = block.affine.layout
+            layer, layout = block.affine, block.affine.layout
+            # Patches overlap: no bound is known for those of a linear image.
+            bounded = linear_rank is not None and layer.positions == 1
+            later = self.blocks[index:]
             sizes.append(
                 LayerSize(
-                    positions=block.affine.positions,
+                    positions=layer.positions,
                     num_inputs=layout.num_inputs,
                     num_units=layout.num_units,
                     active_fraction=block.active_fraction,
-                    linear_input_rank=(
-                        None if linear_rank is None else linear_rank + layout.has_bias
-                    ),
+                    linear_input_rank=linear_rank + layout.has_bias if bounded else None,
                     linear_sensitivity_rank=(
-                        min(b.affine.layout.num_units for b in self.blocks[index:])
-                        if all(b.linear for b in self.blocks[index:])
+                        min(prod(b.affine.output_shape) for b in later)
+                        if all(b.linear for b in later)
                         else None
                     ),
                 )
             )
             if linear_rank is not None:
-                linear_rank = min(linear_rank, layout.num_units) if block.linear else None
+                linear_rank = min(linear_rank, prod(layer.output_shape)) if block.linear else None
         return tuple(sizes)
 
     @property
@@ -104,7 +107,7 @@ class Network:
         Returns
         -------
         tuple of dict
-            One a layer: ``{"weight": (fan_in, M)[, "bias": (M,)]}``.
+            One a layer: ``{"weight": (fan_in, M)[, "bias": (M,)]}``, HWIO weights for convolutions.
         """
         dtype = jnp.zeros(()).dtype if dtype is None else dtype
         keys = jax.random.split(key, self.depth)

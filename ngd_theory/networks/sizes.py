@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from scipy.special import bdtrc
+
 
 @dataclass(frozen=True)
 class LayerSize:
@@ -20,8 +22,8 @@ class LayerSize:
     linear_input_rank : int or None
         A bound on rank(a) when no nonlinearity stands before the layer, else None.
     linear_sensitivity_rank : int or None
-        A bound on rank(delta) per position when no nonlinearity stands after the layer, so that delta
-        is the same for every sample, else None.
+        A bound on the outputs that delta, which is then the same for every sample, tells apart when no
+        nonlinearity stands after the layer, else None.
     """
 
     positions: int
@@ -41,6 +43,15 @@ class LayerSize:
         shared = self.linear_sensitivity_rank
         rows = num_samples * output_dim if shared is None else min(output_dim, shared)
         return min(rows * self.positions, self.num_units)
+
+    def unit_rank(self, output_dim: int) -> float:
+        """Mean rank of one unit's (C, T) sensitivities at one sample.
+
+        ``min(C, R)`` with R active positions of T, each active by itself with probability gamma. Neighbouring
+        positions are not independent, but with many of them R is hardly ever below C.
+        """
+        needed = range(min(output_dim, self.positions))
+        return float(sum(bdtrc(r, self.positions, self.active_fraction) for r in needed))
 
     def jacobian_rank(self, num_samples: int, output_dim: int) -> int:
         """Rank of the layer's (N*C, P*M) Jacobian: its rows lie in span(delta) (x) span(a)."""

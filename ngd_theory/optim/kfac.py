@@ -79,6 +79,7 @@ def kfac(
     adapt_factor_damping: bool = True,
     factor_damping_period: int = 20,
     inverse_period: int = 20,
+    statistics_period: int = 1,
     statistics_fraction: float = 1.0,
     curvature_fraction: float = 1.0,
     num_draws: int = 1,
@@ -86,6 +87,7 @@ def kfac(
     averaging: float = 0.0,
     step_size: float | None = None,
     momentum: float | None = None,
+    largest_change: float | None = None,
     reject_worse: bool = False,
     seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -119,6 +121,8 @@ def kfac(
         ``(19/20)^(T2/2)``. If False, gamma is ``sqrt(lambda + l2)`` at each refresh, or ``factor_damping`` if given.
     inverse_period : int
         T3; the first three steps refresh the inverses too.
+    statistics_period : int
+        Steps between two updates of the statistics; the first three steps make one too.
     statistics_fraction, curvature_fraction : float
         tau_1 and tau_2: the share of the batch, its first rows, that the statistics and the exact Fisher take.
         Rows must be in random order.
@@ -132,6 +136,9 @@ def kfac(
     step_size, momentum : float, optional
         None for alpha and mu of the model. ``momentum=0`` alone re-scales without momentum; both given are fixed
         (no re-scaling).
+    largest_change : float, optional
+        Clips a fixed step [KFC]: alpha is shortened until ``alpha^2 |d^T grad|``, the proposal's squared length in
+        the approximate Fisher, is at most this.
     reject_worse : bool
         Evaluate the objective after every step and take back one that makes it worse; lambda grows then.
     seed : int
@@ -175,6 +182,7 @@ def kfac(
         adapt_factor_damping=adapt_factor_damping,
         factor_damping_period=factor_damping_period,
         inverse_period=inverse_period,
+        statistics_period=statistics_period,
         statistics_fraction=statistics_fraction,
         curvature_fraction=curvature_fraction,
         num_draws=num_draws,
@@ -182,6 +190,7 @@ def kfac(
         averaging=averaging,
         step_size=step_size,
         momentum=momentum,
+        largest_change=largest_change,
         reject_worse=reject_worse,
     )
     method = _KFAC(network, losses.by_name(loss), options)
@@ -242,15 +251,13 @@ class _KFAC:
         k = state.count - state.skipped + 1
         x, y = (jnp.asarray(rows, state.damping.dtype) for rows in (x, y))
         next_key, draw = jax.random.split(jax.random.wrap_key_data(state.key))
-        fresh = self._statistics(
-            params, _first(x, o.statistics_fraction), jax.random.key_data(draw)
+        factors, usable = self._observe(
+            state.factors, params, _first(x, o.statistics_fraction), jax.random.key_data(draw), k
         )
         grads = jax.tree.map(lambda g, p: g + o.l2 * p, grads, params)
-        usable = _finite(grads) & _finite(fresh)
+        usable &= _finite(grads)
         state = state._replace(
-            count=state.count + 1,
-            key=jax.random.key_data(next_key),
-            factors=_blend(state.factors, fresh, o.decay, k, usable),
+            count=state.count + 1, key=jax.random.key_data(next_key), factors=factors
         )
         curved = _first(x, o.curvature_fraction)
         shift = state.damping + o.l2
@@ -286,6 +293,23 @@ class _KFAC:
             average = _blend(state.average, new, o.averaging, k, usable)
             state = state._replace(average=average)
         return update, state
+
+    def _observe(self, factors, params, x, key, k):
+        """Statistics after the rows x of step k, where they are due, and whether all numbers are finite."""
+        period = self.options.statistics_period
+
+        def blended():
+            fresh = self._statistics(params, x, key)
+            usable = _finite(fresh)
+            # The number of this update among all of them.
+            young = jnp.minimum(k, YOUNG)
+            number = young + k // period - young // period
+            return _blend(factors, fresh, self.options.decay, number, usable), usable
+
+        if period == 1:
+            return blended()  # outside a conditional it shares its forward pass
+        due = (k <= YOUNG) | (k % period == 0)
+        return jax.lax.cond(due, blended, lambda: (factors, jnp.array(True)))
 
     def _statistics(self, params, x, key) -> KroneckerFisher:
         """Factors of the rows x with targets drawn from the model's own predictive distribution."""
@@ -324,7 +348,11 @@ class _KFAC:
         o = self.options
         if o.momentum is None:
             return minimise(model, proposal, previous, pushed_previous)
-        return value_at(model, proposal, previous, pushed_previous, o.step_size, o.momentum)
+        alpha = o.step_size
+        if o.largest_change is not None:
+            length = jnp.abs(dot(model.gradient, proposal))
+            alpha = jnp.minimum(alpha, jnp.sqrt(o.largest_change / length))
+        return value_at(model, proposal, previous, pushed_previous, alpha, o.momentum)
 
     def _refresh(self, state: KFACState, k, propose):
         """Gamma and the inverse that step k uses: those kept (always for k = 0), fresh ones, or the best of three."""

@@ -26,6 +26,7 @@ class Options:
     adapt_factor_damping: bool
     factor_damping_period: int
     inverse_period: int
+    statistics_period: int
     statistics_fraction: float
     curvature_fraction: float
     num_draws: int
@@ -33,13 +34,15 @@ class Options:
     averaging: float
     step_size: float | None
     momentum: float | None
+    largest_change: float | None
     reject_worse: bool
 
     def __post_init__(self):
         choose(STRUCTURES, self.structure, "structure")
         for name, kind in self.__annotations__.items():
             _check_type(name, getattr(self, name), kind)
-        for name in ("damping_period", "factor_damping_period", "inverse_period", "num_draws"):
+        counts = ("damping_period", "factor_damping_period", "inverse_period", "statistics_period")
+        for name in (*counts, "num_draws"):
             value = getattr(self, name)
             if not float(value).is_integer() or value < 1:
                 raise InputError(f"{name} is {value}; it must be a whole number of at least 1")
@@ -51,7 +54,7 @@ class Options:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         if not 0 <= self.l2 < float("inf"):
             raise InputError(f"l2 is {self.l2}; it must be zero or positive, and finite")
-        for name in ("damping", "factor_damping"):
+        for name in ("damping", "factor_damping", "largest_change"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name} is {value}; it must be positive and finite")
@@ -65,6 +68,8 @@ class Options:
             raise InputError(f"momentum is {self.momentum}; it must be in [0, 1), or None")
         if self.step_size is not None and self.momentum is None:
             raise InputError("momentum=None takes it from the quadratic model with step_size=None")
+        if self.largest_change is not None and self.step_size is None:
+            raise InputError("largest_change clips a fixed step; give step_size and momentum too")
         if self.step_size is None and self.momentum:
             raise InputError("with step_size=None momentum is None (from the same model) or 0")
 

@@ -61,19 +61,19 @@ def largest_monotone_step_size(map: Float[Array, "NC NC"]) -> Float[Array, ""]:
 
 
 def unit_wise_dispersion(net: Network) -> float:
-    """Leading dispersion of the unit-wise map, ``sqrt((C/gamma - 1) / sum of hidden widths)``.
+    """Leading dispersion of the unit-wise map, ``sqrt((C/gamma - 1) / sum of hidden widths)`` of dense layers.
 
-    Each hidden unit adds to sample n's C x C block a projector of rank at most 1 that is present with
-    probability gamma and points in a random direction: mean gamma/C I, squared deviation
-    gamma - gamma^2/C. Summing over independent units and dividing by alpha = gamma M/C gives the
-    formula. It is 0 for C = 1 and gamma = 1, where only the damping disperses. For C > 1 the directions
-    of earlier layers also share the finite-width anisotropy of the layers after them, which adds a
-    term of the same order (a factor 1.3 at C = 3, L = 3, ReLU).
+    Each hidden unit adds to sample n's C x C block a projector whose rank r is `LayerSize.unit_rank` in the mean
+    (gamma for a dense layer) and which points in a random direction: mean r/C I, squared deviation r - r^2/C. Summing
+    over independent units and dividing by alpha = r M/C gives the formula. It is 0 for C = 1 and gamma = 1, where only
+    the damping disperses. For C > 1 the directions of earlier layers also share the finite-width anisotropy of the
+    layers after them, which adds a term of the same order (a factor 1.3 at C = 3, L = 3, ReLU).
     """
     hidden = net.layer_sizes[:-1]
     if not hidden:
         return 0.0
     c = net.output_dim
-    variance = sum(s.num_units * (s.active_fraction - s.active_fraction**2 / c) for s in hidden)
-    mean = sum(s.num_units * s.active_fraction / c for s in hidden)
-    return (variance / c) ** 0.5 / mean
+    ranks = [(s.num_units, s.unit_rank(c)) for s in hidden]
+    variance = sum(units * (rank - rank**2 / c) for units, rank in ranks)
+    mean = sum(units * rank / c for units, rank in ranks)
+    return (max(variance, 0.0) / c) ** 0.5 / mean

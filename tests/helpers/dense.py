@@ -60,16 +60,17 @@ def forward_backward(activation, weight_std, bias_std, params, x):
 
 
 def layer_matrix(layer):
-    """``[W^T, b]``: (M, P), one row a unit."""
-    columns = [layer["weight"].T, *([layer["bias"][:, None]] if "bias" in layer else [])]
+    """``[W^T, b]``: (M, P), one row a unit; of a convolution, its kernel row by row."""
+    weight = layer["weight"].reshape(-1, layer["weight"].shape[-1])
+    columns = [weight.T, *([layer["bias"][:, None]] if "bias" in layer else [])]
     return jnp.concatenate(columns, axis=1)
 
 
-def from_layer_matrix(matrix, has_bias):
+def from_layer_matrix(matrix, like):
     """The inverse of `layer_matrix`."""
-    if has_bias:
-        return {"weight": matrix[:, :-1].T, "bias": matrix[:, -1]}
-    return {"weight": matrix.T}
+    fan_in = np.prod(like["weight"].shape[:-1])
+    weight = {"weight": matrix[:, :fan_in].T.reshape(like["weight"].shape)}
+    return {**weight, "bias": matrix[:, -1]} if "bias" in like else weight
 
 
 def flatten(params):
@@ -83,18 +84,17 @@ def unflatten(vector, like):
     for layer in like:
         shape = layer_matrix(layer).shape
         stop = start + shape[0] * shape[1]
-        layers.append(from_layer_matrix(vector[start:stop].reshape(shape), "bias" in layer))
+        layers.append(from_layer_matrix(vector[start:stop].reshape(shape), layer))
         start = stop
     return tuple(layers)
 
 
 def layer_jacobians(network, params, x):
     """``J_l`` of every layer, (N*C, M*P), by reverse-mode autodiff of ``network.apply``."""
-    has_bias = ["bias" in layer for layer in params]
 
     def apply(matrices):
-        pairs = zip(matrices, has_bias, strict=True)
-        return network.apply(tuple(from_layer_matrix(m, b) for m, b in pairs), x)
+        pairs = zip(matrices, params, strict=True)
+        return network.apply(tuple(from_layer_matrix(m, like) for m, like in pairs), x)
 
     jacobians = jax.jit(jax.jacrev(apply))([layer_matrix(layer) for layer in params])
     return [np.asarray(j).reshape(j.shape[0] * j.shape[1], -1) for j in jacobians]
@@ -144,7 +144,8 @@ class DenseFisher:
     """Jacobians and output Fisher of a network at N samples, all dense.
 
     ``jacobian`` (N*C, P); ``layer`` and ``unit`` (P,) tell each parameter's layer and output unit;
-    ``inputs`` [(N, P_l)] and ``sensitivities`` [(N, C, M_l)]; ``output_fisher`` (N, C, C).
+    ``inputs`` [(N, P_l)] and ``sensitivities`` [(N, C, M_l)], or with positions [(N, T_l, P_l)] and
+    [(N, C, T_l, M_l)]; ``output_fisher`` (N, C, C).
     """
 
     jacobian: np.ndarray
@@ -156,7 +157,13 @@ class DenseFisher:
 
     @classmethod
     def of(cls, network, activation, weight_std, bias_std, params, x):
-        """At the parameters and inputs given, with Lambda = I."""
+        """Of a perceptron, at the parameters and inputs given, with Lambda = I."""
+        _, a, delta = forward_backward(activation, weight_std, bias_std, params, x)
+        return cls.from_factors(network, params, x, a, delta)
+
+    @classmethod
+    def from_factors(cls, network, params, x, a, delta):
+        """The same with the layer inputs and sensitivities given, with a positions axis or without."""
         jacobians = layer_jacobians(network, params, x)
         shapes = [layer_matrix(p).shape for p in params]
         layer = np.repeat(np.arange(len(shapes)), [m * p for m, p in shapes])
@@ -164,7 +171,6 @@ class DenseFisher:
         unit = np.concatenate(
             [u + np.repeat(np.arange(m), p) for u, (m, p) in zip(units, shapes, strict=True)]
         )
-        _, a, delta = forward_backward(activation, weight_std, bias_std, params, x)
         n, c = delta[-1].shape[:2]
         lam = np.broadcast_to(np.eye(c), (n, c, c))
         return cls(np.concatenate(jacobians, axis=1), layer, unit, a, delta, lam)
@@ -219,19 +225,29 @@ class DenseFisher:
         }[name]
         return np.where(kept, self.fisher, 0)
 
-    def kronecker_factors(self, output_factor="fisher"):
-        """K-FAC's (A_l, B_l), sums over the samples written out."""
+    def kronecker_factors(self, output_factor="fisher", sharing="expand"):
+        """K-FAC's (A_l, B_l), sums over the samples and positions written out."""
         n = self.num_samples
         factors = []
         for index, (a, delta) in enumerate(zip(self.inputs, self.sensitivities, strict=True)):
-            factor_a = sum(np.outer(a[i], a[i]) for i in range(n)) / n
-            factor_b = sum(delta[i].T @ self.output_fisher[i] @ delta[i] for i in range(n)) / n
+            factor_a = np.zeros((a.shape[-1],) * 2)
+            factor_b = np.zeros((delta.shape[-1],) * 2)
+            for i in range(n):
+                rows = np.atleast_2d(a[i])
+                scores = delta[i].reshape(delta.shape[1], len(rows), -1).swapaxes(0, 1)
+                if sharing == "reduce":
+                    rows, scores = rows.mean(0)[None], scores.sum(0)[None]
+                for row, score in zip(rows, scores, strict=True):
+                    factor_a += np.outer(row, row) / n
+                    factor_b += score.T @ self.output_fisher[i] @ score / (n * len(rows))
             if output_factor == "uniform" and index == len(self.inputs) - 1:
                 factor_b = factor_b / n
             factors.append((factor_a, factor_b))
         return factors
 
-    def preconditioner(self, name, damping, output_factor="fisher", damping_split="factored"):
+    def preconditioner(
+        self, name, damping, output_factor="fisher", damping_split="factored", sharing="expand"
+    ):
         """``(G + damping I)^-1`` on the range of J^T, applied: a function of (P, k) columns."""
         if name == "identity":
             return lambda columns: columns
@@ -241,16 +257,18 @@ class DenseFisher:
             g = self.masked(name)
             if damping == 0:
                 # Block by block where G is block-diagonal: what is zero depends on the block's scale.
-                label = {"block-diagonal": self.layer, "unit-wise": self.unit}.get(
-                    name, np.zeros_like(self.layer)
-                )
+                label = {
+                    "block-diagonal": self.layer,
+                    "unit-wise": self.unit,
+                    "entry-wise": np.arange(len(self.layer)),
+                }.get(name, np.zeros_like(self.layer))
                 inverse = np.zeros(g.shape)
                 for block in (np.ix_(label == i, label == i) for i in np.unique(label)):
                     inverse[block] = pseudo_inverse(g[block].astype(float))
                 return lambda columns: inverse @ columns
             return lambda columns: accurate_solve(g + damping * np.eye(len(g)), columns)
         blocks = []
-        for a, b in self.kronecker_factors(output_factor):
+        for a, b in self.kronecker_factors(output_factor, sharing):
             if damping == 0:
                 blocks.append(np.kron(pseudo_inverse(b), pseudo_inverse(a)))
                 continue

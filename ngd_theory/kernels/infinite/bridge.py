@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -11,7 +12,8 @@ from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels._neural_tangents import neural_tangents
 from ngd_theory.networks import ACTIVATIONS, Network
 from ngd_theory.networks.activations import Activation
-from ngd_theory.networks.layers import Dense
+from ngd_theory.networks.convolution import AveragePool, Convolution, Flatten, GlobalAveragePool
+from ngd_theory.networks.layers import Affine, Dense
 
 #: Nodes a dimension of neural-tangents' two-dimensional quadrature; its memory is N N' times the square.
 QUADRATURE_DEGREE = 64
@@ -64,7 +66,9 @@ def params_to_stax(net: Network, params) -> list[tuple]:
     _check_layers(net, params)
     out: list[tuple] = []
     for block, layer in zip(net.blocks, params, strict=True):
-        bias = layer["bias"][None, :] if block.affine.layout.has_bias else None
+        # One axis for the samples and one a spatial axis.
+        spread = (1,) * len(block.affine.output_shape)
+        bias = layer["bias"].reshape(*spread, -1) if block.affine.layout.has_bias else None
         out.append((layer["weight"], bias))
         out.extend(() for _ in block.after)
     return out
@@ -78,7 +82,7 @@ def params_from_stax(net: Network, stax_params) -> tuple[dict[str, Array], ...]:
     for block, (weight, bias) in zip(net.blocks, arrays, strict=True):
         layer = {"weight": weight}
         if block.affine.layout.has_bias:
-            layer["bias"] = bias[0]
+            layer["bias"] = bias.reshape(-1)
         shapes = {name: jnp.shape(value) for name, value in layer.items()}
         if shapes != block.affine.layout.shapes:
             raise InputError(
@@ -102,19 +106,18 @@ def layerwise_ntk(
 ) -> Float[Array, "L N M"]:
     """``Theta_l`` from neural-tangents, which knows only their sum.
 
-    ``S_l``, the NTK of the network whose first l-1 layers are frozen, comes from the last L-l+1 layers
-    applied to the NNGP kernel of the others with its NTK set to zero; ``Theta_l = S_l - S_{l+1}``.
+    ``S_l``, the NTK of the network whose first l-1 layers are frozen, comes from a layer that sets the NTK of all
+    before it to zero; ``Theta_l = S_l - S_{l+1}``.
     """
     blocks = _layers(net, quadrature_degree)
-    stax = neural_tangents().stax
-    below = stax.Identity()[2](x1, x2)
-    sums = []
-    for index, layers in enumerate(blocks):
-        frozen = below.replace(ntk=jnp.zeros_like(below.nngp))
-        sums.append(_serial(blocks[index:]).kernel_fn(frozen).ntk)
-        below = _serial([layers]).kernel_fn(below)
-    stacked = jnp.stack(sums)
-    return stacked.at[:-1].add(-stacked[1:])
+    # Of the whole network each time: neural-tangents decides by all layers what a kernel of images must hold.
+    sums = jnp.stack(
+        [
+            _serial([*blocks[:index], [_frozen_below()], *blocks[index:]]).kernel_fn(x1, x2, "ntk")
+            for index in range(len(blocks))
+        ]
+    )
+    return sums.at[:-1].add(-sums[1:])
 
 
 def describe(activation: Activation) -> str:
@@ -134,31 +137,70 @@ def _serial(blocks: list[list]) -> Stax:
 
 def _layers(net: Network, degree: int) -> list[list[Any]]:
     return [
-        [_affine(b.affine, index), *(_activation(f, index, degree) for f in b.after)]
+        [_affine(b.affine, index), *(_map(f, index, degree) for f in b.after)]
         for index, b in enumerate(net.blocks, start=1)
     ]
 
 
-def _affine(layer, index: int):
-    if type(layer) is not Dense:
+def _frozen_below() -> tuple:
+    """A stax layer that changes nothing but the NTK of the layers before it, which becomes zero."""
+    stax = neural_tangents().stax
+
+    @stax.layer
+    @stax.supports_masking(remask_kernel=False)
+    def frozen_below():
+        return (
+            lambda key, shape: (shape, ()),
+            lambda params, x, **_: jax.lax.stop_gradient(x),
+            lambda kernel, **_: kernel.replace(ntk=jnp.zeros_like(kernel.nngp)),
+        )
+
+    return frozen_below()
+
+
+def _affine(layer: Affine, index: int):
+    if type(layer) not in _AFFINE:
         raise NotPredictedError(
-            f"layer {index} is a {type(layer).__name__}; the bridge to neural-tangents knows Dense layers"
+            f"layer {index} is a {type(layer).__name__}; the bridge to neural-tangents knows "
+            + " and ".join(kind.__name__ for kind in _AFFINE)
         )
     # neural-tangents takes None, not 0, for a layer without bias parameters.
-    return neural_tangents().stax.Dense(
+    scales = {
+        "W_std": layer.weight_std,
+        "b_std": layer.bias_std if layer.layout.has_bias else None,
+        "parameterization": "ntk",
+    }
+    return _AFFINE[type(layer)](neural_tangents().stax, layer, scales)
+
+
+#: Our layer -> neural-tangents' ``(stax, layer, scales) -> layer``.
+_AFFINE = {
+    Dense: lambda stax, layer, scales: stax.Dense(layer.units, **scales),
+    Convolution: lambda stax, layer, scales: stax.Conv(
         layer.units,
-        W_std=layer.weight_std,
-        b_std=layer.bias_std if layer.layout.has_bias else None,
-        parameterization="ntk",
-    )
+        (layer.kernel_size,) * 2,
+        (layer.stride,) * 2,
+        layer.padding.upper(),
+        **scales,
+    ),
+}
+#: Our parameter-free map -> neural-tangents', ``(stax, map) -> layer``.
+_MAPS = {
+    AveragePool: lambda stax, pool: stax.AvgPool((pool.window,) * 2, (pool.window,) * 2, "VALID"),
+    GlobalAveragePool: lambda stax, _: stax.GlobalAvgPool(),
+    Flatten: lambda stax, _: stax.Flatten(),
+}
 
 
-def _activation(function, index: int, degree: int):
+def _map(function, index: int, degree: int):
+    stax = neural_tangents().stax
+    if type(function) in _MAPS:
+        return _MAPS[type(function)](stax, function)
     if not isinstance(function, Activation):
         raise NotPredictedError(
-            f"the map after layer {index} is no activation; the bridge to neural-tangents knows no other"
+            f"the map after layer {index} is no activation, pooling or flattening; the bridge to neural-tangents "
+            "knows no other"
         )
-    stax = neural_tangents().stax
     if _is_analytic(function):
         name, options = ANALYTIC[function.name]
         return getattr(stax, name)(**options)

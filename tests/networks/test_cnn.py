@@ -1,0 +1,147 @@
+"""Convolutional networks: their factors, their errors, and that the factored Jacobian is autodiff's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import relative_error
+from convolutions import CASES, ConvolutionCase, problem
+
+import ngd_theory as ngd
+from ngd_theory.errors import InputError
+from ngd_theory.networks import cnn
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_outputs_inputs_and_sensitivities_equal_the_slow_reference(case):
+    p = problem(case)
+    np.testing.assert_allclose(p.lin.outputs, p.outputs, rtol=1e-12, atol=1e-13)
+    for layer, a, delta in zip(p.lin.layers, p.dense.inputs, p.dense.sensitivities, strict=True):
+        np.testing.assert_allclose(layer.inputs, a, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(layer.sensitivities, delta, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_factored_jacobian_is_autodiffs(case):
+    p = problem(case)
+    rows = [
+        np.einsum("nctm,ntp->ncmp", y.sensitivities, y.inputs).reshape(p.lin.outputs.size, -1)
+        for y in p.lin.layers
+    ]
+    assert relative_error(np.concatenate(rows, axis=1), p.dense.jacobian) < 1e-12
+
+
+def test_vjp_and_jvp_are_autodiffs():
+    p = problem(CASES[1])
+    tangent = jax.tree.map(lambda v: jnp.cos(7 * v), p.params)
+    _, expected = jax.jvp(lambda q: p.network.apply(q, p.x), (p.params,), (tangent,))
+    np.testing.assert_allclose(p.lin.jvp(tangent), expected, rtol=1e-11)
+    _, pull = jax.vjp(lambda q: p.network.apply(q, p.x), p.params)
+    for found, wanted in zip(p.lin.vjp(p.residual), pull(p.residual)[0], strict=True):
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=1e-12)
+
+
+def test_a_kernel_of_the_whole_image_is_a_dense_layer():
+    x = jax.random.normal(jax.random.key(1), (4, 3, 3, 2))
+    net = cnn((3, 3, 2), [5], 2, padding="valid", activation="tanh", bias_std=0.3)
+    same = ngd.networks.mlp(18, [5], 2, "tanh", bias_std=0.3)
+    params = net.init(jax.random.key(0))
+    dense = ({**params[0], "weight": params[0]["weight"].reshape(18, 5)}, params[1])
+    np.testing.assert_allclose(
+        net.apply(params, x), same.apply(dense, x.reshape(4, 18)), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", "circular"])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (2, 2)])
+def test_the_way_of_accelerators_is_that_of_cpus(padding, kernel, stride):
+    """Values and both gradients of XLA's convolution equal those of the patches."""
+    net = cnn((5, 6, 2), [3], 1, kernel, stride, padding)
+    layer = net.blocks[0].affine
+    weight = net.init(jax.random.key(0))[0]["weight"]
+    h = jax.random.normal(jax.random.key(1), (4, 5, 6, 2))
+    ways = [
+        jax.value_and_grad(lambda w, h, way=way: jnp.sum(jnp.sin(way(w, h))), (0, 1))(weight, h)
+        for way in (layer._by_patches, layer._by_convolution)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), *ways)
+
+
+def test_circular_padding_commutes_with_shifts_and_zeros_do_not():
+    x = jax.random.normal(jax.random.key(1), (2, 5, 4, 1))
+    shifted = jnp.roll(x, (2, 1), axis=(1, 2))
+    for padding, equal in (("circular", True), ("same", False)):
+        net = cnn((5, 4, 1), [6, 6], 2, padding=padding, readout="pool")
+        params = net.init(jax.random.key(0))
+        error = relative_error(net.apply(params, shifted), net.apply(params, x))
+        assert (error < 1e-12) == equal, (padding, error)
+
+
+def test_pooling_drops_what_does_not_fill_a_window():
+    pool = ngd.networks.AveragePool(2)
+    image = jnp.arange(15.0).reshape(1, 5, 3, 1)
+    np.testing.assert_allclose(pool(image)[0, :, :, 0], [[2.0], [8.0]])
+
+
+def test_entries_of_an_ntk_parameterised_network_do_not_grow_with_its_channels():
+    x = jax.random.normal(jax.random.key(0), (16, 6, 6, 3))
+    spread = []
+    for channels in (16, 256):
+        net = cnn((6, 6, 3), [channels, channels], 8, padding="circular")
+        spread.append(float(jnp.std(net.apply(net.init(jax.random.key(1)), x))))
+    assert 0.5 < spread[1] / spread[0] < 2
+
+
+def test_layer_sizes_count_positions_and_parameters():
+    net = cnn((8, 6, 3), [4, 5], 2, kernel_size=[3, 2], stride=[1, 2], bias_std=1.0)
+    first, second, last = net.layer_sizes
+    assert (first.positions, first.num_inputs, first.num_units) == (48, 28, 4)
+    assert (second.positions, second.num_inputs, second.num_units) == (12, 17, 5)
+    assert (last.positions, last.num_inputs, last.num_units) == (1, 61, 2)
+    params = net.init(jax.random.key(0))
+    assert net.num_parameters == sum(v.size for v in jax.tree.leaves(params))
+    assert params[0]["weight"].shape == (3, 3, 3, 4)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_ranks_are_bounded_by_the_predicted_ones_and_reach_them_past_nonlinearities(case):
+    p = problem(case)
+    n, c = p.lin.outputs.shape
+    for size, layer in zip(p.network.layer_sizes, p.lin.layers, strict=True):
+        a = np.asarray(layer.inputs).reshape(-1, size.num_inputs)
+        delta = np.asarray(layer.sensitivities).reshape(-1, size.num_units)
+        assert np.linalg.matrix_rank(a) == size.input_rank(n)
+        assert np.linalg.matrix_rank(delta) <= size.sensitivity_rank(n, c)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"input_shape": (8, 8)}, ["input_shape", "(height, width, channels)"]),
+        ({"input_shape": (8, 0, 1)}, ["input_shape[1]", "0"]),
+        ({"channels": []}, ["channels", "mlp"]),
+        ({"channels": [4, 0]}, ["channels[1]", "0"]),
+        ({"kernel_size": [3]}, ["kernel_size", "1 values", "2 convolutions"]),
+        ({"stride": 0}, ["stride", "0"]),
+        ({"padding": "zeros"}, ["padding", "zeros", "circular"]),
+        ({"readout": "mean"}, ["readout", "mean", "flatten"]),
+        ({"activation": "sine"}, ["activation", "sine"]),
+        ({"padding": "valid", "kernel_size": 7}, ["convolution 2", "7 x 7", "2 x 2"]),
+        ({"pool": 9}, ["pool", "convolution 1", "9"]),
+        ({"weight_std": 0.0}, ["weight_std"]),
+        ({"bias_std": float("nan")}, ["bias_std"]),
+    ],
+)
+def test_impossible_networks_are_refused_in_words(change, words):
+    options = {"input_shape": (8, 8, 1), "channels": [4, 4], "output_dim": 2, **change}
+    with pytest.raises(InputError) as caught:
+        cnn(**options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_images_of_another_shape_are_refused():
+    net = ConvolutionCase("", (4, 4, 1), (2,), 1, 1).network
+    with pytest.raises(InputError, match=r"\(N, 4, 4, 1\)"):
+        net.apply(net.init(jax.random.key(0)), jnp.ones((2, 16)))
