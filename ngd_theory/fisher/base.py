@@ -27,6 +27,8 @@ class Approximation(abc.ABC):
     asymptotic: ClassVar[bool] = False
     #: Whether its map off the training set has an infinite-width limit of its own.
     has_limit: ClassVar[bool] = True
+    #: Whether K is a sum of maps of one layer each, ``(1/N) J_l G_l^-1 J_l^T``.
+    by_layers: ClassVar[bool] = False
     #: Names of the conditions in `ngd_theory.theory.conditions` under which K is isotropic.
     requirements: ClassVar[tuple[str, ...]] = ()
 
@@ -98,6 +100,23 @@ class Approximation(abc.ABC):
         basis = jnp.eye(n * c, dtype=lin.outputs.dtype).reshape(n * c, n, c)
         columns = jax.lax.map(lambda e: at.jvp(self.precondition(lin, e, damping)).ravel(), basis)
         return columns.T
+
+    def layer_maps(self, lin: Linearization, damping) -> tuple[Float[Array, "NC NC"], ...]:
+        """Each layer's share of `function_space_map` on the training set.
+
+        Raises
+        ------
+        InputError
+            Where G couples layers, so that K is no sum over them.
+        """
+        if not self.by_layers:
+            raise InputError(
+                f"{self.name!r} couples the layers: its function-space map is no sum of maps of one layer each"
+            )
+        return tuple(
+            self.function_space_map(Linearization(lin.outputs, (layer,)), damping)
+            for layer in lin.layers
+        )
 
     def matched_damping(self, damping: float) -> float:
         """The damping at which this approximation's own inverses are damped by about ``damping``."""

@@ -120,6 +120,7 @@ class BlockDiagonal(DualApproximation):
     """
 
     name = "block-diagonal"
+    by_layers = True
     requirements = ("distinct-inputs", "positive-definite-layer-kernels")
     kind: Kind = field(default=TrueFisher())
 

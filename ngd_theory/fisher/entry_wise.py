@@ -27,6 +27,7 @@ class EntryWise(Approximation):
     """
 
     name = "entry-wise"
+    by_layers = True
     has_limit = False
     requirements = ("isotropic-by-design",)
     kind: Kind = field(default=TrueFisher())

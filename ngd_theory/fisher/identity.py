@@ -12,6 +12,7 @@ class Identity(Approximation):
     """``G + rho I`` replaced by I: the gradient ``J^T v / N``, K = Theta. The damping has no effect."""
 
     name = "identity"
+    by_layers = True
     requirements = ("isotropic-by-design",)
 
     def precondition(self, lin, cotangent, damping):

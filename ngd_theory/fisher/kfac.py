@@ -56,6 +56,7 @@ class KFAC(Approximation):
     """
 
     name = "kfac"
+    by_layers = True
     requirements = ("distinct-inputs", "equal-leverages", "full-rank-sensitivities")
     kind: Kind = field(default=TrueFisher())
     output_factor: str = "fisher"
@@ -66,6 +67,14 @@ class KFAC(Approximation):
         choose(_OUTPUT_FACTORS, self.output_factor, "output_factor")
         choose(_SHARINGS, self.sharing, "sharing")
         choose(SPLITS, self.damping_split, "damping_split")
+
+    def layer_maps(self, lin, damping):
+        """Each layer's, the output layer with its own scale."""
+        own = [replace(self, output_factor="fisher")] * (len(lin.layers) - 1) + [self]
+        return tuple(
+            Approximation.layer_maps(each, Linearization(lin.outputs, (layer,)), damping)[0]
+            for each, layer in zip(own, lin.layers, strict=True)
+        )
 
     def precondition(self, lin, cotangent, damping):
         """A vjp of the whitened factors."""

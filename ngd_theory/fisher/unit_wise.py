@@ -35,6 +35,7 @@ class UnitWise(Approximation):
     """
 
     name = "unit-wise"
+    by_layers = True
     asymptotic = True
     requirements = ("distinct-inputs", "full-rank-inputs", "many-units")
 

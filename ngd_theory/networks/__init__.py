@@ -4,7 +4,11 @@ from ngd_theory.networks.activations import ACTIVATIONS
 from ngd_theory.networks.autoencoder import AUTOENCODERS, autoencoder
 from ngd_theory.networks.cnn import cnn
 from ngd_theory.networks.convolution import AveragePool
-from ngd_theory.networks.initialization import sparse_init
+from ngd_theory.networks.initialization import (
+    scaled_init,
+    sparse_init,
+    standard_parameterization,
+)
 from ngd_theory.networks.layout import ParameterLayout
 from ngd_theory.networks.linearization import (
     LayerLinearization,
@@ -30,5 +34,7 @@ __all__ = [
     "cnn",
     "linearize",
     "mlp",
+    "scaled_init",
     "sparse_init",
+    "standard_parameterization",
 ]

@@ -6,6 +6,7 @@ from itertools import pairwise
 from ngd_theory.errors import InputError
 from ngd_theory.networks import activations
 from ngd_theory.networks.checks import require_size
+from ngd_theory.networks.initialization import standard_parameterization
 from ngd_theory.networks.layers import Dense
 from ngd_theory.networks.network import Block, Network
 
@@ -63,7 +64,7 @@ def autoencoder(
     blocks = []
     for index, (fan_in, units) in enumerate(pairwise(sizes)):
         after = code_phi if index == code else phi
-        layer = Dense(fan_in, units, weight_std=fan_in**0.5, bias_std=1.0)
+        layer = Dense(fan_in, units, weight_std=1.0, bias_std=1.0)
         blocks.append(Block(layer, (after,), after.active_fraction, after.name == "identity"))
     blocks[-1] = Block(blocks[-1].affine)
-    return Network((sizes[0],), tuple(blocks), phi.name)
+    return standard_parameterization(Network((sizes[0],), tuple(blocks), phi.name))

@@ -1,4 +1,6 @@
-"""Initial parameters other than those of the NTK parameterisation."""
+"""Parameterisations and initial parameters other than the NTK's."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,58 @@ from jaxtyping import Array
 from ngd_theory.errors import InputError
 from ngd_theory.networks.layers import Dense
 from ngd_theory.networks.network import Network
+
+
+def standard_parameterization(network: Network) -> Network:
+    """The same network with ``u = W h + b`` in every layer, no factor in front.
+
+    In the terms of `Affine`: ``weight_std = sqrt(fan_in)``, ``bias_std = 1``; a layer without bias gets none.
+    Draw its parameters with `scaled_init` or `sparse_init`: entries N(0, 1) saturate every unit.
+    """
+    blocks = tuple(
+        replace(
+            block,
+            affine=replace(
+                block.affine,
+                weight_std=block.affine.layout.fan_in**0.5,
+                bias_std=float(block.affine.layout.has_bias),
+            ),
+        )
+        for block in network.blocks
+    )
+    return replace(network, blocks=blocks)
+
+
+def scaled_init(
+    network: Network, key, gain: float = 2.0, dtype=None
+) -> tuple[dict[str, Array], ...]:
+    """Draw parameters whose effective weights are from N(0, gain / fan_in), biases 0 (He et al. 2015).
+
+    Parameters
+    ----------
+    network : Network
+        In any parameterisation.
+    key : jax.random key
+    gain : float
+        2 keeps the variance of a signal through ReLUs.
+    dtype : floating dtype, optional
+        JAX's default float when None.
+
+    Raises
+    ------
+    InputError
+        If ``gain`` is not positive and finite.
+    """
+    if not 0 < gain < float("inf"):
+        raise InputError(f"gain is {gain}; it must be positive and finite")
+    drawn = network.init(key, dtype)
+    return tuple(
+        {
+            name: value * (gain**0.5 / b.affine.weight_std) if name == "weight" else 0 * value
+            for name, value in layer.items()
+        }
+        for b, layer in zip(network.blocks, drawn, strict=True)
+    )
 
 
 def sparse_init(

@@ -12,7 +12,8 @@ import pandas as pd
 from pydantic import ValidationError
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps import structure, table, training, verdicts
+from ngd_theory.sweeps import layers, structure, table, training, verdicts
+from ngd_theory.sweeps.layers import LayersStudy
 from ngd_theory.sweeps.measure import measure_cell
 from ngd_theory.sweeps.structure import StructureStudy
 from ngd_theory.sweeps.study import Study
@@ -21,7 +22,7 @@ from ngd_theory.sweeps.training import TrainingStudy
 from ngd_theory.sweeps.validation import error_lines
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
-AnyStudy: TypeAlias = Study | TrainingStudy | StructureStudy
+AnyStudy: TypeAlias = Study | TrainingStudy | StructureStudy | LayersStudy
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             structure.config_row,
             structure.measure_cell,
             structure.evaluate,
+        ),
+        "layers": Kind(
+            LayersStudy,
+            layers.COLUMNS,
+            layers.CONFIG_COLUMNS,
+            layers.config_row,
+            layers.measure_cell,
+            layers.evaluate,
         ),
     }
 )

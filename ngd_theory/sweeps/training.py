@@ -26,7 +26,8 @@ COLUMNS: dict[str, Column] = {
     "step": Column("int64", "updates made"),
     "seconds": Column("float64", "spent in steps, compilation and evaluations apart"),
     "error": Column(
-        "float64", "mean squared reconstruction error of the training set, summed over pixels"
+        "float64",
+        "of the training set: an autoencoder's mean squared error, summed over pixels; a classifier's cross-entropy",
     ),
     "objective": Column("float64", "loss of the last batch before its step, l2 term apart"),
     "damping": Column("float64", "K-FAC's lambda"),
@@ -39,14 +40,14 @@ class TrainingSettings(BaseModel):
 
     Attributes
     ----------
-    problem : {"curves", "mnist", "faces"}
-        Network and data: `ngd_theory.networks.AUTOENCODERS`, `ngd_theory.data.autoencoder_images`.
+    problem : str
+        Name in `ngd_theory.optim.problems.PROBLEMS`: network, data and loss.
     num_images : int or None
         All there are when None.
     data_dir : path or None
     l2 : float
-    init_scale : float
-        Of `ngd_theory.networks.sparse_init`; 1.35/sqrt(15) lets a signal through all layers.
+    init_scale : float or None
+        Of the effective weights; the problem's own when None.
     label : str
         What the run is called in figures and claims: runs of one label differ in their options.
     optimizer : str
@@ -63,11 +64,11 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    problem: Literal["curves", "mnist", "faces"]
+    problem: str
     num_images: PositiveInt | None = None
     data_dir: Path | None = None
     l2: NonNegative = 1e-5
-    init_scale: Positive = 0.35
+    init_scale: Positive | None = None
     label: str = Field(min_length=1)
     optimizer: str
     options: dict[str, Option] = {}
@@ -88,7 +89,7 @@ class TrainingCell(SettingsCell):
     """One training run of a study."""
 
     kind: ClassVar[str] = "training"
-    format: ClassVar[int] = 1
+    format: ClassVar[int] = 2
     settings: TrainingSettings
 
     @property
@@ -189,11 +190,11 @@ class TrainingStudy(BaseModel):
     kind: Literal["training"]
     title: str = Field(min_length=1)
     statement: str = Field(min_length=1)
-    problem: Literal["curves", "mnist", "faces"]
+    problem: str
     num_images: PositiveInt | None = None
     data_dir: Path | None = None
     l2: NonNegative = 1e-5
-    init_scale: Positive = 0.35
+    init_scale: Positive | None = None
     record_every: PositiveInt = 20
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     precision: Literal["float32", "float64"] = "float32"
@@ -265,21 +266,13 @@ def make_optimizer(settings: TrainingSettings) -> Any:
     """
     from ngd_theory import optim
     from ngd_theory.optim.optimizers import build
+    from ngd_theory.optim.problems import problem
 
     s = settings
     optim.batch_sizes(s.first_batch, s.last_batch, s.steps)
     options = {"seed": s.seed, **s.options} if s.optimizer == "kfac" else s.options
-    return build(s.optimizer, *_problem(s), s.l2, options)
-
-
-def _problem(settings: TrainingSettings):
-    """Network and loss."""
-    from ngd_theory import losses
-    from ngd_theory.networks import AUTOENCODERS, autoencoder
-
-    faces = settings.problem == "faces"
-    loss = losses.MSE if faces else losses.SIGMOID_CROSS_ENTROPY
-    return autoencoder(*AUTOENCODERS[settings.problem]), loss
+    chosen = problem(s.problem)
+    return build(s.optimizer, chosen.network, chosen.loss, s.l2, options)
 
 
 def measure_cell(cell: TrainingCell) -> list[dict[str, Any]]:
@@ -288,24 +281,24 @@ def measure_cell(cell: TrainingCell) -> list[dict[str, Any]]:
     import jax.numpy as jnp
 
     from ngd_theory import optim
-    from ngd_theory.networks import sparse_init
+    from ngd_theory.optim.problems import problem
     from ngd_theory.optim.training import train
 
     s = cell.settings
     cell.require_precision()
-    optimizer = make_optimizer(s)
-    x = jnp.asarray(_images(s.problem, s.num_images, s.data_dir).astype(s.precision))
-    network, loss = _problem(s)
-    params = sparse_init(network, jax.random.key(s.seed), scale=s.init_scale, dtype=s.precision)
+    optimizer, chosen = make_optimizer(s), problem(s.problem)
+    x, y = (
+        jnp.asarray(rows.astype(s.precision)) for rows in _rows(s.problem, s.num_images, s.data_dir)
+    )
     _, _, records = train(
-        network,
-        params,
+        chosen.network,
+        chosen.init(chosen.network, jax.random.key(s.seed), s.init_scale, s.precision),
         x,
-        x,
+        y,
         optimizer,
-        loss,
+        chosen.loss,
         batch_sizes=optim.batch_sizes(s.first_batch, s.last_batch, s.steps),
-        error=loss.squared_error,
+        error=chosen.error,
         seed=s.seed,
         record_every=s.record_every,
     )
@@ -380,7 +373,7 @@ def _reached(rows, target: float, column: str) -> float:
 
 
 @lru_cache(maxsize=2)
-def _images(problem: str, num_images: int | None, data_dir: Path | None) -> np.ndarray:
-    from ngd_theory.data import autoencoder_images
+def _rows(name: str, num_images: int | None, data_dir: Path | None):
+    from ngd_theory.optim.problems import problem
 
-    return np.asarray(autoencoder_images(problem, num_images=num_images, data_dir=data_dir))
+    return problem(name).load(num_images, data_dir)

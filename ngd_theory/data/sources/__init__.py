@@ -12,6 +12,7 @@ from ngd_theory.data.sources.gaussian import load_gaussian
 from ngd_theory.data.sources.mnist import load_fashion_mnist, load_mnist
 from ngd_theory.data.sources.npz import load_npz
 from ngd_theory.data.sources.openml import load_openml
+from ngd_theory.data.sources.svhn import load_svhn
 
 Loader = Callable[[Request], RawData]
 
@@ -23,6 +24,7 @@ SOURCES: Mapping[str, Loader] = MappingProxyType(
         "gaussian": load_gaussian,
         "mnist": load_mnist,
         "curves": load_curves,
+        "svhn": load_svhn,
     }
 )
 

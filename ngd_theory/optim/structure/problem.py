@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import jax
@@ -14,9 +13,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory import data, losses
 from ngd_theory.errors import InputError
-from ngd_theory.networks import Network, activations, sparse_init
-from ngd_theory.networks.layers import Dense
-from ngd_theory.networks.network import Block
+from ngd_theory.networks import Network, mlp, sparse_init, standard_parameterization
 from ngd_theory.optim.kfac import kfac
 
 #: Inputs, hidden units and classes of the paper's example network.
@@ -42,18 +39,8 @@ def small_digits_network(widths: Sequence[int] = WIDTHS) -> Network:
     """
     if len(widths) < 2 or not all(int(width) == width and width >= 1 for width in widths):
         raise InputError(f"widths are {widths}; two or more whole numbers of at least 1 are needed")
-    phi = activations.by_name("tanh")
-    blocks = [
-        Block(
-            Dense(int(p), int(m), weight_std=p**0.5, bias_std=1.0),
-            (phi,),
-            phi.active_fraction,
-            linear=False,
-        )
-        for p, m in pairwise(widths)
-    ]
-    blocks[-1] = Block(blocks[-1].affine)
-    return Network((int(widths[0]),), tuple(blocks), phi.name)
+    first, *hidden, last = (int(width) for width in widths)
+    return standard_parameterization(mlp(first, hidden, last, "tanh", bias_std=1.0))
 
 
 def area_resampling(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:

@@ -12,8 +12,8 @@ from ngd_theory.report.style import RC
 from ngd_theory.sweeps.training import best_run
 
 CAPTION = (
-    "Mean squared reconstruction error of the training set against steps and against seconds spent in steps. "
-    "Thick: each label's run of least final error, one line a seed; thin: its other options."
+    "Error of the training set (mean squared reconstruction error, or cross-entropy) against steps and against "
+    "seconds spent in steps. Thick: each label's run of least final error, one line a seed; thin: its other options."
 )
 #: Okabe and Ito's palette, in the order of the labels.
 _COLOURS = ("#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#000000")

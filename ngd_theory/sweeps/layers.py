@@ -1,0 +1,342 @@
+"""Studies of isotropy layer by layer, in convolutional networks on random images."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ngd_theory.errors import InputError, choose
+from ngd_theory.sweeps.cells import SettingsCell
+from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
+from ngd_theory.sweeps.table import Column
+from ngd_theory.sweeps.verdicts import StudyVerdict
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: Which rows a claim is about, by the layer's place.
+Place = Literal["first", "hidden", "output", "network"]
+
+COLUMNS: dict[str, Column] = {
+    "approximation": Column("string", "public name"),
+    "layer": Column("int64", "from 1; 0: the whole network"),
+    "place": Column("string", "first, hidden (the layers between), output, or network"),
+    "positions": Column("int64", "T"),
+    "input_rank": Column("int64", "of the (N T, P) matrix a, as measured"),
+    "sensitivity_rank": Column("int64", "of the (N C T, M) matrix delta, as measured"),
+    "full_rank": Column(
+        "bool", "whether both are N T and N C T; of the network: of all its convolutions"
+    ),
+    "constant": Column("float64", "alpha_l = tr K_l/(NC) as measured"),
+    "predicted_constant": Column("float64", "alpha_l of the rank condition"),
+    "constant_error": Column("float64", "abs(measured / predicted - 1)"),
+    "dispersion": Column("float64", "||K_l - alpha_l I||_F / (alpha_l sqrt(NC))"),
+}
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_listed), Field(min_length=1)]
+
+
+class LayersSettings(BaseModel):
+    """One network and its images.
+
+    Attributes
+    ----------
+    approximation : str
+        One whose map is a sum over layers (`Approximation.by_layers`).
+    sharing : {"expand", "reduce"}
+        Of `ngd_theory.fisher.KFAC`.
+    channels : int
+        M, of every convolution.
+    convolutions, kernel_size, stride, pool : int
+    image_size, image_channels : int
+        Gaussian images (image_size, image_size, image_channels).
+    num_samples, output_dim : int
+        N and C.
+    padding, readout, activation : str
+        See `ngd_theory.networks.cnn`.
+    bias_std, damping : float
+    seed : int
+    precision : {"float64", "float32"}
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    approximation: str = "kfac"
+    sharing: Literal["expand", "reduce"] = "expand"
+    channels: PositiveInt
+    convolutions: PositiveInt = 2
+    kernel_size: PositiveInt = 3
+    stride: PositiveInt = 1
+    pool: PositiveInt = 1
+    image_size: PositiveInt
+    image_channels: PositiveInt = 3
+    num_samples: PositiveInt
+    output_dim: PositiveInt = 1
+    padding: str = "same"
+    readout: str = "flatten"
+    activation: str = "tanh"
+    bias_std: NonNegative = 0.0
+    damping: NonNegative = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    precision: Literal["float64", "float32"] = "float64"
+
+    @model_validator(mode="after")
+    def _possible(self):
+        from ngd_theory import fisher
+
+        if not fisher.by_name(self.approximation).by_layers:
+            raise InputError(
+                f"{self.approximation!r} couples the layers; its map is no sum of theirs"
+            )
+        self.network()
+        return self
+
+    def network(self):
+        """The network, without parameters."""
+        from ngd_theory.networks import cnn
+
+        return cnn(
+            (self.image_size, self.image_size, self.image_channels),
+            [self.channels] * self.convolutions,
+            self.output_dim,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.activation,
+            self.readout,
+            bias_std=self.bias_std,
+            pool=self.pool,
+        )
+
+
+#: Settings that are columns too.
+CONFIG_COLUMNS: tuple[str, ...] = tuple(
+    n for n in LayersSettings.model_fields if n != "approximation"
+)
+#: Those that a study lists several values of.
+AXES = ("channels", "image_size", "num_samples")
+_FIXED = tuple(n for n in CONFIG_COLUMNS if n not in (*AXES, "seed"))
+
+
+@dataclass(frozen=True)
+class LayersCell(SettingsCell):
+    """One network of a study."""
+
+    kind: ClassVar[str] = "layers"
+    format: ClassVar[int] = 1
+    settings: LayersSettings
+
+    @property
+    def shape(self) -> str:
+        """Equal for the seeds of one network."""
+        return self.settings.model_copy(update={"seed": 0}).model_dump_json()
+
+    @property
+    def description(self) -> str:
+        """For progress."""
+        s = self.settings
+        size = f"{s.image_size} x {s.image_size}"
+        return f"{s.approximation}, M = {s.channels}, {size}, N = {s.num_samples}, seed {s.seed}"
+
+
+class LayersClaim(BaseModel):
+    """A statement about the layers at some places.
+
+    Attributes
+    ----------
+    statement : str
+    of : {"dispersion", "constant_error", "constant"}
+    statistic : {"max", "min", "mean"}
+        Over the rows of a seed.
+    places : tuple of {"first", "hidden", "output", "network"}
+        One verdict each.
+    where : dict
+        Settings, or ``full_rank``, that the rows must have.
+    rule : str
+    expect : {"PASS", "FAIL"}
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    statement: str = Field(min_length=1)
+    of: Literal["dispersion", "constant_error", "constant"]
+    statistic: Literal["max", "min", "mean"]
+    places: tuple[Place, ...] = Field(min_length=1)
+    where: dict[str, Any] = {}
+    rule: str
+    expect: Literal["PASS", "FAIL"] = "PASS"
+
+    @model_validator(mode="after")
+    def _known(self):
+        Rule.parse(self.rule)
+        for name in self.where:
+            choose(dict.fromkeys((*CONFIG_COLUMNS, "full_rank")), name, "setting")
+        return self
+
+
+class LayersStudy(BaseModel):
+    """What a study file with ``kind = "layers"`` holds: settings, of which `AXES` may be lists."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["layers"]
+    title: str = Field(min_length=1)
+    statement: str = Field(min_length=1)
+    approximations: tuple[str, ...] = ("kfac",)
+    sharing: Literal["expand", "reduce"] = "expand"
+    channels: Counts
+    image_size: Counts
+    num_samples: Counts
+    convolutions: PositiveInt = 2
+    kernel_size: PositiveInt = 3
+    stride: PositiveInt = 1
+    pool: PositiveInt = 1
+    image_channels: PositiveInt = 3
+    output_dim: PositiveInt = 1
+    padding: str = "same"
+    readout: str = "flatten"
+    activation: str = "tanh"
+    bias_std: NonNegative = 0.0
+    damping: NonNegative = 0.0
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    precision: Literal["float64", "float32"] = "float64"
+    claims: tuple[LayersClaim, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self):
+        cells = self.cells()
+        if len({cell.id for cell in cells}) < len(cells):
+            raise InputError("the study names a network twice; remove repeated values")
+        for claim in self.claims:
+            for name, value in claim.where.items():
+                known = {getattr(cell.settings, name, value) for cell in cells}
+                if value not in known:
+                    raise InputError(
+                        f"claim {claim.statement!r}: no network has where.{name} = {value!r}; there are "
+                        + ", ".join(map(str, sorted(known)))
+                    )
+        return self
+
+    def cells(self) -> list[LayersCell]:
+        """Every network, in the order of the file."""
+        fixed = {name: getattr(self, name) for name in _FIXED}
+        axes = (self.approximations, *(getattr(self, name) for name in AXES), self.seeds)
+        names = ("approximation", *AXES, "seed")
+        return [
+            LayersCell(LayersSettings(**fixed, **dict(zip(names, point, strict=True))))
+            for point in itertools.product(*axes)
+        ]
+
+
+def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:
+    """A row a layer, and one of the network."""
+    import jax
+    import jax.numpy as jnp
+
+    from ngd_theory import fisher, theory
+    from ngd_theory.networks import linearize
+
+    s, dtype = cell.settings, cell.require_precision()
+    options = {"sharing": s.sharing} if s.approximation == "kfac" else {}
+    approximation, net = fisher.by_name(s.approximation, **options), s.network()
+    damping = approximation.matched_damping(s.damping)
+    x = np.random.default_rng(s.seed).normal(size=(s.num_samples, *net.input_shape))
+    params = jax.jit(net.init)(jax.random.key(s.seed))
+    lin = jax.jit(lambda p, x: linearize(net, p, x))(params, jnp.asarray(x, dtype))
+    maps = approximation.layer_maps(lin, damping)
+    constants = approximation.layer_constants(net.layer_sizes, s.num_samples)
+    predicted = [None] * net.depth if constants is None else list(constants)
+    places = ["first", *["hidden"] * (net.depth - 2), "output"]
+    rows = []
+    for index, (layer, k, alpha, place) in enumerate(
+        zip(lin.layers, maps, predicted, places, strict=True), start=1
+    ):
+        n, c, t, _ = layer.sensitivities.shape
+        ranks = [
+            int(np.linalg.matrix_rank(np.asarray(v).reshape(-1, v.shape[-1])))
+            for v in (layer.inputs, layer.sensitivities)
+        ]
+        rows.append(
+            {
+                "layer": index,
+                "place": place,
+                "positions": t,
+                "input_rank": ranks[0],
+                "sensitivity_rank": ranks[1],
+                "full_rank": ranks == [n * t, n * c * t],
+                **_isotropy(theory.isotropy(k), alpha),
+            }
+        )
+    whole = {
+        "layer": 0,
+        "place": "network",
+        "positions": 0,
+        "input_rank": 0,
+        "sensitivity_rank": 0,
+        "full_rank": all(row["full_rank"] for row in rows[:-1]),
+        **_isotropy(
+            theory.isotropy(sum(maps[1:], maps[0])), None if constants is None else sum(constants)
+        ),
+    }
+    return [{"approximation": s.approximation, **row} for row in (*rows, whole)]
+
+
+def _isotropy(found, predicted: float | None) -> dict[str, float | None]:
+    measured = float(found.constant)
+    return {
+        "constant": measured,
+        "predicted_constant": predicted,
+        "constant_error": None if predicted is None else abs(measured / predicted - 1),
+        "dispersion": float(found.dispersion),
+    }
+
+
+def config_row(settings: dict[str, Any]) -> dict[str, Any]:
+    """`CONFIG_COLUMNS` of a stored cell."""
+    return {name: settings[name] for name in CONFIG_COLUMNS}
+
+
+def evaluate(study: LayersStudy, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
+    """Judge every claim of a study, for each of its approximations and places."""
+    return tuple(
+        _judge(study, claim, name, place, frame)
+        for claim in study.claims
+        for name in study.approximations
+        for place in claim.places
+    )
+
+
+def _judge(
+    study: LayersStudy, claim: LayersClaim, name: str, place: str, frame: Any
+) -> StudyVerdict:
+    where = ", ".join(f"{key} = {value}" for key, value in claim.where.items())
+    what = f"{claim.statistic} {claim.of} of the {place}{'' if place == 'network' else ' layers'}"
+    names = (
+        *(claim.statement, name, f"{what} ({where})" if where else what),
+        *(claim.rule, claim.expect),
+    )
+    about = [
+        cell
+        for cell in study.cells()
+        if cell.settings.approximation == name
+        and all(getattr(cell.settings, k, v) == v for k, v in claim.where.items())
+    ]
+    left = len({cell.id for cell in about} - set(frame["cell"]))
+    if left > 0:
+        why = f"{left} of the {len(about)} networks are not finished"
+        return StudyVerdict(*names, Outcome.INCONCLUSIVE, None, why)
+    rows = frame[(frame["approximation"] == name) & (frame["place"] == place)]
+    for key, value in claim.where.items():
+        rows = rows[rows[key] == value]
+    if rows.empty:
+        return StudyVerdict(*names, Outcome.NOT_APPLICABLE, None, "no layer is as the claim says")
+    estimate = seed_mean(rows.groupby("seed")[claim.of].agg(claim.statistic))
+    judgement = judge(estimate, Rule.parse(claim.rule))
+    return StudyVerdict(*names, judgement.outcome, estimate, judgement.why)
