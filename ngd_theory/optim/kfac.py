@@ -32,6 +32,8 @@ class KFACState(NamedTuple):
     ----------
     count, skipped : int32
         Steps taken, and those of them that changed nothing because a number was not finite.
+    stale : int32
+        Refreshes that left the last inverse in place because the factors could not be factorised.
     key : (2,) uint32
         Random bits for the sampled targets.
     factors : KroneckerFisher
@@ -52,6 +54,7 @@ class KFACState(NamedTuple):
 
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  (as in optax's states)
     skipped: Array
+    stale: Array
     key: Array
     factors: KroneckerFisher
     inverse: Any
@@ -231,6 +234,7 @@ class _KFAC:
         return KFACState(
             count=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
+            stale=jnp.zeros((), jnp.int32),
             key=key,
             factors=factors,
             inverse=inverse,
@@ -268,7 +272,7 @@ class _KFAC:
             proposal = self._precondition(inverse, grads)
             return proposal, self._choose(model, proposal, state.previous, pushed_previous)
 
-        gamma, inverse = self._refresh(state, jnp.where(usable, k, 0), propose)
+        gamma, inverse, failed = self._refresh(state, jnp.where(usable, k, 0), propose)
         proposal, best = propose(inverse)
         update = jax.tree.map(
             lambda d, p: best.step_size * d + best.momentum * p, proposal, state.previous
@@ -278,6 +282,7 @@ class _KFAC:
         update = _where(usable, update, jax.tree.map(jnp.zeros_like, update))
         state = state._replace(
             skipped=state.skipped + ~usable,
+            stale=state.stale + (usable & failed),
             factors=_where(usable, state.factors, before.factors),
             inverse=_where(usable, inverse, before.inverse),
             factor_damping=gamma,
@@ -355,21 +360,23 @@ class _KFAC:
         return value_at(model, proposal, previous, pushed_previous, alpha, o.momentum)
 
     def _refresh(self, state: KFACState, k, propose):
-        """Gamma and the inverse that step k uses: those kept (always for k = 0), fresh ones, or the best of three."""
+        """Gamma and the inverse that step k uses, and whether new ones were due and none could be made.
+
+        Those kept (always for k = 0), fresh ones, or the best of three. A factorisation that breaks down leaves the
+        last inverse in place.
+        """
         o = self.options
 
-        def usable(inverse, otherwise):
-            # A factorisation that broke down leaves the last inverse in place.
-            return _where(_finite(inverse), inverse, otherwise)
-
         def keep():
-            return state.factor_damping, state.inverse
+            return state.factor_damping, state.inverse, jnp.array(False)
 
         def refresh():
             gamma = state.factor_damping
             if not o.adapt_factor_damping and o.factor_damping is None:
                 gamma = _bounded(jnp.sqrt(state.damping + o.l2))
-            return gamma, usable(self._inverse(state.factors, gamma), state.inverse)
+            inverse = self._inverse(state.factors, gamma)
+            made = _finite(inverse)
+            return gamma, _where(made, inverse, state.inverse), ~made
 
         def search():
             def better(best, gamma):
@@ -381,10 +388,10 @@ class _KFAC:
             factor = o.factor_damping_factor
             candidates = _bounded(state.factor_damping * jnp.asarray([1.0, factor, 1 / factor]))
             start = jnp.full_like(state.damping, jnp.inf), state.factor_damping, state.inverse
-            (_, gamma, inverse), _ = jax.lax.scan(
+            (value, gamma, inverse), _ = jax.lax.scan(
                 better, start, candidates.astype(state.damping.dtype)
             )
-            return gamma, inverse
+            return gamma, inverse, jnp.isinf(value)
 
         due = (k > 0) & ((k <= YOUNG) | (k % o.inverse_period == 0))
         searching = (k > 0) & (k % o.factor_damping_period == 0) & o.adapt_factor_damping

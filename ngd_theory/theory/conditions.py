@@ -213,7 +213,9 @@ def _equal_leverages(name, net, lin, damping) -> Iterator[Condition]:
 
 def _full_rank_inputs(name, net, lin, damping) -> Iterator[Condition]:
     for index, layer in enumerate(lin.layers, start=1):
-        yield _full_rank(name, layer, index)
+        n, c, t, _ = layer.sensitivities.shape
+        # A unit has at most min(C, T) independent Jacobian rows a sample, all in the range of a.
+        yield _full_rank(name, layer, index, n * min(c, t))
 
 
 def _full_rank_features(name, net, lin, damping) -> Iterator[Condition]:
@@ -223,10 +225,13 @@ def _full_rank_features(name, net, lin, damping) -> Iterator[Condition]:
         yield _full_rank(name, layer, index)
 
 
-def _full_rank(name, layer, index) -> Condition:
+def _full_rank(name, layer, index, needed: int | None = None) -> Condition:
     a = np.asarray(layer.inputs).reshape(-1, layer.inputs.shape[-1])
-    rank, needed = _rank(a), a.shape[0]
-    why = f"rank(a_{index}) is {rank} of N T = {needed}"
+    rank, rows = _rank(a), a.shape[0]
+    needed = rows if needed is None else needed
+    why = f"rank(a_{index}) is {rank} of N T = {rows}" + (
+        "" if needed == rows else f", where a unit needs N min(C, T) = {needed}"
+    )
     if rank < needed and index == 1:
         why += (
             f": the inputs have {a.shape[1]} dimensions for {needed} rows, so layer 1 disperses "
@@ -234,7 +239,7 @@ def _full_rank(name, layer, index) -> Condition:
         )
     elif rank < needed:
         why += ": widen the previous layer or use fewer samples"
-    return Condition(name, rank == needed, rank, needed, why, index)
+    return Condition(name, rank >= needed, rank, needed, why, index)
 
 
 def _full_rank_sensitivities(name, net, lin, damping) -> Iterator[Condition]:

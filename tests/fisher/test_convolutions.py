@@ -206,3 +206,20 @@ def test_other_approximations_have_their_constants_on_wide_convolutions(name):
     found = ngd.theory.isotropy(k)
     np.testing.assert_allclose(found.constant, predicted, rtol=1e-6)
     assert found.dispersion < 1e-6
+
+
+@pytest.mark.parametrize("name", ["block-diagonal", "kfac"])
+def test_training_follows_the_prediction_more_closely_with_more_channels(name):
+    approximation = ngd.fisher.by_name(name)
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(4, 3, 3, 3))), jnp.asarray(rng.normal(size=(4, 1)))
+    gaps = []
+    for channels in (48, 384):
+        net = ngd.networks.cnn((3, 3, 3), [channels], 1, activation="tanh")
+        params = net.init(jax.random.key(0))
+        lin = ngd.networks.linearize(net, params, x)
+        step = 0.5 * ngd.theory.optimal_step_size(approximation, net, 4)
+        predicted = ngd.dynamics.predict(approximation, lin, y, step, 3, 0.0)
+        trained = ngd.dynamics.train(net, params, x, y, approximation, step, 3, 0.0)
+        gaps.append(relative_error(trained.outputs[-1] - y, predicted.outputs[-1] - y))
+    assert gaps[1] < 0.6 * gaps[0], gaps

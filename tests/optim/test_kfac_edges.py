@@ -222,7 +222,7 @@ def test_least_squares_in_one_step():
         ({"damping_period": 0}, "damping_period is 0; it must be a whole number of at least 1"),
         ({"factor_damping_period": 0}, "factor_damping_period is 0; it must be a whole"),
         ({"inverse_period": -3}, "inverse_period is -3; it must be a whole"),
-        ({"statistics_period": 1.5}, "statistics_period is 1.5; it must be a whole"),
+        ({"statistics_period": 0}, "statistics_period is 0; it must be a whole"),
         ({"min_damping": 200.0}, r"min_damping is 200.0; it must be from 0 to damping, 150.0"),
         ({"largest_change": 1e-3}, "largest_change clips a fixed step"),
         ({"num_draws": 0}, "num_draws is 0; it must be a whole"),

@@ -63,6 +63,21 @@ def test_statistics_are_taken_at_the_first_three_steps_and_their_period():
     assert relative_error(factors[8], 0.8 * factors[7] + 0.2 * np.asarray(fresh)) < 1e-12
 
 
+@pytest.mark.parametrize("options", [{}, {"factor_damping_period": 2}], ids=["refresh", "search"])
+def test_factors_that_cannot_be_factorised_leave_the_last_inverse_and_are_counted(options):
+    x, y = data(SMALL, 2)
+    optimizer = optim.kfac(SMALL, losses.MSE, damping=1.0, decay=0.99, **options)
+    params = scaled_init(SMALL, jax.random.key(0))
+    grads = jax.grad(lambda p: losses.MSE.value(SMALL.apply(p, x), y))(params)
+    update = jax.jit(lambda state: optimizer.update(grads, state, params, x=x, y=y))
+    _, before = update(optimizer.init(params))
+    broken = jax.tree.map(lambda f: f - 1e6 * jnp.eye(len(f)), before.factors)
+    updates, after = update(before._replace(factors=broken))
+    assert int(before.stale) == 0 and int(after.stale) == 1 and int(after.skipped) == 0
+    jax.tree.map(np.testing.assert_array_equal, after.inverse, before.inverse)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(updates))
+
+
 def test_lambda_does_not_fall_below_its_least():
     options = {"damping": 1.0, "damping_period": 1}
     free, _, _, _ = run(SMALL, losses.MSE, 6, **options)

@@ -47,6 +47,9 @@ def draw_layers(frame: pd.DataFrame) -> Figure:
             right.set_title(f"{name}: constant / predicted", loc="left")
             left.set_xscale("log", base=2)
             left.set_yscale("log")
+            left.set_ylim(_FLOOR / 2, 2)
+            low, high = right.get_ylim()
+            right.set_ylim(min(low, 0.9), max(high, 1.1))
         for axes in grid[-1]:
             axes.set_xlabel("channels M")
         handles, labels = grid[0][0].get_legend_handles_labels()
