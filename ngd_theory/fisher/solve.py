@@ -94,4 +94,13 @@ def precondition_rows(
     return damping.select(positive, limit, rows, y, gram, cross)
 
 
+def ridge(
+    rows: Float[Array, "n p"], weights: Float[Array, " n"], damping: Damping, scale: float
+) -> Float[Array, " p"]:
+    """``(scale X^T X + rho I)^-1 X^T weights``, on the smaller side of X; the pseudo-inverse at rho = 0."""
+    if rows.shape[0] > rows.shape[1]:
+        return solve_psd(scale * (rows.T @ rows), (rows.T @ weights)[:, None], damping)[:, 0]
+    return rows.T @ solve_psd(scale * (rows @ rows.T), weights[:, None], damping)[:, 0]
+
+
 _LIMIT = Damping(np.zeros(()), zero=True)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory.fisher.base import Approximation, approximation
 from ngd_theory.fisher.loops import batch_size, map_items, sum_items
-from ngd_theory.fisher.solve import precondition_rows, round_off, solve_psd
+from ngd_theory.fisher.solve import precondition_rows, ridge, round_off, solve_psd
 from ngd_theory.networks import LayerLinearization
 
 
@@ -85,9 +85,8 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping):
 
         def column(delta):
             q, r = _compress(delta)
-            weights = jnp.einsum("ncr,nc->nr", q, cotangent)
-            whitened = precondition_rows(_rows(layer, r), damping, 1 / n)
-            return whitened.T @ weights.ravel() / n
+            weights = jnp.einsum("ncr,nc->nr", q, cotangent).ravel()
+            return ridge(_rows(layer, r), weights, damping, 1 / n) / n
 
         size = batch_size(n, *layer.inputs.shape[1:], itemsize=layer.inputs.itemsize)
         columns = map_items(column, jnp.moveaxis(layer.sensitivities, -1, 0), size)
