@@ -72,7 +72,7 @@ class KFAC(Approximation):
         """Each layer's, the output layer with its own scale."""
         own = [replace(self, output_factor="fisher")] * (len(lin.layers) - 1) + [self]
         return tuple(
-            Approximation.layer_maps(each, Linearization(lin.outputs, (layer,)), damping)[0]
+            each.function_space_map(Linearization(lin.outputs, (layer,)), damping)
             for each, layer in zip(own, lin.layers, strict=True)
         )
 
@@ -143,9 +143,10 @@ class KFAC(Approximation):
         return [(x.reshape(-1, x.shape[-1]), scale) for x, scale in zip(rows, scales, strict=True)]
 
     def _dampings(self, rows, damping: Damping) -> list[Damping]:
-        means = [scale * jnp.sum(x**2) / x.shape[1] for x, scale in rows]
+        mean_a, mean_b = (scale * jnp.sum(x**2) / x.shape[1] for x, scale in rows)
         return [
-            damping.map(lambda rho, side=side: self._split(*means, rho)[side]) for side in (0, 1)
+            damping.map(lambda rho, side=side: self._split(mean_a, mean_b, rho)[side])
+            for side in (0, 1)
         ]
 
     def _split(self, mean_a, mean_b, rho):

@@ -108,17 +108,22 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping):
 def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping):
     n, c, _, _ = layer.sensitivities.shape
     by_rows = _rows_are_cheaper(layer)
-    grams = () if by_rows else (_gram(layer, layer), _gram(there, layer))
 
-    def solved(r, delta_there):
-        """``J_i(at) (R a)^T (K_i + rho)^-1 / N``: (N'C, N r)."""
-        if by_rows:
-            return (
-                _rows(there, delta_there) @ precondition_rows(_rows(layer, r), damping, 1 / n).T / n
-            )
-        gram, cross = grams
-        kernel = _unit_kernel(r, gram, r) / n
-        return solve_psd(kernel, _unit_kernel(delta_there, cross, r).T / n, damping).T
+    # ``J_i(at) (R a)^T (K_i + rho)^-1 / N``: (N'C, N r), in two ways.
+    def solved_by_rows(r, delta_there):
+        whitened = precondition_rows(_rows(layer, r), damping, 1 / n)
+        return _rows(there, delta_there) @ whitened.T / n
+
+    def solved_by_grams():
+        gram, cross = _gram(layer, layer), _gram(there, layer)
+
+        def solved(r, delta_there):
+            kernel = _unit_kernel(r, gram, r) / n
+            return solve_psd(kernel, _unit_kernel(delta_there, cross, r).T / n, damping).T
+
+        return solved
+
+    solved = solved_by_rows if by_rows else solved_by_grams()
 
     def unit(deltas):
         delta, delta_there = deltas

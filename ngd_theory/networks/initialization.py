@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ngd_theory.errors import InputError
-from ngd_theory.networks.layers import Dense
+from ngd_theory.networks.layers import Affine
 from ngd_theory.networks.network import Network
 
 
@@ -21,7 +21,7 @@ def standard_parameterization(network: Network) -> Network:
         replace(
             block,
             affine=replace(
-                block.affine,
+                block.affine,  # pyright: ignore[reportArgumentType]  (every layer type is a dataclass)
                 weight_std=block.affine.layout.fan_in**0.5,
                 bias_std=float(block.affine.layout.has_bias),
             ),
@@ -81,7 +81,7 @@ def sparse_init(
     Parameters
     ----------
     network : Network
-        Of `Dense` layers.
+        A convolution's units listen to few of the numbers of a patch.
     key : jax.random key
     num_connections : int
     scale : float
@@ -113,16 +113,17 @@ def sparse_init(
 
 
 def _sparse_layer(
-    layer: Dense, key, num_connections: int, scale: float, bias: float, dtype
+    layer: Affine, key, num_connections: int, scale: float, bias: float, dtype
 ) -> dict[str, Array]:
-    fan_in, units = layer.layout.weight_shape
+    fan_in, units = layer.layout.fan_in, layer.units
     place_key, value_key = jax.random.split(key)
     # The places of the largest of fan_in random numbers: a draw without replacement, for all units.
     scores = jax.random.uniform(place_key, (units, fan_in), jnp.float32)
     _, places = jax.lax.top_k(scores, min(num_connections, fan_in))
     values = jax.random.normal(value_key, places.shape, dtype)
-    values *= scale / (layer.weight_std / fan_in**0.5)
+    values *= scale / layer.scale
     weight = jnp.zeros((fan_in, units), dtype).at[places, jnp.arange(units)[:, None]].set(values)
+    weight = weight.reshape(layer.layout.weight_shape)
     if not layer.layout.has_bias:
         return {"weight": weight}
     return {"weight": weight, "bias": jnp.full(units, bias / layer.bias_std, dtype)}

@@ -70,7 +70,6 @@ class Network:
         for index, block in enumerate(self.blocks):
             layer, layout = block.affine, block.affine.layout
             # Patches overlap: no bound is known for those of a linear image.
-            bounded = linear_rank is not None and layer.positions == 1
             later = self.blocks[index:]
             sizes.append(
                 LayerSize(
@@ -78,7 +77,11 @@ class Network:
                     num_inputs=layout.num_inputs,
                     num_units=layout.num_units,
                     active_fraction=block.active_fraction,
-                    linear_input_rank=linear_rank + layout.has_bias if bounded else None,
+                    linear_input_rank=(
+                        linear_rank + layout.has_bias
+                        if linear_rank is not None and layer.positions == 1
+                        else None
+                    ),
                     linear_sensitivity_rank=(
                         min(prod(b.affine.output_shape) for b in later)
                         if all(b.linear for b in later)

@@ -354,7 +354,7 @@ class _KFAC:
         if o.momentum is None:
             return minimise(model, proposal, previous, pushed_previous)
         alpha = o.step_size
-        if o.largest_change is not None:
+        if alpha is not None and o.largest_change is not None:
             length = jnp.abs(dot(model.gradient, proposal))
             alpha = jnp.minimum(alpha, jnp.sqrt(o.largest_change / length))
         return value_at(model, proposal, previous, pushed_previous, alpha, o.momentum)

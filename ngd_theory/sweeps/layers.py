@@ -229,10 +229,10 @@ class LayersStudy(BaseModel):
         fixed = {name: getattr(self, name) for name in _FIXED}
         axes = (self.approximations, *(getattr(self, name) for name in AXES), self.seeds)
         names = ("approximation", *AXES, "seed")
-        return [
-            LayersCell(LayersSettings(**fixed, **dict(zip(names, point, strict=True))))
-            for point in itertools.product(*axes)
+        points: list[dict[str, Any]] = [
+            dict(zip(names, point, strict=True)) for point in itertools.product(*axes)
         ]
+        return [LayersCell(LayersSettings(**fixed, **point)) for point in points]
 
 
 def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:

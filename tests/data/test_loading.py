@@ -23,7 +23,7 @@ def test_the_listing_holds_every_kind_of_source():
     assert {"openml:NAME", "PATH.npz"} <= set(names)
 
 
-@pytest.mark.parametrize("name", ["minst", "", "data.csv", "svhn"])
+@pytest.mark.parametrize("name", ["minst", "", "data.csv", "svhn2"])
 def test_an_unknown_source_lists_the_known_ones(name):
     with pytest.raises(DataError, match="choose one of cifar10, digits, fashion-mnist"):
         load(name, num_train=10)
