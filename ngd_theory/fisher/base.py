@@ -102,7 +102,17 @@ class Approximation(abc.ABC):
         return columns.T
 
     def layer_maps(self, lin: Linearization, damping) -> tuple[Float[Array, "NC NC"], ...]:
-        """Each layer's share of `function_space_map` on the training set.
+        """Each layer's share ``(1/N) J_l (G_l + damping I)^-1 J_l^T`` of K on the training set.
+
+        Parameters
+        ----------
+        lin : Linearization
+        damping : float or scalar array
+
+        Returns
+        -------
+        tuple of (N*C, N*C) arrays
+            First layer to last; their sum is `function_space_map`.
 
         Raises
         ------

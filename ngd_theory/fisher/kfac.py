@@ -44,15 +44,15 @@ class KFAC(Approximation):
     output_factor : {"fisher", "uniform"}
         "fisher": the output layer's own B (I_C under MSE), so that its share of alpha is 1.
         "uniform": that B divided by N, share N, so that alpha = LN as stated in [KO].
+    damping_split : {"factored", "equal"}
+        "factored": ``rho_A = pi sqrt(rho)``, ``rho_B = sqrt(rho)/pi`` with
+        ``pi^2 = (tr A/dim A)/(tr B/dim B)`` [KFAC]; "equal": pi = 1. Either way sqrt(rho) is what
+        limits the accuracy of alpha.
     sharing : {"expand", "reduce"}
         What positions that share a weight are to A and B: "expand", rows of their own [KFC]; "reduce", summed before
         the outer products, ``A = (1/N) sum_n abar abar^T`` with abar the mean of a over t and
         ``B = (1/N) sum_{n,c} dbar dbar^T`` with dbar the sum of delta over t: exact where all positions of a sample
         see the same patch, or have the same delta. The two are the same for T = 1.
-    damping_split : {"factored", "equal"}
-        "factored": ``rho_A = pi sqrt(rho)``, ``rho_B = sqrt(rho)/pi`` with
-        ``pi^2 = (tr A/dim A)/(tr B/dim B)`` [KFAC]; "equal": pi = 1. Either way sqrt(rho) is what
-        limits the accuracy of alpha.
     """
 
     name = "kfac"
@@ -60,8 +60,8 @@ class KFAC(Approximation):
     requirements = ("distinct-inputs", "equal-leverages", "full-rank-sensitivities")
     kind: Kind = field(default=TrueFisher())
     output_factor: str = "fisher"
-    sharing: str = "expand"
     damping_split: str = "factored"
+    sharing: str = "expand"
 
     def __post_init__(self):
         choose(_OUTPUT_FACTORS, self.output_factor, "output_factor")

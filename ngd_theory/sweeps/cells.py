@@ -122,6 +122,12 @@ def canonical(value: Any) -> str:
 AnyCell = TypeVar("AnyCell", bound=HashedCell)
 
 
+def require_distinct(cells: Sequence[HashedCell], what: str) -> None:
+    """Raise `InputError` if two cells are the same; ``what`` says in words what one is."""
+    if len({cell.id for cell in cells}) < len(cells):
+        raise InputError(f"the study names {what} twice; remove repeated values")
+
+
 def grouped_by_shape(cells: Sequence[AnyCell]) -> list[AnyCell]:
     """The same cells with those of one shape side by side, shapes in order of first appearance."""
     first: dict[str, int] = {}

@@ -9,9 +9,11 @@ import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import SettingsCell
+from ngd_theory.sweeps.cells import SettingsCell, require_distinct
+from ngd_theory.sweeps.measure import isotropy_columns
 from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
+from ngd_theory.sweeps.validation import listed
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -33,17 +35,35 @@ COLUMNS: dict[str, Column] = {
     "predicted_constant": Column("float64", "alpha_l of the rank condition"),
     "constant_error": Column("float64", "abs(measured / predicted - 1)"),
     "dispersion": Column("float64", "||K_l - alpha_l I||_F / (alpha_l sqrt(NC))"),
+    "min_eigenvalue": Column("float64", "of K_l"),
+    "max_eigenvalue": Column("float64", "of K_l"),
 }
 
 
-def _listed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(listed), Field(min_length=1)]
 
 
-Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_listed), Field(min_length=1)]
+class _Fixed(BaseModel):
+    """Settings that a study has one value of; see `LayersSettings`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sharing: Literal["expand", "reduce"] = "expand"
+    convolutions: PositiveInt = 2
+    kernel_size: PositiveInt = 3
+    stride: PositiveInt = 1
+    pool: PositiveInt = 1
+    image_channels: PositiveInt = 3
+    output_dim: PositiveInt = 1
+    padding: str = "same"
+    readout: str = "flatten"
+    activation: str = "tanh"
+    bias_std: NonNegative = 0.0
+    damping: NonNegative = 0.0
+    precision: Literal["float64", "float32"] = "float64"
 
 
-class LayersSettings(BaseModel):
+class LayersSettings(_Fixed):
     """One network and its images.
 
     Attributes
@@ -66,26 +86,11 @@ class LayersSettings(BaseModel):
     precision : {"float64", "float32"}
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     approximation: str = "kfac"
-    sharing: Literal["expand", "reduce"] = "expand"
     channels: PositiveInt
-    convolutions: PositiveInt = 2
-    kernel_size: PositiveInt = 3
-    stride: PositiveInt = 1
-    pool: PositiveInt = 1
     image_size: PositiveInt
-    image_channels: PositiveInt = 3
     num_samples: PositiveInt
-    output_dim: PositiveInt = 1
-    padding: str = "same"
-    readout: str = "flatten"
-    activation: str = "tanh"
-    bias_std: NonNegative = 0.0
-    damping: NonNegative = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    precision: Literal["float64", "float32"] = "float64"
 
     @model_validator(mode="after")
     def _possible(self):
@@ -122,7 +127,6 @@ CONFIG_COLUMNS: tuple[str, ...] = tuple(
 )
 #: Those that a study lists several values of.
 AXES = ("channels", "image_size", "num_samples")
-_FIXED = tuple(n for n in CONFIG_COLUMNS if n not in (*AXES, "seed"))
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class LayersCell(SettingsCell):
     """One network of a study."""
 
     kind: ClassVar[str] = "layers"
-    format: ClassVar[int] = 1
+    format: ClassVar[int] = 2
     settings: LayersSettings
 
     @property
@@ -181,39 +185,23 @@ class LayersClaim(BaseModel):
         return self
 
 
-class LayersStudy(BaseModel):
+class LayersStudy(_Fixed):
     """What a study file with ``kind = "layers"`` holds: settings, of which `AXES` may be lists."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["layers"]
     title: str = Field(min_length=1)
     statement: str = Field(min_length=1)
-    approximations: tuple[str, ...] = ("kfac",)
-    sharing: Literal["expand", "reduce"] = "expand"
+    approximations: tuple[str, ...] = Field(("kfac",), min_length=1)
     channels: Counts
     image_size: Counts
     num_samples: Counts
-    convolutions: PositiveInt = 2
-    kernel_size: PositiveInt = 3
-    stride: PositiveInt = 1
-    pool: PositiveInt = 1
-    image_channels: PositiveInt = 3
-    output_dim: PositiveInt = 1
-    padding: str = "same"
-    readout: str = "flatten"
-    activation: str = "tanh"
-    bias_std: NonNegative = 0.0
-    damping: NonNegative = 0.0
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    precision: Literal["float64", "float32"] = "float64"
     claims: tuple[LayersClaim, ...] = ()
 
     @model_validator(mode="after")
     def _whole(self):
         cells = self.cells()
-        if len({cell.id for cell in cells}) < len(cells):
-            raise InputError("the study names a network twice; remove repeated values")
+        require_distinct(cells, "a network")
         for claim in self.claims:
             for name, value in claim.where.items():
                 known = {getattr(cell.settings, name, value) for cell in cells}
@@ -226,7 +214,7 @@ class LayersStudy(BaseModel):
 
     def cells(self) -> list[LayersCell]:
         """Every network, in the order of the file."""
-        fixed = {name: getattr(self, name) for name in _FIXED}
+        fixed = {name: getattr(self, name) for name in _Fixed.model_fields}
         axes = (self.approximations, *(getattr(self, name) for name in AXES), self.seeds)
         names = ("approximation", *AXES, "seed")
         points: list[dict[str, Any]] = [
@@ -271,7 +259,7 @@ def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:
                 "input_rank": ranks[0],
                 "sensitivity_rank": ranks[1],
                 "full_rank": ranks == [n * t, n * c * t],
-                **_isotropy(theory.isotropy(k), alpha),
+                **isotropy_columns(theory.isotropy(k), alpha),
             }
         )
     whole = {
@@ -281,21 +269,11 @@ def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:
         "input_rank": 0,
         "sensitivity_rank": 0,
         "full_rank": all(row["full_rank"] for row in rows[:-1]),
-        **_isotropy(
+        **isotropy_columns(
             theory.isotropy(sum(maps[1:], maps[0])), None if constants is None else sum(constants)
         ),
     }
     return [{"approximation": s.approximation, **row} for row in (*rows, whole)]
-
-
-def _isotropy(found, predicted: float | None) -> dict[str, float | None]:
-    measured = float(found.constant)
-    return {
-        "constant": measured,
-        "predicted_constant": predicted,
-        "constant_error": None if predicted is None else abs(measured / predicted - 1),
-        "dispersion": float(found.dispersion),
-    }
 
 
 def config_row(settings: dict[str, Any]) -> dict[str, Any]:

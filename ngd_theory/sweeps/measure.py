@@ -111,7 +111,7 @@ class _Experiment:
             "diverged": False,
         }
         if "isotropy" in self.wanted:
-            common |= _isotropy_columns(isotropy, constant)
+            common |= isotropy_columns(isotropy, constant)
         if "eigenvalues" in self.wanted:
             eigenvalues = np.linalg.eigvalsh(self.kernel)
             common |= {"ntk_min": float(eigenvalues[0]), "ntk_max": float(eigenvalues[-1])}
@@ -252,7 +252,8 @@ class _Experiment:
         return columns
 
 
-def _isotropy_columns(isotropy: theory.Isotropy, constant: float | None) -> dict[str, Any]:
+def isotropy_columns(isotropy: theory.Isotropy, constant: float | None) -> dict[str, Any]:
+    """The columns of a map's isotropy, beside the predicted constant if there is one."""
     measured = float(isotropy.constant)
     return {
         "constant": measured,

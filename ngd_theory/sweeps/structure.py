@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import SettingsCell
+from ngd_theory.sweeps.cells import SettingsCell, require_distinct
 from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
 from ngd_theory.sweeps.verdicts import StudyVerdict
@@ -141,8 +141,7 @@ class StructureStudy(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self):
-        if len({cell.id for cell in self.cells()}) < len(self.cells()):
-            raise InputError("the study names a classifier twice; remove repeated values")
+        require_distinct(self.cells(), "a classifier")
         for claim in self.claims:
             about = [
                 cell.settings

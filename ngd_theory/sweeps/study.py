@@ -9,11 +9,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ngd_theory.claims import Settings
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import Cell
+from ngd_theory.sweeps.cells import Cell, require_distinct
 from ngd_theory.sweeps.premises import PREMISES, broken_premise
 from ngd_theory.sweeps.statistics import Rule
 from ngd_theory.sweeps.table import COLUMNS, CONFIG_COLUMNS
-from ngd_theory.sweeps.validation import error_lines
+from ngd_theory.sweeps.validation import error_lines, listed
 
 Measurement = Literal[
     "isotropy",
@@ -49,11 +49,7 @@ _MSE_MEASUREMENTS = frozenset(("rivals", "limit"))
 _SHOWN = 3
 
 
-def _listed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-Values = Annotated[tuple[Any, ...], BeforeValidator(_listed), Field(min_length=1)]
+Values = Annotated[tuple[Any, ...], BeforeValidator(listed), Field(min_length=1)]
 
 
 class StudyClaim(BaseModel):
@@ -223,8 +219,7 @@ class Study(BaseModel):
                 f"impossible grid points: {shown}{rest}. To run them marked NOT APPLICABLE: "
                 f"allow = {json.dumps(names)}"
             )
-        if len({cell.id for cell in cells}) < len(cells):
-            raise InputError("the grid names a point twice; remove repeated values")
+        require_distinct(cells, "a grid point")
         return cells
 
     def _refused(self, cells: list[Cell]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import SettingsCell
+from ngd_theory.sweeps.cells import SettingsCell, require_distinct
 from ngd_theory.sweeps.statistics import MIN_SEEDS, Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
 from ngd_theory.sweeps.verdicts import StudyVerdict
@@ -209,8 +209,7 @@ class TrainingStudy(BaseModel):
                     f"{c.label!r} has {', '.join(sorted(both))} in options and in grid"
                 )
         cells = self.cells()
-        if len({cell.id for cell in cells}) < len(cells):
-            raise InputError("the study names a run twice; remove repeated values")
+        require_distinct(cells, "a run")
         for cell in cells:
             make_optimizer(cell.settings)
         seeds: dict[str, set[int]] = {}

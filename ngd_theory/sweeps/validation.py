@@ -7,6 +7,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 
+def listed(value: Any) -> Any:
+    """A single value of a file as the tuple of it; lists as tuples."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
 def error_lines(
     error: ValidationError,
     model: type[BaseModel] | None = None,

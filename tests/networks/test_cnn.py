@@ -105,7 +105,7 @@ def test_layer_sizes_count_positions_and_parameters():
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_ranks_are_bounded_by_the_predicted_ones_and_reach_them_past_nonlinearities(case):
+def test_ranks_of_patches_are_the_predicted_ones_and_bound_those_of_sensitivities(case):
     p = problem(case)
     n, c = p.lin.outputs.shape
     for size, layer in zip(p.network.layer_sizes, p.lin.layers, strict=True):

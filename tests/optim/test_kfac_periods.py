@@ -88,8 +88,7 @@ def test_lambda_does_not_fall_below_its_least():
 
 def test_a_fixed_step_is_shortened_to_its_largest_change():
     options = {"damping": 1.0, "step_size": 0.5, "momentum": 0.0, "adapt_damping": False}
-    (before, free), _, _, grads = run(SMALL, losses.MSE, 1, **options)
-    del before
+    (_, free), _, _, grads = run(SMALL, losses.MSE, 1, **options)
     # The update is -0.5 d: alpha^2 |d . grad| is half of its product with the gradient.
     change = -0.5 * float(
         sum(

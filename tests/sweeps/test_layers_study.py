@@ -47,6 +47,8 @@ def rows(settings, hidden=1e-3):
                 "predicted_constant": 1.0,
                 "constant_error": 1.0,
                 "dispersion": hidden if full else 0.5,
+                "min_eigenvalue": 1.0,
+                "max_eigenvalue": 3.0,
             }
         )
     return found

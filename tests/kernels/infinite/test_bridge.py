@@ -7,19 +7,11 @@ import pytest
 
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels import infinite, ntk
-from ngd_theory.kernels._neural_tangents import NeuralTangentsError, neural_tangents
+from ngd_theory.kernels._neural_tangents import neural_tangents
 from ngd_theory.kernels.infinite import bridge
 from ngd_theory.networks import linearize, mlp
 
-
-@pytest.fixture(autouse=True)
-def installed():
-    try:
-        neural_tangents()
-    except NeuralTangentsError as error:
-        if "not installed" in str(error):
-            pytest.skip(str(error))
-        raise
+pytestmark = pytest.mark.usefixtures("installed")
 
 
 def network(activation, depth, bias_std, weight_std=2**0.5):

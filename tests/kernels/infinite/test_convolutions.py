@@ -13,7 +13,6 @@ from scipy import stats
 from ngd_theory import kernels
 from ngd_theory.errors import NotPredictedError
 from ngd_theory.kernels import infinite
-from ngd_theory.kernels._neural_tangents import NeuralTangentsError, neural_tangents
 from ngd_theory.kernels.infinite import bridge
 from ngd_theory.networks import cnn, linearize
 
@@ -26,14 +25,7 @@ CASES = {
 NUM_TESTS = 3 * len(CASES)
 
 
-@pytest.fixture(autouse=True)
-def installed():
-    try:
-        neural_tangents()
-    except NeuralTangentsError as error:
-        if "not installed" in str(error):
-            pytest.skip(str(error))
-        raise
+pytestmark = pytest.mark.usefixtures("installed")
 
 
 def network(name, channels=3):
