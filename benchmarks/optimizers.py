@@ -6,7 +6,6 @@ search of gamma, the whole batch for statistics and Fisher products) as "full ba
 """
 
 import argparse
-import itertools
 import json
 import statistics
 import time
@@ -18,6 +17,8 @@ import optax
 
 from ngd_theory import losses, networks, optim
 from ngd_theory.environment import environment
+from ngd_theory.errors import InputError
+from ngd_theory.optim.rivals import KFACJax
 from ngd_theory.threads import limit_blas_threads
 
 LOSS, L2, DAMPING, PERIOD = losses.SIGMOID_CROSS_ENTROPY, 1e-5, 150.0, 20
@@ -52,52 +53,21 @@ def ours(params, batch, options):
 
 
 def kfac_jax(params, batch):
-    """The same of kfac-jax, or None where it is not installed."""
-    try:
-        import kfac_jax as rival
-    except ImportError:
-        return None
+    """The same of kfac-jax.
 
-    def loss(params, batch):
-        h = batch
-        for index, layer in enumerate(params):
-            h = h @ layer["weight"] + layer["bias"]
-            if NETWORK.blocks[index].after and not NETWORK.blocks[index].linear:
-                h = jnp.tanh(h)
-        rival.register_sigmoid_cross_entropy_loss(h)
-        squares = sum(jnp.vdot(v, v) for v in jax.tree.leaves(params))
-        return LOSS.value(h, batch) + L2 / 2 * squares
-
-    optimizer = rival.Optimizer(
-        value_and_grad_func=jax.value_and_grad(loss),
-        l2_reg=L2,
-        estimation_mode="fisher_gradients",
-        curvature_ema=0.95,
-        curvature_update_period=1,
-        inverse_update_period=PERIOD,
-        num_burnin_steps=1,
-        min_damping=1e-5,
-        multi_device=False,
-        use_adaptive_learning_rate=True,
-        use_adaptive_momentum=True,
-        use_adaptive_damping=True,
-        damping_adaptation_interval=5,
-        damping_adaptation_decay=0.95,
-        initial_damping=DAMPING,
-        max_damping=1000.0,
-    )
-    params = [{name: jnp.array(p) for name, p in layer.items()} for layer in params]
-    held = [params, optimizer.init(params, jax.random.key(2), batch)]
-    number = itertools.count()
+    Raises
+    ------
+    InputError
+        Where it is not installed.
+    """
+    rival = KFACJax(NETWORK, LOSS, L2, damping=DAMPING, inverse_period=PERIOD)
+    params, state = rival.begin(params, batch, batch)
+    step = rival.compile(params, state, batch, batch, len(batch))
+    held, rows = [params, state], jnp.arange(len(batch))
 
     def advance():
-        k = next(number)
-        # The first step takes several batches and destroys them.
-        copies = (jnp.array(batch) for _ in itertools.count())
-        data = {"batch": batch} if k else {"data_iterator": copies}
-        params, state, stats = optimizer.step(*held, jax.random.key(k), global_step_int=k, **data)
-        held[:] = params, state
-        return held, stats["loss"]
+        *held[:], value = step(held[0], held[1], rows)
+        return held, value
 
     return advance
 
@@ -118,11 +88,10 @@ def main() -> None:
     )
     batch = jax.nn.sigmoid(low_rank)
     steps = {name: ours(params, batch, options) for name, options in OURS.items()}
-    rival = kfac_jax(params, batch)
-    if rival is None:
-        print("kfac-jax is not installed: left out")
-    else:
-        steps["kfac-jax"] = rival
+    try:
+        steps["kfac-jax"] = kfac_jax(params, batch)
+    except InputError as error:
+        print(f"left out: {error}")
     rows = {name: {"losses": [], "seconds": []} for name in steps}
     for _ in range(PERIOD + 1):  # compilation, and past the young statistics
         for step in steps.values():

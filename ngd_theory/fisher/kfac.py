@@ -51,8 +51,8 @@ class KFAC(Approximation):
     sharing : {"expand", "reduce"}
         What positions that share a weight are to A and B: "expand", rows of their own [KFC]; "reduce", summed before
         the outer products, ``A = (1/N) sum_n abar abar^T`` with abar the mean of a over t and
-        ``B = (1/N) sum_{n,c} dbar dbar^T`` with dbar the sum of delta over t: exact where all positions of a sample
-        see the same patch, or have the same delta. The two are the same for T = 1.
+        ``B = (1/N) sum_{n,c} dbar dbar^T`` with dbar the sum of delta over t: that makes no error of its own where all
+        positions of a sample see the same patch, or have the same delta. The two are the same for T = 1.
     """
 
     name = "kfac"

@@ -88,9 +88,11 @@ class KFACTridiagonal(Approximation):
         """``1 + r (N - 1)/N`` with r the rank of the inputs of the last layer but one: N for wide networks.
 
         Layers below them add nothing: their inputs and sensitivities are functions of the next layer's on
-        the samples. None where hidden layers are too narrow for that.
+        the samples. None where hidden layers are too narrow for that, or share weights over positions.
         """
         c, n = sizes[-1].num_units, num_samples
+        if any(s.positions > 1 for s in sizes):
+            return None
         if len(sizes) == 1:
             return sizes[0].input_rank(n) / n
         features = min(s.input_rank(n) for s in sizes[1:])

@@ -15,6 +15,17 @@ def inverse_spectrum(eigenvalues: Float[Array, "*B n"], size: int) -> Float[Arra
     return jnp.where(keep, 1 / jnp.where(keep, eigenvalues, 1), 0)
 
 
+def gram_rank(rows: np.ndarray) -> int:
+    """Rank of a matrix as the solves see it that cut off its Gram matrix's spectrum at round-off; reads values."""
+    singular = np.linalg.svd(np.asarray(rows), compute_uv=False)
+    return int(np.sum(singular > gram_floor(singular, max(rows.shape))))
+
+
+def gram_floor(singular: np.ndarray, size: int) -> float:
+    """Singular values whose squares are ``size * eps`` of the largest's square."""
+    return float(np.sqrt(size * np.finfo(singular.dtype).eps) * np.max(singular, initial=0.0))
+
+
 def smallest_eigenvalue(matrix) -> float:
     """Smallest eigenvalue of a symmetric matrix, at least its round-off level; reads values."""
     eigenvalues = np.linalg.eigvalsh(np.asarray(matrix))

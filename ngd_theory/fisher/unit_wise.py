@@ -30,8 +30,8 @@ from ngd_theory.networks import LayerLinearization
 class UnitWise(Approximation):
     """Block-diagonal over units: ``K = sum_i Q_i K_i (K_i + rho)^-1 Q_i^T``, true Fisher under MSE.
 
-    Each block is ``(1/N) sum_{n,c} J_i J_i^T``. Units are solved in batches of bounded memory, an
-    N*r-sized Cholesky each: ``O(M (N r)^3)`` a layer, and one (P, NT, M) matmul for the gradient.
+    Each block is ``(1/N) sum_{n,c} J_i J_i^T``. Units are solved in batches of bounded memory, a Cholesky of size
+    N*r, or P where that is smaller, each: ``O(M (N r)^3)`` a layer, and one (P, NT, M) matmul for the gradient.
     """
 
     name = "unit-wise"
@@ -53,10 +53,13 @@ class UnitWise(Approximation):
 
         ``1/mu_n`` is the n-th diagonal entry of ``(a a^T/N)^-1``. By the Schur complement
         ``(K_i + rho)^-1_nn <= 1/(rho + delta^2 mu_n)``, so this bounds the share of alpha that damping
-        takes (T = 1). Sensitivities near 0 make it of order sqrt(rho), not rho.
+        takes. Sensitivities near 0 make it of order sqrt(rho), not rho. None where positions share weights: their
+        Gram matrix is singular at once.
         """
         if damping == 0:
             return 0.0
+        if any(layer.inputs.shape[1] > 1 for layer in lin.layers):
+            return None
         lost, active = 0.0, 0
         for layer in lin.layers:
             n, _, t, _ = layer.sensitivities.shape
@@ -88,7 +91,9 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping):
             weights = jnp.einsum("ncr,nc->nr", q, cotangent).ravel()
             return ridge(_rows(layer, r), weights, damping, 1 / n) / n
 
-        size = batch_size(n, *layer.inputs.shape[1:], itemsize=layer.inputs.itemsize)
+        p = layer.inputs.shape[-1]
+        unknowns = n * (1 if t == 1 else layer.sensitivities.shape[1])
+        size = batch_size(unknowns, p, itemsize=layer.inputs.itemsize)
         columns = map_items(column, jnp.moveaxis(layer.sensitivities, -1, 0), size)
         return layer.layout.from_matrix(columns.T)
     gram = _gram(layer, layer)
@@ -100,13 +105,14 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping):
         dual = solve_psd(kernel, weights.reshape(-1, 1), damping).reshape(weights.shape)
         return jnp.einsum("nr,nrt->nt", dual, r) / n
 
-    size = batch_size(*gram.shape, itemsize=gram.itemsize)
+    unknowns = n * (1 if t == 1 else layer.sensitivities.shape[1])
+    size = batch_size(unknowns, max(unknowns, n * t), itemsize=gram.itemsize)
     coefficients = map_items(unit, jnp.moveaxis(layer.sensitivities, -1, 0), size)
     return layer.layout.pull_back(layer.inputs, coefficients.reshape(m, n, t).transpose(1, 2, 0))
 
 
 def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping):
-    n, c, _, _ = layer.sensitivities.shape
+    n, c, t, _ = layer.sensitivities.shape
     by_rows = _rows_are_cheaper(layer)
 
     # ``J_i(at) (R a)^T (K_i + rho)^-1 / N``: (N'C, N r), in two ways.
@@ -134,9 +140,9 @@ def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping):
 
     units = (jnp.moveaxis(layer.sensitivities, -1, 0), jnp.moveaxis(there.sensitivities, -1, 0))
     rows = there.sensitivities.shape[0] * there.sensitivities.shape[1]
-    # A CPU takes them one at a time; by rows there is also an array of P columns.
-    widest = max(n * c, rows, layer.inputs.shape[-1] if by_rows else 0)
-    size = batch_size(n * c, widest, itemsize=layer.inputs.itemsize)
+    # A CPU takes them one at a time. Rows have P columns; by Gram matrices a half-made kernel has N T.
+    columns = max(n * c, layer.inputs.shape[-1] if by_rows else n * t)
+    size = batch_size(max(n * c, rows), columns, itemsize=layer.inputs.itemsize)
     total = sum_items(unit, units, jnp.zeros((rows, n, c), layer.inputs.dtype), size)
     return total.reshape(rows, n * c)
 

@@ -76,29 +76,27 @@ def weighted_layer_kernel(
     p = layer.inputs.shape[-1]
     held = layer.inputs.itemsize * (n * c + m * d) * p
     units = max(1, min(k, memory_budget // held))
-    # Units without sensitivity fill the last batch.
-    missing = -k % units
-
-    def batches(x):
-        padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
-        return jnp.moveaxis(padded.reshape(*x.shape[:-1], -1, units), -2, 0)
 
     def rows(linearization, delta):
         found = jnp.einsum("ntp,nctm->ncpm", linearization.inputs, delta)
         return found.reshape(prod(found.shape[:2]), -1)
 
-    def add(total, batch):
-        delta, delta_other, w = batch
-        left = rows(layer, delta)
-        right = left if other is layer else rows(other, delta_other)
-        if w is not None:
-            left = left * w.reshape(1, -1)
+    def add(total, wanted):
+        # The last batch starts early enough to be whole; what it repeats has weight 0.
+        first = jnp.minimum(wanted, k - units)
+        fresh = jnp.arange(units) + first >= wanted
+
+        def batch(x):
+            return jax.lax.dynamic_slice_in_dim(x, first, units, axis=-1)
+
+        left = rows(layer, batch(layer.sensitivities) * fresh)
+        right = left if other is layer else rows(other, batch(other.sensitivities))
+        if weights is not None:
+            left = left * batch(weights).reshape(1, -1)
         return total + left @ right.T, None
 
     start = jnp.zeros((n * c, m * d), jnp.result_type(layer.inputs, other.inputs))
-    deltas = batches(layer.sensitivities), batches(other.sensitivities)
-    each = None if weights is None else batches(weights)
-    return jax.lax.scan(add, start, (*deltas, each))[0]
+    return jax.lax.scan(add, start, jnp.arange(0, k, units))[0]
 
 
 def _product_of_grams(layer: LayerLinearization, other: LayerLinearization):

@@ -11,9 +11,13 @@ def require_size(name: str, size) -> int:
     InputError
         Unless it is a whole number of at least 1.
     """
-    if int(size) != size or size < 1:
+    try:
+        whole = int(size) if int(size) == size else 0
+    except (TypeError, ValueError, OverflowError):
+        whole = 0
+    if whole < 1:
         raise InputError(f"{name} is {size}; it must be a whole number of at least 1")
-    return int(size)
+    return whole
 
 
 def require_scales(weight_std: float, bias_std: float) -> tuple[float, float]:

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from types import MappingProxyType
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from ngd_theory.errors import InputError, choose
 from ngd_theory.networks import activations
 from ngd_theory.networks.checks import require_scales, require_size
@@ -74,12 +78,12 @@ def cnn(
     phi = activations.by_name(activation)
     choose(PADDINGS, padding, "padding")
     final = choose(READOUTS, readout, "readout")
-    if len(input_shape) != 3:
+    if np.ndim(input_shape) != 1 or len(input_shape) != 3:
+        raise InputError(f"input_shape is {input_shape}; it must be (height, width, channels)")
+    if np.ndim(channels) != 1 or len(channels) == 0:
         raise InputError(
-            f"input_shape is {tuple(input_shape)}; it must be (height, width, channels)"
+            f"channels is {channels}; it must have one number a convolution (networks.mlp makes networks without)"
         )
-    if not channels:
-        raise InputError("channels is empty; use networks.mlp for a network without convolutions")
     height, width, depth = (require_size(f"input_shape[{i}]", s) for i, s in enumerate(input_shape))
     units = [require_size(f"channels[{i}]", m) for i, m in enumerate(channels)]
     outputs = require_size("output_dim", output_dim)
@@ -106,14 +110,14 @@ def cnn(
         if index == len(units):
             after = (*after, final)
         blocks.append(Block(layer, after, phi.active_fraction, phi.name == "identity"))
-    fan_in = shape[-1] if readout == "pool" else shape[0] * shape[1] * shape[2]
+    _, fan_in = jax.eval_shape(final, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape
     blocks.append(Block(Dense(fan_in, outputs, *scales)))
     return Network(tuple(int(s) for s in input_shape), tuple(blocks), phi.name)
 
 
 def _of_each(name: str, value: int | Sequence[int], count: int) -> list[int]:
     """One whole number a convolution."""
-    if not isinstance(value, Sequence):
+    if isinstance(value, int) or np.ndim(value) == 0:
         return [require_size(name, value)] * count
     if len(value) != count:
         raise InputError(f"{name} has {len(value)} values for {count} convolutions")

@@ -85,7 +85,8 @@ def linearize(network: Network, params, x: Float[Array, "N *S"]) -> Linearizatio
     """Linearise ``network`` about ``params`` at the inputs ``x``.
 
     One forward pass and C backward passes (one vmapped vector-Jacobian product through shifts of the
-    pre-activations), none of which touches a weight gradient. Memory ``O(sum_l N T (P + C M))``.
+    pre-activations), none of which touches a weight gradient. The result takes ``sum_l N T (P + C M)``
+    numbers; on a CPU the backward passes of a convolution hold C N T P more, one layer at a time.
 
     Parameters
     ----------

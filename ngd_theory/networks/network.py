@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory.errors import InputError
+from ngd_theory.networks.geometry import geometries
 from ngd_theory.networks.layers import Affine
 from ngd_theory.networks.sizes import LayerSize
 
@@ -65,9 +66,13 @@ class Network:
     def layer_sizes(self) -> tuple[LayerSize, ...]:
         """Sizes of the affine layers, first to last."""
         sizes = []
+        linear = all(block.linear for block in self.blocks)
+        biased = any(block.affine.layout.has_bias for block in self.blocks)
         # Dimensions that the whole of one sample's hidden image is a linear function onto; None past a nonlinearity.
         linear_rank: int | None = prod(self.input_shape)
-        for index, block in enumerate(self.blocks):
+        for index, (block, geometry) in enumerate(
+            zip(self.blocks, geometries(self.input_shape, self.blocks), strict=True)
+        ):
             layer, layout = block.affine, block.affine.layout
             # Patches overlap: no bound is known for those of a linear image.
             later = self.blocks[index:]
@@ -77,6 +82,7 @@ class Network:
                     num_inputs=layout.num_inputs,
                     num_units=layout.num_units,
                     active_fraction=block.active_fraction,
+                    geometry=geometry,
                     linear_input_rank=(
                         linear_rank + layout.has_bias
                         if linear_rank is not None and layer.positions == 1
@@ -87,6 +93,7 @@ class Network:
                         if all(b.linear for b in later)
                         else None
                     ),
+                    linear_image_rank=prod(self.input_shape) + biased if linear else None,
                 )
             )
             if linear_rank is not None:

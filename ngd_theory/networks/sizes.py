@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from scipy.special import bdtrc
 
+from ngd_theory.networks.geometry import Geometry
+
 
 @dataclass(frozen=True)
 class LayerSize:
@@ -19,41 +21,53 @@ class LayerSize:
         M, the output units or channels.
     active_fraction : float
         gamma = P(delta != 0) of the layer's units; 1 for the output layer.
+    geometry : Geometry
+        Which positions and inputs count.
     linear_input_rank : int or None
         A bound on rank(a) when no nonlinearity stands before the layer, else None.
     linear_sensitivity_rank : int or None
         A bound on the outputs that delta, which is then the same for every sample, tells apart when no
         nonlinearity stands after the layer, else None.
+    linear_image_rank : int or None
+        Where the whole network is linear: the dimensions of its inputs and biases, of which J_l is a linear function.
     """
 
     positions: int
     num_inputs: int
     num_units: int
     active_fraction: float
+    geometry: Geometry
     linear_input_rank: int | None = None
     linear_sensitivity_rank: int | None = None
+    linear_image_rank: int | None = None
 
     def input_rank(self, num_samples: int) -> int:
         """Rank of the (N*T, P) matrix of layer inputs, in general position."""
-        rank = min(num_samples * self.positions, self.num_inputs)
+        seen = self.geometry
+        rank = min(num_samples * seen.distinct_positions, seen.distinct_inputs)
         return rank if self.linear_input_rank is None else min(rank, self.linear_input_rank)
 
     def sensitivity_rank(self, num_samples: int, output_dim: int) -> int:
         """Rank of the (N*C*T, M) matrix of sensitivities, in general position."""
         shared = self.linear_sensitivity_rank
-        rows = num_samples * output_dim if shared is None else min(output_dim, shared)
-        return min(rows * self.positions, self.num_units)
+        if shared is None:
+            rows = num_samples * output_dim * self.geometry.live_positions
+        else:
+            rows = min(output_dim, shared) * self.geometry.windows
+        return min(rows, self.num_units)
 
     def unit_rank(self, output_dim: int) -> float:
         """Mean rank of one unit's (C, T) sensitivities at one sample.
 
-        ``min(C, R)`` with R active positions of T, each active by itself with probability gamma. Neighbouring
-        positions are not independent, but with many of them R is hardly ever below C.
+        ``min(C, R)`` with R windows of positions that have an active one, each position active by itself with
+        probability gamma. Neighbouring positions are not independent, but with many of them R is hardly ever below C.
         """
-        needed = range(min(output_dim, self.positions))
-        return float(sum(bdtrc(r, self.positions, self.active_fraction) for r in needed))
+        live, windows = self.geometry.live_positions, self.geometry.windows
+        active = 1 - (1 - self.active_fraction) ** (live / windows)
+        return float(sum(bdtrc(r, windows, active) for r in range(min(output_dim, windows))))
 
     def jacobian_rank(self, num_samples: int, output_dim: int) -> int:
         """Rank of the layer's (N*C, P*M) Jacobian: its rows lie in span(delta) (x) span(a)."""
         factors = self.input_rank(num_samples) * self.sensitivity_rank(num_samples, output_dim)
-        return min(num_samples * output_dim, factors)
+        image = num_samples if self.linear_image_rank is None else self.linear_image_rank
+        return min(min(num_samples, image) * output_dim, factors)

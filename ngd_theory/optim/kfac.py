@@ -220,6 +220,10 @@ class _KFAC:
     def __init__(self, network: Network, loss: losses.Loss, options: Options):
         self.network, self.loss, self.options = network, loss, options
         self.bandwidth, self.invert = STRUCTURES[options.structure]
+        if self.bandwidth and any(size.positions > 1 for size in network.layer_sizes):
+            raise InputError(
+                f'structure="{options.structure}" is defined for dense layers; with convolutions use "block-diagonal"'
+            )
 
     def init(self, params, *, seed: int) -> KFACState:
         """State before the first step."""

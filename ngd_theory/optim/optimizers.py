@@ -1,9 +1,9 @@
-"""The optimisers that a training study compares, by name: each a builder of an optax transformation."""
+"""The optimisers that a training study compares, by name: builders of optax transformations, or of steppers."""
 
 from collections.abc import Callable, Mapping
 from inspect import signature
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import optax
@@ -12,9 +12,12 @@ from ngd_theory.errors import InputError, choose
 from ngd_theory.losses import Loss
 from ngd_theory.networks import Network
 from ngd_theory.optim.kfac import kfac
+from ngd_theory.optim.rivals import KFACJax
+from ngd_theory.optim.stepping import Stepper
 
-#: ``(network, loss, l2, options) -> optax transformation``.
-Builder = Callable[[Network, Loss, float, dict[str, Any]], optax.GradientTransformationExtraArgs]
+Optimizer: TypeAlias = optax.GradientTransformationExtraArgs | Stepper
+#: ``(network, loss, l2, options) -> optimiser``.
+Builder = Callable[[Network, Loss, float, dict[str, Any]], Optimizer]
 
 
 def nesterov_momentum(count, largest: float, period: int = 250):
@@ -42,11 +45,23 @@ def natural(network: Network, loss: Loss, l2: float, options: dict[str, Any]):
     return kfac(network, loss, l2=l2, **options)
 
 
+def kfac_jax(network: Network, loss: Loss, l2: float, options: dict[str, Any]):
+    """kfac-jax; options of `ngd_theory.optim.rivals.KFACJax`."""
+    return KFACJax(network, loss, l2, **options)
+
+
+def _options_of(make: Callable) -> tuple[str, ...]:
+    return tuple(n for n in signature(make).parameters if n not in ("network", "loss", "l2"))
+
+
 #: A new optimiser is one function and one entry.
-OPTIMIZERS: Mapping[str, Builder] = MappingProxyType({"kfac": natural, "nag": nag, "adam": adam})
+OPTIMIZERS: Mapping[str, Builder] = MappingProxyType(
+    {"kfac": natural, "nag": nag, "adam": adam, "kfac-jax": kfac_jax}
+)
 #: What each takes in ``options``.
-_OPTIONS = {
-    "kfac": tuple(n for n in signature(kfac).parameters if n not in ("network", "loss", "l2")),
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "kfac": _options_of(kfac),
+    "kfac-jax": _options_of(KFACJax),
     "nag": ("learning_rate", "momentum", "period"),
     "adam": tuple(signature(optax.adam).parameters),
 }
@@ -62,8 +77,8 @@ def build(name: str, network: Network, loss: Loss, l2: float, options: dict[str,
     """
     builder = choose(OPTIMIZERS, name, "optimizer")
     for option in options:
-        choose(dict.fromkeys(_OPTIONS[name]), option, f"option of optimizer {name!r}")
-    if name != "kfac" and "learning_rate" not in options:
+        choose(dict.fromkeys(OPTIONS[name]), option, f"option of optimizer {name!r}")
+    if "learning_rate" in OPTIONS[name] and "learning_rate" not in options:
         raise InputError(f"optimizer {name!r} needs the option learning_rate")
     return builder(network, loss, l2, dict(options))
 

@@ -67,7 +67,7 @@ def _classifier(
 ) -> Problem:
     """Three 5 x 5 convolutions, each pooled by 2, and a dense layer (Grosse & Martens 2016, section 6).
 
-    ``total`` images where none are asked for: the most that is balanced over the classes.
+    ``total`` images where none are asked for: at most as many as are balanced over the classes.
     """
 
     def load(num_images, data_dir):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ngd_theory.errors import InputError
 from ngd_theory.losses import Loss
 from ngd_theory.networks import Network
-from ngd_theory.optim.kfac import KFACState, averaged_params
+from ngd_theory.optim.stepping import OptaxStepper, Stepper
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def train(
     params,
     x: Float[Array, "N *S"],
     y: Float[Array, "N C"],
-    optimizer: optax.GradientTransformationExtraArgs,
+    optimizer: optax.GradientTransformationExtraArgs | Stepper,
     loss: Loss,
     *,
     batch_sizes: Sequence[int],
@@ -64,8 +64,8 @@ def train(
     params : like the network's parameters
         Left as they are.
     x, y : (N, *input_shape), (N, C)
-    optimizer : optax transformation
-        Given ``x=``, ``y=`` and the gradient of the batch loss. l2 terms are its own.
+    optimizer : optax transformation or Stepper
+        An optax transformation is given ``x=``, ``y=`` and the gradient of the batch loss. l2 terms are its own.
     loss : Loss
     batch_sizes : sequence of int
         One a step; each distinct size is compiled once, before the clock starts.
@@ -91,29 +91,20 @@ def train(
             f"batch sizes must be from 1 to the {len(x)} rows of the data; they are {sorted(set(batch_sizes))}"
         )
     x, y = jnp.asarray(x), jnp.asarray(y)
-    state = optimizer.init(params)
-
-    def step(params, state, x, y, rows):
-        batch, targets = x[rows], y[rows]
-        value, gradient = jax.value_and_grad(
-            lambda p: loss.value(network.apply(p, batch), targets)
-        )(params)
-        updates, state = optimizer.update(gradient, state, params, x=batch, y=targets)
-        return optax.apply_updates(params, updates), state, value
-
-    compiled = {
-        size: jax.jit(step).lower(params, state, x, y, jnp.zeros(size, jnp.int32)).compile()
-        for size in dict.fromkeys(batch_sizes)
+    stepper = (
+        optimizer if isinstance(optimizer, Stepper) else OptaxStepper(network, loss, optimizer)
+    )
+    params, state = stepper.begin(params, x, y)
+    advance = {
+        size: stepper.compile(params, state, x, y, size) for size in dict.fromkeys(batch_sizes)
     }
     evaluate = jax.jit(lambda params, x, y: error(network.apply(params, x), y))
     rows = _Rows(len(x), seed)
     records: list[Record] = []
 
     def record(step: int, seconds: float, value: float) -> None:
-        kept = _kfac_state(state)
-        dampings = () if kept is None else (float(kept.damping), float(kept.factor_damping))
-        at = params if kept is None else averaged_params(kept, params)
-        found = Record(step, seconds, float(evaluate(at, x, y)), value, *dampings)
+        at = float(evaluate(stepper.measured_at(params, state), x, y))
+        found = Record(step, seconds, at, value, *stepper.dampings(state))
         records.append(found)
         if on_record is not None:
             on_record(found)
@@ -122,7 +113,7 @@ def train(
     seconds, value = 0.0, jnp.nan
     start = time.perf_counter()
     for number, size in enumerate(batch_sizes, start=1):
-        params, state, value = compiled[size](params, state, x, y, rows.take(size))
+        params, state, value = advance[size](params, state, rows.take(size))
         if number % record_every and number < len(batch_sizes):
             continue
         jax.block_until_ready((params, state))
@@ -147,7 +138,3 @@ class _Rows:
             self._left = np.concatenate([self._left, fresh])
         taken, self._left = self._left[:size], self._left[size:]
         return jnp.asarray(taken)
-
-
-def _kfac_state(state) -> KFACState | None:
-    return state if isinstance(state, KFACState) else None

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ngd_theory.errors import InputError, choose
+from ngd_theory.errors import InputError, SingularKernelError, choose
 from ngd_theory.sweeps.cells import SettingsCell, require_distinct
 from ngd_theory.sweeps.measure import isotropy_columns
 from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
@@ -94,14 +94,24 @@ class LayersSettings(_Fixed):
 
     @model_validator(mode="after")
     def _possible(self):
-        from ngd_theory import fisher
-
-        if not fisher.by_name(self.approximation).by_layers:
+        if not self.make_approximation().by_layers:
             raise InputError(
                 f"{self.approximation!r} couples the layers; its map is no sum of theirs"
             )
         self.network()
         return self
+
+    def make_approximation(self):
+        """The approximation with its options."""
+        from ngd_theory import fisher
+
+        options = {} if self.sharing == "expand" else {"sharing": self.sharing}
+        return fisher.by_name(self.approximation, **options)
+
+    def layer_constants(self) -> tuple[float, ...] | None:
+        """What the theory says of each layer's constant, if anything."""
+        sizes = self.network().layer_sizes
+        return self.make_approximation().layer_constants(sizes, self.num_samples)
 
     def network(self):
         """The network, without parameters."""
@@ -173,15 +183,17 @@ class LayersClaim(BaseModel):
     of: Literal["dispersion", "constant_error", "constant"]
     statistic: Literal["max", "min", "mean"]
     places: tuple[Place, ...] = Field(min_length=1)
-    where: dict[str, Any] = {}
+    where: dict[str, bool | int | float | str] = {}
     rule: str
     expect: Literal["PASS", "FAIL"] = "PASS"
 
     @model_validator(mode="after")
     def _known(self):
         Rule.parse(self.rule)
-        for name in self.where:
+        for name, value in self.where.items():
             choose(dict.fromkeys((*CONFIG_COLUMNS, "full_rank")), name, "setting")
+            if name == "full_rank" and not isinstance(value, bool):
+                raise InputError(f"where.full_rank is {value!r}; it must be true or false")
         return self
 
 
@@ -203,6 +215,13 @@ class LayersStudy(_Fixed):
         cells = self.cells()
         require_distinct(cells, "a network")
         for claim in self.claims:
+            if claim.of == "constant_error":
+                unknown = [c.description for c in cells if c.settings.layer_constants() is None]
+                if unknown:
+                    raise InputError(
+                        f"claim {claim.statement!r}: no constant is predicted for {unknown[0]}; claim its "
+                        "dispersion or constant"
+                    )
             for name, value in claim.where.items():
                 known = {getattr(cell.settings, name, value) for cell in cells}
                 if value not in known:
@@ -228,27 +247,32 @@ def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:
     import jax
     import jax.numpy as jnp
 
-    from ngd_theory import fisher, theory
+    from ngd_theory import theory
+    from ngd_theory.fisher.solve import gram_rank
     from ngd_theory.networks import linearize
 
     s, dtype = cell.settings, cell.require_precision()
-    options = {"sharing": s.sharing} if s.approximation == "kfac" else {}
-    approximation, net = fisher.by_name(s.approximation, **options), s.network()
+    approximation, net = s.make_approximation(), s.network()
     damping = approximation.matched_damping(s.damping)
     x = np.random.default_rng(s.seed).normal(size=(s.num_samples, *net.input_shape))
     params = jax.jit(net.init)(jax.random.key(s.seed))
     lin = jax.jit(lambda p, x: linearize(net, p, x))(params, jnp.asarray(x, dtype))
     maps = approximation.layer_maps(lin, damping)
-    constants = approximation.layer_constants(net.layer_sizes, s.num_samples)
+    constants = s.layer_constants()
     predicted = [None] * net.depth if constants is None else list(constants)
     places = ["first", *["hidden"] * (net.depth - 2), "output"]
     rows = []
-    for index, (layer, k, alpha, place) in enumerate(
-        zip(lin.layers, maps, predicted, places, strict=True), start=1
+    for index, (layer, size, k, alpha, place) in enumerate(
+        zip(lin.layers, net.layer_sizes, maps, predicted, places, strict=True), start=1
     ):
         n, c, t, _ = layer.sensitivities.shape
+        if not bool(jnp.isfinite(k).all()):
+            raise SingularKernelError(
+                f"layer {index}: the map is not finite with damping {damping:g} in {k.dtype}: raise the damping, use "
+                "float64, or damping 0 (pseudo-inverse)"
+            )
         ranks = [
-            int(np.linalg.matrix_rank(np.asarray(v).reshape(-1, v.shape[-1])))
+            gram_rank(np.asarray(v).reshape(-1, v.shape[-1]))
             for v in (layer.inputs, layer.sensitivities)
         ]
         rows.append(
@@ -258,7 +282,7 @@ def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:
                 "positions": t,
                 "input_rank": ranks[0],
                 "sensitivity_rank": ranks[1],
-                "full_rank": ranks == [n * t, n * c * t],
+                "full_rank": ranks == [n * t, n * c * size.geometry.live_positions],
                 **isotropy_columns(theory.isotropy(k), alpha),
             }
         )
@@ -315,6 +339,8 @@ def _judge(
         rows = rows[rows[key] == value]
     if rows.empty:
         return StudyVerdict(*names, Outcome.NOT_APPLICABLE, None, "no layer is as the claim says")
-    estimate = seed_mean(rows.groupby("seed")[claim.of].agg(claim.statistic))
+    # What is not a number must not be passed over.
+    of_seed = rows.groupby("seed")[claim.of]
+    estimate = seed_mean(of_seed.agg(claim.statistic).where(~of_seed.agg(lambda v: v.isna().any())))
     judgement = judge(estimate, Rule.parse(claim.rule))
     return StudyVerdict(*names, judgement.outcome, estimate, judgement.why)

@@ -256,7 +256,7 @@ class TrainingStudy(BaseModel):
 
 
 def make_optimizer(settings: TrainingSettings) -> Any:
-    """The optax transformation of a run.
+    """The optimiser of a run.
 
     Raises
     ------
@@ -264,12 +264,13 @@ def make_optimizer(settings: TrainingSettings) -> Any:
         For an unknown optimiser, an option that it does not take, or batch sizes that shrink.
     """
     from ngd_theory import optim
-    from ngd_theory.optim.optimizers import build
+    from ngd_theory.optim.optimizers import OPTIONS, build
     from ngd_theory.optim.problems import problem
 
     s = settings
     optim.batch_sizes(s.first_batch, s.last_batch, s.steps)
-    options = {"seed": s.seed, **s.options} if s.optimizer == "kfac" else s.options
+    seed = {"seed": s.seed} if "seed" in OPTIONS.get(s.optimizer, ()) else {}
+    options = {**seed, **s.options}
     chosen = problem(s.problem)
     return build(s.optimizer, chosen.network, chosen.loss, s.l2, options)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ngd_theory.errors import InputError
 from ngd_theory.fisher import Approximation, tridiagonal_coupling
-from ngd_theory.fisher.solve import round_off
+from ngd_theory.fisher.solve import gram_floor, gram_rank, round_off
 from ngd_theory.kernels import layer_kernel
 from ngd_theory.networks import Linearization, Network
 from ngd_theory.theory.constants import unit_wise_dispersion
@@ -180,31 +180,32 @@ def _root(kernel: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(eigenvalues, 0))) @ vectors.T
 
 
-def _rank(matrix) -> int:
-    singular = np.linalg.svd(np.asarray(matrix), compute_uv=False)
-    floor = max(matrix.shape) * np.finfo(singular.dtype).eps * singular[0]
-    return int(np.sum(singular > floor))
-
-
 def _leverages(rows: np.ndarray) -> np.ndarray:
     """Diagonal of the projector onto the column space of ``rows``."""
     u, singular, _ = np.linalg.svd(rows, full_matrices=False)
-    kept = u[:, singular > max(rows.shape) * np.finfo(singular.dtype).eps * singular[0]]
+    kept = u[:, singular > gram_floor(singular, max(rows.shape))]
     return np.sum(kept**2, axis=1)
+
+
+def _live(layer) -> np.ndarray:
+    """Which positions any output depends on at any sample: (T,)."""
+    return np.any(np.asarray(layer.sensitivities) != 0, axis=(0, 1, 3))
 
 
 def _equal_leverages(name, net, lin, damping) -> Iterator[Condition]:
     for index, layer in enumerate(lin.layers[:-1], start=1):
         n, t, p = layer.inputs.shape
-        leverages = _leverages(np.asarray(layer.inputs).reshape(n * t, p)).reshape(n, t).sum(1)
+        leverages = _leverages(np.asarray(layer.inputs).reshape(n * t, p)).reshape(n, t)
+        live = _live(layer)
+        leverages = leverages[:, live].sum(1)
         spread = float(leverages.std() / leverages.mean())
         limit = float(10 * np.finfo(leverages.dtype).eps ** 0.5)
-        why = f"leverages of a_{index} sum to {leverages.sum():.4g} of N T = {n * t}"
+        why = f"leverages of a_{index} sum to {leverages.sum():.4g} of N T = {n * int(live.sum())}"
         if spread > limit:
+            first = "use fewer samples or more input dimensions"
+            first += ", or the Forster transform" if t == 1 else ""
             why += f" and differ by {spread:.2g}, which the layer's K shows at every width: " + (
-                "use fewer samples, more input dimensions, or the Forster transform"
-                if index == 1
-                else "widen the previous layer or use fewer samples"
+                first if index == 1 else "widen the previous layer or use fewer samples"
             )
         yield Condition(name, spread <= limit, spread, limit, why, index)
     # The output layer's K is the projector onto its inputs' range: that must be everything.
@@ -212,10 +213,10 @@ def _equal_leverages(name, net, lin, damping) -> Iterator[Condition]:
 
 
 def _full_rank_inputs(name, net, lin, damping) -> Iterator[Condition]:
-    for index, layer in enumerate(lin.layers, start=1):
-        n, c, t, _ = layer.sensitivities.shape
-        # A unit has at most min(C, T) independent Jacobian rows a sample, all in the range of a.
-        yield _full_rank(name, layer, index, n * min(c, t))
+    for index, (layer, size) in enumerate(zip(lin.layers, net.layer_sizes, strict=True), start=1):
+        n, c, _, _ = layer.sensitivities.shape
+        # A unit has at most so many independent Jacobian rows a sample, all in the range of a.
+        yield _full_rank(name, layer, index, n * min(c, size.geometry.windows))
 
 
 def _full_rank_features(name, net, lin, damping) -> Iterator[Condition]:
@@ -227,10 +228,10 @@ def _full_rank_features(name, net, lin, damping) -> Iterator[Condition]:
 
 def _full_rank(name, layer, index, needed: int | None = None) -> Condition:
     a = np.asarray(layer.inputs).reshape(-1, layer.inputs.shape[-1])
-    rank, rows = _rank(a), a.shape[0]
+    rank, rows = gram_rank(a), a.shape[0]
     needed = rows if needed is None else needed
     why = f"rank(a_{index}) is {rank} of N T = {rows}" + (
-        "" if needed == rows else f", where a unit needs N min(C, T) = {needed}"
+        "" if needed == rows else f", where a unit needs {needed}"
     )
     if rank < needed and index == 1:
         why += (
@@ -246,8 +247,10 @@ def _full_rank_sensitivities(name, net, lin, damping) -> Iterator[Condition]:
     # The output layer's B is I_C whatever its rank.
     for index, layer in enumerate(lin.layers[:-1], start=1):
         delta = np.asarray(layer.sensitivities).reshape(-1, layer.sensitivities.shape[-1])
-        rank, needed = _rank(delta), delta.shape[0]
+        n, c, _, _ = layer.sensitivities.shape
+        rank, needed = gram_rank(delta), n * c * int(_live(layer).sum())
         why = f"rank(delta_{index}) is {rank} of N C T = {needed}"
+        why += " that the outputs depend on" if needed < len(delta) else ""
         if rank < needed:
             why += ": widen the layer, use fewer samples, or a nonlinear activation"
         yield Condition(name, rank == needed, rank, needed, why, index)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import APPROXIMATIONS, relative_error
 from convolutions import CASES, ConvolutionCase, problem
-from dense import flatten
+from dense import flatten, softmax_fisher
 
 import ngd_theory as ngd
 from ngd_theory.errors import InputError
@@ -62,10 +62,41 @@ def test_the_reduced_factors_equal_the_dense_ones(case, damping):
     assert min(wrong.values()) > 1e-2, wrong
 
 
+@pytest.mark.parametrize(
+    "approximation",
+    [
+        *(ngd.fisher.by_name(name) for name in NAMES if ngd.fisher.APPROXIMATIONS[name].by_layers),
+        ngd.fisher.KFAC(output_factor="uniform"),
+        ngd.fisher.KFAC(sharing="reduce"),
+    ],
+    ids=str,
+)
+def test_the_maps_of_the_layers_add_up_to_the_networks(approximation):
+    p = problem(CASES[3])
+    maps = approximation.layer_maps(p.lin, 1e-3)
+    whole = approximation.function_space_map(p.lin, 1e-3)
+    assert relative_error(sum(maps[1:], maps[0]), whole) < 1e-12
+    assert len(maps) == len(p.lin.layers)
+
+
+@pytest.mark.parametrize("name", ["exact", "block-diagonal", "kfac"])
+def test_the_fisher_of_the_cross_entropy_equals_the_dense_one(name):
+    """Lambda is not the identity: K times the residual is J of the natural gradient, from dense matrices."""
+    p = problem(CASES[4])
+    kind = ngd.fisher.TrueFisher("cross-entropy")
+    found = ngd.fisher.by_name(name, kind=kind).natural_gradient(p.lin, p.residual, 1e-3)
+    dense = p.dense.with_output_fisher(softmax_fisher(p.outputs))
+    assert relative_error(flatten(found), dense.natural_gradient(name, 1e-3, p.residual)) < 1e-8
+
+
 def test_the_block_tridiagonal_inverse_of_kfac_is_for_dense_layers():
     p = problem(CASES[0])
+    tridiagonal = ngd.fisher.by_name("kfac-tridiagonal")
     with pytest.raises(InputError, match="convolution"):
-        ngd.fisher.by_name("kfac-tridiagonal").natural_gradient(p.lin, p.residual, 1e-3)
+        tridiagonal.natural_gradient(p.lin, p.residual, 1e-3)
+    assert ngd.theory.isotropy_constant(tridiagonal, p.network, 4) is None
+    with pytest.raises(InputError, match="block-diagonal"):
+        ngd.optim.kfac(p.network, "mse", structure="block-tridiagonal")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -78,7 +109,9 @@ def test_both_ways_to_a_layer_kernel_agree_at_every_memory_budget(case):
         ]
         expected = rows[0] @ rows[1].T
         for budget in (1, 500, 2**28):
+            grams = empirical._over_positions(here, there).reshape(expected.shape)
             ways = {
+                "Gram matrices of all positions": grams,
                 "chosen": empirical.layer_kernel(here, there, memory_budget=budget),
                 "rows": empirical.weighted_layer_kernel(here, there, memory_budget=budget),
             }
@@ -102,10 +135,9 @@ def test_on_images_of_one_pixel_kfc_is_the_dense_layers_kfac():
         {**q, "weight": q["weight"].reshape(-1, q["weight"].shape[-1])} for q in p.params
     )
     lin = ngd.networks.linearize(net, params, p.x.reshape(4, 7))
-    for name in ("kfac",):
-        approximation = ngd.fisher.by_name(name)
-        found = approximation.function_space_map(p.lin, 1e-3)
-        assert relative_error(found, approximation.function_space_map(lin, 1e-3)) < 1e-12, name
+    kfac = ngd.fisher.KFAC()
+    found = kfac.function_space_map(p.lin, 1e-3)
+    assert relative_error(found, kfac.function_space_map(lin, 1e-3)) < 1e-12
 
 
 def difference_from_block_diagonal(lin, sharing="expand"):
@@ -173,7 +205,7 @@ def wide_layers(width, seed=0):
 
 def layer_isotropy(layer):
     one = ngd.networks.Linearization(layer.sensitivities[:, :, 0, 0], (layer,))
-    return ngd.theory.isotropy(ngd.fisher.KFAC().function_space_map(one, 0.0))
+    return ngd.theory.isotropy(ngd.fisher.KFAC().layer_maps(one, 0.0)[0])
 
 
 def test_wide_kfc_is_isotropic_with_alpha_n_t_squared_where_the_ranks_are_full():

@@ -10,6 +10,7 @@ from convolutions import CASES, ConvolutionCase, problem
 import ngd_theory as ngd
 from ngd_theory.errors import InputError
 from ngd_theory.networks import cnn
+from ngd_theory.networks.checks import require_size
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -104,15 +105,62 @@ def test_layer_sizes_count_positions_and_parameters():
     assert params[0]["weight"].shape == (3, 3, 3, 4)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_ranks_of_patches_are_the_predicted_ones_and_bound_those_of_sensitivities(case):
-    p = problem(case)
-    n, c = p.lin.outputs.shape
-    for size, layer in zip(p.network.layer_sizes, p.lin.layers, strict=True):
+#: Edges that pooling drops, kernels wider than their image, strides over positions, networks without activation.
+RANK_CASES = (
+    *CASES,
+    ConvolutionCase("an edge dropped", (5, 5, 6), (64,), 1, 2, pool=2),
+    ConvolutionCase("kernel over padding", (4, 4, 1), (6, 5, 7), 1, 20, pool=(2, 2, 1)),
+    ConvolutionCase("kernel around a torus", (2, 2, 3), (20,), 1, 4, padding="circular"),
+    ConvolutionCase("passed over", (4, 4, 2), (40, 3), 1, 2, 1, stride=2),
+    ConvolutionCase("linear, flattened", (4, 4, 1), (6,), 1, 20, activation="identity"),
+    ConvolutionCase(
+        *("linear, global pooling", (4, 4, 2), (24,), 2, 4),
+        activation="identity",
+        readout="pool",
+        bias_std=0.3,
+    ),
+)
+
+
+@pytest.mark.parametrize("case", RANK_CASES, ids=str)
+def test_predicted_ranks_are_measured(case):
+    net, n = case.network, case.num_samples
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(n, *case.input_shape)))
+    lin = jax.jit(lambda p, x: ngd.networks.linearize(net, p, x))(net.init(jax.random.key(0)), x)
+    for size, layer in zip(net.layer_sizes, lin.layers, strict=True):
         a = np.asarray(layer.inputs).reshape(-1, size.num_inputs)
         delta = np.asarray(layer.sensitivities).reshape(-1, size.num_units)
         assert np.linalg.matrix_rank(a) == size.input_rank(n)
-        assert np.linalg.matrix_rank(delta) <= size.sensitivity_rank(n, c)
+        assert np.linalg.matrix_rank(delta) == size.sensitivity_rank(n, case.output_dim)
+        kernel = np.asarray(ngd.kernels.layer_kernel(layer))
+        rank = np.linalg.matrix_rank(kernel, tol=1e-10 * np.trace(kernel))
+        assert rank == size.jacobian_rank(n, case.output_dim)
+
+
+def test_positions_that_no_output_depends_on_leave_kfc_isotropic():
+    """5 x 5 positions of which pooling keeps 4 x 4: alpha is N T T' = 2 * 25 * 16, at full rank."""
+    case = ConvolutionCase("", (5, 5, 6), (64,), 1, 2, pool=2)
+    net, kfc = case.network, ngd.fisher.KFAC()
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 5, 6)))
+    lin = ngd.networks.linearize(net, net.init(jax.random.key(0)), x)
+    assert net.layer_sizes[0].geometry.live_positions == 16
+    found = ngd.theory.isotropy(kfc.layer_maps(lin, 0.0)[0])
+    np.testing.assert_allclose(found.constant, 800, rtol=1e-8)
+    np.testing.assert_allclose(kfc.layer_constants(net.layer_sizes, 2)[0], 800)
+    assert found.dispersion < 1e-8
+    assert all(c.holds for c in ngd.theory.check_conditions(kfc, net, lin))
+
+
+def test_a_unit_behind_global_pooling_sees_one_direction_of_the_outputs():
+    """All positions of a unit share the pooled cotangent: its share of alpha is 1/C, not 1."""
+    net = ngd.networks.cnn((4, 4, 3), [128, 128], 3, activation="tanh", readout="pool")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 4, 3)))
+    lin = ngd.networks.linearize(net, net.init(jax.random.key(0)), x)
+    unit_wise = ngd.fisher.UnitWise()
+    predicted = unit_wise.layer_constants(net.layer_sizes, 4)
+    np.testing.assert_allclose(predicted, [128, 128 / 3, 1])
+    found = [ngd.theory.isotropy(k).constant for k in unit_wise.layer_maps(lin, 0.0)]
+    np.testing.assert_allclose(found, predicted, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +187,12 @@ def test_impossible_networks_are_refused_in_words(change, words):
         cnn(**options)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [2.5, "a", None, float("inf"), float("nan"), [3, 3], 0])
+def test_what_is_no_size_is_refused_in_words(size):
+    with pytest.raises(InputError, match=r"kernel_size is .*whole number"):
+        require_size("kernel_size", size)
 
 
 def test_images_of_another_shape_are_refused():

@@ -1,9 +1,11 @@
 """Layers studies: what a file may say, its claims on made-up numbers, and one network measured."""
 
+import jax.numpy as jnp
 import pandas as pd
 import pytest
 
-from ngd_theory.errors import InputError
+from ngd_theory.errors import InputError, SingularKernelError
+from ngd_theory.fisher import KFAC
 from ngd_theory.report.sweep import write_report
 from ngd_theory.sweeps import Outcome, run
 from ngd_theory.sweeps.kinds import evaluate, parse
@@ -76,6 +78,22 @@ def test_a_claim_is_about_the_rows_of_its_ranks_places_and_settings():
     assert evaluate(none, frame(none))[0].outcome is Outcome.NOT_APPLICABLE
 
 
+def test_a_number_that_is_missing_is_not_passed_over():
+    study = parse(STUDY)
+    found = frame(study)
+    found.loc[(found["seed"] == 1) & (found["place"] == "hidden"), "dispersion"] = float("nan")
+    (verdict,) = evaluate(study, found)
+    assert verdict.outcome is not Outcome.PASS
+
+
+def test_a_map_that_is_not_finite_is_an_error(monkeypatch):
+    nothing = jnp.full((2, 2), jnp.nan)
+    monkeypatch.setattr(KFAC, "layer_maps", lambda *_: (nothing, nothing, nothing))
+    cell = parse({**STUDY, "seeds": [0], "claims": []}).cells()[0]
+    with pytest.raises(SingularKernelError, match="layer 1: the map is not finite"):
+        measure_cell(cell)
+
+
 def test_unfinished_networks_leave_a_claim_open():
     study = parse(STUDY)
     (verdict,) = evaluate(study, frame(study).query("channels == 8"))
@@ -93,6 +111,13 @@ def test_unfinished_networks_leave_a_claim_open():
         ({"claims": [{**CLAIM, "where": {"width": 3}}]}, ["width", "channels"]),
         ({"claims": [{**CLAIM, "where": {"channels": 9}}]}, ["where.channels", "8, 16"]),
         ({"claims": [{**CLAIM, "places": ["middle"]}]}, ["middle", "hidden"]),
+        ({"claims": [{**CLAIM, "where": {"channels": [8, 16]}}]}, ["where.channels"]),
+        ({"claims": [{**CLAIM, "where": {"full_rank": "true"}}]}, ["full_rank", "true or false"]),
+        ({"approximations": ["unit-wise"], "sharing": "reduce"}, ["unit-wise", "sharing"]),
+        (
+            {"claims": [{**CLAIM, "of": "constant_error"}], "sharing": "reduce"},
+            ["no constant is predicted", "dispersion"],
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(changes, words):

@@ -20,7 +20,7 @@ def layerwise_distance(
     Parameters
     ----------
     net : Network
-        A multi-layer perceptron.
+        Whose kernels some source serves: see `ngd_theory.kernels.infinite`.
     lin : Linearization
         Of ``net`` at ``x``, at any parameters.
     x : (N, *input_shape)

@@ -51,7 +51,7 @@ def resolve(source: str, net: Network) -> str:
     if source == "closed-form" and not perceptron:
         raise NotPredictedError(
             "the closed-form recursion covers dense layers with one activation between them; this "
-            'network has others: use source="neural-tangents"'
+            'network has others, whose ntk, nngp and layerwise_ntk neural-tangents serves (source="neural-tangents")'
         )
     if source == "auto":
         return "closed-form" if perceptron else "neural-tangents"

@@ -47,7 +47,7 @@ def draw_layers(frame: pd.DataFrame) -> Figure:
             right.set_title(f"{name}: constant / predicted", loc="left")
             left.set_xscale("log", base=2)
             left.set_yscale("log")
-            left.set_ylim(_FLOOR / 2, 2)
+            left.set_ylim(_FLOOR / 2, max(2, left.get_ylim()[1]))
             low, high = right.get_ylim()
             right.set_ylim(min(low, 0.9), max(high, 1.1))
         for axes in grid[-1]:

@@ -1,0 +1,85 @@
+"""What of a layer's positions and inputs counts: the sharing of weights, without any weight.
+
+All of it is read off what each layer's `patches` makes of an image of pixel numbers and what the maps after it
+do to a mask, so that a new layer type or pooling needs nothing here.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from ngd_theory.networks.network import Block
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Counts of one layer; all are T, or 1, for the plainest.
+
+    Attributes
+    ----------
+    live_positions : int
+        Positions that the outputs depend on: pooling drops an edge, a stride passes over some.
+    windows : int
+        Groups of live positions whose sensitivities differ by the activation's slope alone, such as a pooling window.
+    distinct_positions : int
+        Positions that see something different.
+    distinct_inputs : int
+        Inputs of the layer that are not padding at every position, and no copies of others; the bias is one.
+    """
+
+    live_positions: int
+    windows: int
+    distinct_positions: int
+    distinct_inputs: int
+
+
+@lru_cache(maxsize=64)
+def geometries(input_shape: tuple[int, ...], blocks: "tuple[Block, ...]") -> tuple[Geometry, ...]:
+    """The `Geometry` of every layer, first to last."""
+    with jax.ensure_compile_time_eval():
+        shapes, seen = [], []
+        h = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+        for block in blocks:
+            # float32 counts to 2^24 without an error, as many as any image has.
+            numbers = jnp.arange(1, prod(h.shape) + 1, dtype=jnp.float32).reshape(h.shape)
+            seen.append(np.asarray(block.affine.patches(numbers))[0])
+            shapes.append(h.shape)
+            h = jax.eval_shape(_after(block), _outputs_like(block))
+        found = []
+        wanted = np.ones(h.shape, bool)
+        for block, shape, patches in zip(blocks[::-1], shapes[::-1], seen[::-1], strict=True):
+            ones = _outputs_like(block)
+            _, pull = jax.vjp(_after(block), jnp.ones(ones.shape, ones.dtype))
+            # Slopes at one are not zero, and masks do not cancel.
+            (through,) = pull(jnp.asarray(wanted, ones.dtype))
+            live = np.any(np.asarray(through).reshape(len(patches), -1) != 0, axis=1)
+            columns = np.unique(patches[:, np.any(patches > 0, axis=0)], axis=1)
+            found.append(
+                Geometry(
+                    live_positions=int(live.sum()),
+                    windows=int(wanted.sum()) // block.affine.units,
+                    distinct_positions=len(np.unique(patches, axis=0)),
+                    distinct_inputs=columns.shape[1] + block.affine.layout.has_bias,
+                )
+            )
+            wanted = np.isin(np.arange(1, prod(shape) + 1), patches[live]).reshape(shape)
+    return tuple(found[::-1])
+
+
+def _outputs_like(block: "Block"):
+    return jax.ShapeDtypeStruct((1, *block.affine.output_shape), jnp.float32)
+
+
+def _after(block: "Block"):
+    def apply(h):
+        for function in block.after:
+            h = function(h)
+        return h
+
+    return apply

@@ -1,0 +1,80 @@
+"""What a training run asks of an optimiser: where to start, a compiled step, and where to measure."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ngd_theory.losses import Loss
+from ngd_theory.networks import Network
+from ngd_theory.optim.kfac import KFACState, averaged_params
+
+#: ``(params, state, rows) -> (params, state, loss of the batch before the step)``.
+Advance = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+
+
+class Stepper(abc.ABC):
+    """An optimiser that makes whole steps."""
+
+    @abc.abstractmethod
+    def begin(self, params, x, y) -> tuple[Any, Any]:
+        """Parameters that steps may overwrite, equal to ``params``, and the state."""
+
+    @abc.abstractmethod
+    def compile(self, params, state, x, y, size: int) -> Advance:
+        """A step on the rows ``rows (size,)`` of x and y that will not compile again; nothing given changes."""
+
+    def measured_at(self, params, state) -> Any:
+        """The parameters at which errors are recorded."""
+        return params
+
+    def dampings(self, state) -> tuple[float, float]:
+        """The dampings lambda and gamma; NaN where there is none."""
+        return float("nan"), float("nan")
+
+
+class OptaxStepper(Stepper):
+    """An optax transformation that is given ``x=``, ``y=`` and the gradient of the batch loss.
+
+    Parameters
+    ----------
+    network : Network
+    loss : Loss
+    optimizer : optax.GradientTransformationExtraArgs
+    """
+
+    def __init__(
+        self, network: Network, loss: Loss, optimizer: optax.GradientTransformationExtraArgs
+    ):
+        self._network, self._loss, self._optimizer = network, loss, optimizer
+
+    def begin(self, params, x, y):
+        """``params`` themselves: steps make new ones."""
+        return params, self._optimizer.init(params)
+
+    def compile(self, params, state, x, y, size):
+        """Ahead of time."""
+        rows = jnp.zeros(size, jnp.int32)
+        step = jax.jit(self._step).lower(params, state, x, y, rows).compile()
+        return lambda params, state, rows: step(params, state, x, y, rows)
+
+    def _step(self, params, state, x, y, rows):
+        batch, targets = x[rows], y[rows]
+        value, gradient = jax.value_and_grad(
+            lambda p: self._loss.value(self._network.apply(p, batch), targets)
+        )(params)
+        updates, state = self._optimizer.update(gradient, state, params, x=batch, y=targets)
+        return optax.apply_updates(params, updates), state, value
+
+    def measured_at(self, params, state):
+        """K-FAC's averaged iterate if it keeps one."""
+        return averaged_params(state, params) if isinstance(state, KFACState) else params
+
+    def dampings(self, state):
+        """K-FAC's."""
+        if not isinstance(state, KFACState):
+            return super().dampings(state)
+        return float(state.damping), float(state.factor_damping)
