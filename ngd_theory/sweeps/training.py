@@ -119,7 +119,7 @@ class Contender(BaseModel):
         Of every run.
     grid : dict of str to tuple
         Options that vary; the runs are the Cartesian product.
-    seeds : tuple of int or None
+    record_every, seeds
         The study's when None.
     """
 
@@ -131,6 +131,7 @@ class Contender(BaseModel):
     steps: PositiveInt
     options: dict[str, Option] = {}
     grid: dict[str, Annotated[tuple[Option, ...], Field(min_length=1)]] = {}
+    record_every: PositiveInt | None = None
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
 
 
@@ -230,10 +231,7 @@ class TrainingStudy(BaseModel):
 
     def cells(self) -> list[TrainingCell]:
         """Every run, in the order of the file."""
-        shared = (
-            *("problem", "num_images", "data_dir", "l2", "init_scale"),
-            *("record_every", "precision"),
-        )
+        shared = "problem", "num_images", "data_dir", "l2", "init_scale", "precision"
         common = {name: getattr(self, name) for name in shared}
         found = []
         for c in self.optimizers:
@@ -249,6 +247,7 @@ class TrainingStudy(BaseModel):
                         first_batch=first,
                         last_batch=last,
                         steps=c.steps,
+                        record_every=c.record_every or self.record_every,
                         seed=seed,
                     )
                     found.append(TrainingCell(settings))
