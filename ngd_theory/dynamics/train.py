@@ -100,7 +100,9 @@ def train(
         if diverged:
             break
         if not finite:
-            raise _explain(approximation, network, params, x, damping, step)
+            lin = linearize(network, params, x)
+            residual = objective.residual(lin.outputs, y)
+            raise _explain(approximation, network, lin, residual, damping, step)
         params = new
     return Trajectory(
         jnp.asarray(np.stack(outputs)),
@@ -134,10 +136,11 @@ def _distance(params, start):
     return jnp.sqrt(sum(jax.tree.leaves(squares)))
 
 
-def _explain(approximation, network, params, x, damping, step) -> SingularKernelError:
-    lin = linearize(network, params, x)
-    broken = [c for c in check_conditions(approximation, network, lin, damping) if not c.holds]
-    reasons = "; ".join(c.why for c in broken) or "no condition of the theory is violated"
+def _explain(approximation, network, lin, residual, damping, step) -> SingularKernelError:
+    reasons = approximation.breakdown(lin, residual, damping)
+    if reasons is None:
+        broken = [c for c in check_conditions(approximation, network, lin, damping) if not c.holds]
+        reasons = "; ".join(c.why for c in broken) or "no condition of the theory is violated"
     return SingularKernelError(
         f"{approximation.name}: the natural gradient is not finite at step {step} with damping {damping} "
         f"in {lin.outputs.dtype}: {reasons}. Raise the damping, use float64, or damping 0 (pseudo-inverse)"

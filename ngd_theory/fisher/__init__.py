@@ -17,6 +17,7 @@ from ngd_theory.fisher.kronecker import (
     invert_tridiagonal,
     kronecker_fisher,
 )
+from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
 from ngd_theory.fisher.unit_wise import UnitWise
 
 #: Every approximation by its public name; a new one is one file and one entry here.
@@ -66,6 +67,7 @@ __all__ = [
     "Approximation",
     "BlockDiagonal",
     "BlockTridiagonal",
+    "ConjugateGradients",
     "Damping",
     "DiagonalInverse",
     "EmpiricalFisher",
@@ -75,6 +77,7 @@ __all__ = [
     "KFACTridiagonal",
     "KroneckerFisher",
     "SampledFisher",
+    "Solution",
     "TridiagonalInverse",
     "TrueFisher",
     "UnitWise",

@@ -132,6 +132,17 @@ class Approximation(abc.ABC):
         """The damping at which this approximation's own inverses are damped by about ``damping``."""
         return damping
 
+    def breakdown(self, lin: Linearization, cotangent: Float[Array, "N C"], damping) -> str | None:
+        """Why a natural gradient is not finite, where the approximation itself can tell; reads values."""
+        return None
+
+    def workspace(self, sizes: tuple[LayerSize, ...], num_samples: int, itemsize: int) -> int:
+        """Numbers that a natural gradient holds beside the linearisation and what has the parameters' shape.
+
+        A model from the leading terms, for `ngd_theory.theory.step_memory`; ``itemsize`` is in bytes.
+        """
+        return 0
+
     def damping_bias(self, lin: Linearization, damping: float) -> float | None:
         """Leading-order bound on ``||K(rho) - K(0)||_2 / alpha``, from the spectra at hand.
 

@@ -11,19 +11,26 @@ so a step costs one N*C-sized solve (L*N*C for block-tridiagonal) and one vjp.
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ngd_theory.errors import InputError, choose
 from ngd_theory.fisher.base import Approximation, approximation
-from ngd_theory.fisher.damping import Damping
-from ngd_theory.fisher.kinds import Kind, TrueFisher
+from ngd_theory.fisher.damping import Damping, as_damping
+from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.loops import batch_size, map_items
+from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
 from ngd_theory.fisher.solve import inverse_spectrum, pinv_solve, smallest_eigenvalue, solve_psd
 from ngd_theory.kernels import layer_kernel, ntk
-from ngd_theory.networks import Linearization
+from ngd_theory.networks import LayerLinearization, Linearization
+
+SOLVERS = ("auto", "cholesky", "cg")
+#: Bytes that "auto" lets the kernels of a natural gradient take: N C up to some 13,000 in float32.
+MEMORY_LIMIT = 2**31
 
 
 class DualApproximation(Approximation):
@@ -71,24 +78,166 @@ class DualApproximation(Approximation):
         return sum(terms[1:], terms[0])
 
 
+class GroupedApproximation(DualApproximation):
+    """A dual approximation whose layers fall into groups, each with its own problem ``(Lambda Theta_g + rho) w = v``.
+
+    Solved by Cholesky from the kernels, or without any kernel by conjugate gradients (`ngd_theory.fisher.matrix_free`):
+    then a natural gradient takes memory for the linearisation, a few tangents and `ConjugateGradients.rank` columns.
+    Function-space maps are of the kernel's own size and take Cholesky, unless conjugate gradients are asked for.
+    """
+
+    solver: str | ConjugateGradients
+    memory_limit: int
+
+    def __post_init__(self):
+        if not isinstance(self.solver, ConjugateGradients):
+            choose(dict.fromkeys(SOLVERS), self.solver, "solver")
+        if self.memory_limit < 1:
+            raise InputError(f"memory_limit is {self.memory_limit}; it must be at least 1 byte")
+
+    @abc.abstractmethod
+    def groups(self, depth: int) -> Sequence[range]:
+        """Numbers of the layers of each group; each layer is in one."""
+
+    def dual_weights(self, kernels, cotangents, damping, root):
+        """One solve a group."""
+        found = [
+            (group, dual_solve(sum(kernels[i] for i in group), cotangents, damping, root))
+            for group in self.groups(len(kernels))
+        ]
+        return [weights for group, weights in found for _ in group]
+
+    def precondition(self, lin, cotangent, damping):
+        """One vjp with a cotangent of its own for each group."""
+        if self.iteration(lin) is None:
+            return super().precondition(lin, cotangent, damping)
+        solutions = self.dual_solutions(lin, cotangent, damping)
+        n = lin.num_samples
+        return tuple(
+            lin.layers[i].vjp(solution.weights.reshape(cotangent.shape) / n)
+            for group, solution in zip(self.groups(len(lin.layers)), solutions, strict=True)
+            for i in group
+        )
+
+    def preconditioned_map(self, lin, damping, at):
+        """By Cholesky under "auto"; by conjugate gradients a column at a time if they are asked for."""
+        if self.solver in ("auto", "cholesky"):
+            return super().preconditioned_map(lin, damping, at)
+        return Approximation.preconditioned_map(self, lin, damping, at)
+
+    def iteration(self, lin: Linearization) -> ConjugateGradients | None:
+        """The conjugate gradients that a natural gradient at ``lin`` takes; None for Cholesky."""
+        itemsize = lin.outputs.dtype.itemsize
+        return self._iteration(lin.outputs.size, len(lin.layers), itemsize)
+
+    def _iteration(self, outputs: int, depth: int, itemsize: int) -> ConjugateGradients | None:
+        if isinstance(self.solver, ConjugateGradients):
+            return self.solver
+        held = itemsize * self._kernels(outputs, depth)
+        by_cholesky = held <= self.memory_limit if self.solver == "auto" else self.solver != "cg"
+        return None if by_cholesky else ConjugateGradients()
+
+    def _kernels(self, outputs: int, depth: int) -> int:
+        """Numbers in the kernels of all groups, a factor and a copy."""
+        return (len(self.groups(depth)) + 2) * outputs**2
+
+    def workspace(self, sizes, num_samples, itemsize):
+        """Kernels, or the preconditioner's columns and a tangent."""
+        outputs = num_samples * sizes[-1].num_units
+        iteration = self._iteration(outputs, len(sizes), itemsize)
+        if iteration is None:
+            return self._kernels(outputs, len(sizes))
+        tangent = sum(s.num_inputs * s.num_units for s in sizes)
+        return 3 * min(iteration.rank, outputs) * outputs + tangent
+
+    def dual_solutions(
+        self, lin: Linearization, cotangent: Float[Array, "N C"], damping
+    ) -> tuple[Solution, ...]:
+        """Solve each group's problem by conjugate gradients, and say how it went.
+
+        Parameters
+        ----------
+        lin : Linearization
+        cotangent : (N, C)
+        damping : float or scalar array
+            rho > 0.
+
+        Returns
+        -------
+        tuple of Solution
+            One a group, with iterations and residual (of the system with kernel ``R^T Theta R`` where Lambda = R R^T).
+
+        Raises
+        ------
+        InputError
+            For a damping that is known to be zero.
+        """
+        damping = as_damping(damping)
+        if damping.zero:
+            raise InputError(
+                f"{self.name!r} by conjugate gradients needs a damping above 0; the limit takes the whole kernel "
+                '(solver="cholesky", or a larger memory_limit)'
+            )
+        iteration = self.iteration(lin) or ConjugateGradients()
+        rho = jnp.asarray(damping.value, lin.outputs.dtype)
+        root = _at_most_square(self.kind.root(lin.outputs))
+        return tuple(
+            _iterate(iteration, [lin.layers[i] for i in group], cotangent, rho, root)
+            for group in self.groups(len(lin.layers))
+        )
+
+    def breakdown(self, lin, cotangent, damping):
+        """What conjugate gradients did not reach."""
+        iteration = self.iteration(lin)
+        if iteration is None:
+            return None
+        failed = [
+            f"conjugate gradients of layers {group.start + 1} to {group.stop} stopped after {int(s.iterations)} "
+            f"iterations at a relative residual of {float(s.residual):.1e}"
+            for group, s in zip(
+                self.groups(len(lin.layers)),
+                _dual_solutions(self, lin, cotangent, as_damping(damping)),
+                strict=True,
+            )
+            if not s.converged
+        ]
+        if not failed:
+            return None
+        return (
+            "; ".join(failed)
+            + f" with {iteration}: give solver=ConjugateGradients(...) more max_iterations or a "
+            'larger rank, or use solver="cholesky"'
+        )
+
+
+@jax.jit
+def _dual_solutions(approximation, lin, cotangent, damping):
+    return approximation.dual_solutions(lin, cotangent, damping)
+
+
 @approximation
 @dataclass(frozen=True)
-class Exact(DualApproximation):
+class Exact(GroupedApproximation):
     """The whole Fisher: ``K = Theta (Lambda Theta + rho)^-1``, alpha = 1 (MSE).
 
     Attributes
     ----------
     kind : TrueFisher, SampledFisher or EmpiricalFisher
+    solver : {"auto", "cholesky", "cg"} or ConjugateGradients
+        Of natural gradients; "auto" takes Cholesky where its matrices fit into ``memory_limit``.
+    memory_limit : int
+        Bytes.
     """
 
     name = "exact"
     requirements = ("distinct-inputs", "positive-definite-ntk")
     kind: Kind = field(default=TrueFisher())
+    solver: str | ConjugateGradients = "auto"
+    memory_limit: int = MEMORY_LIMIT
 
-    def dual_weights(self, kernels, cotangents, damping, root):
-        """One solve with the whole kernel; every layer has the same weights."""
-        weights = dual_solve(sum(kernels[1:], kernels[0]), cotangents, damping, root)
-        return [weights] * len(kernels)
+    def groups(self, depth):
+        """One of all layers, which then have the same weights."""
+        return [range(depth)]
 
     def damping_bias(self, lin, damping):
         """``rho / lambda_min(Theta)``."""
@@ -97,8 +246,11 @@ class Exact(DualApproximation):
     def isotropy_constant(self, sizes, num_samples):
         """1, or rank(J)/(NC) where the parameters cannot reach every output."""
         c = sizes[-1].num_units
-        if any(s.linear_sensitivity_rank is None for s in sizes):
+        image = sizes[0].linear_image_rank
+        if image is None:
             reached = sum(s.jacobian_rank(num_samples, c) for s in sizes)
+        elif any(s.positions > 1 for s in sizes):
+            reached = min(image * c, sum(s.jacobian_rank(num_samples, c) for s in sizes))
         else:
             # A linear network's ranges span(delta_l) (x) span(a_l) are nested: the first grow with l while
             # the second shrink, so that layer l adds its new directions times rank(a_l).
@@ -111,22 +263,28 @@ class Exact(DualApproximation):
 
 @approximation
 @dataclass(frozen=True)
-class BlockDiagonal(DualApproximation):
+class BlockDiagonal(GroupedApproximation):
     """One block a layer: ``K = sum_l Theta_l (Lambda Theta_l + rho)^-1``, alpha = L (MSE).
 
     Attributes
     ----------
     kind : TrueFisher, SampledFisher or EmpiricalFisher
+    solver : {"auto", "cholesky", "cg"} or ConjugateGradients
+        Of natural gradients; "auto" takes Cholesky where its matrices fit into ``memory_limit``.
+    memory_limit : int
+        Bytes.
     """
 
     name = "block-diagonal"
     by_layers = True
     requirements = ("distinct-inputs", "positive-definite-layer-kernels")
     kind: Kind = field(default=TrueFisher())
+    solver: str | ConjugateGradients = "auto"
+    memory_limit: int = MEMORY_LIMIT
 
-    def dual_weights(self, kernels, cotangents, damping, root):
-        """One solve a layer."""
-        return [dual_solve(kernel, cotangents, damping, root) for kernel in kernels]
+    def groups(self, depth):
+        """One a layer."""
+        return [range(i, i + 1) for i in range(depth)]
 
     def damping_bias(self, lin, damping):
         """``rho max_l 1/lambda_min(Theta_l)``."""
@@ -163,6 +321,11 @@ class BlockTridiagonal(DualApproximation):
     def dual_weights(self, kernels, cotangents, damping, root):
         """One L*N*C solve: LU when damped (G is indefinite), eigh at rho = 0."""
         return coupled_solve(tridiagonal_coupling(len(kernels)), kernels, cotangents, damping, root)
+
+    def workspace(self, sizes, num_samples, itemsize):
+        """The kernels and their roots, and the coupled system with its factor."""
+        depth, outputs = len(sizes), num_samples * sizes[-1].num_units
+        return (3 * depth + 3 * depth**2) * outputs**2
 
     def damping_bias(self, lin, damping):
         """``rho |s|^2 / (alpha lambda_min)``, s = pinv(Sigma) 1: from ``K(0) - K(rho) ~ rho s^T D^-1 s``."""
@@ -254,6 +417,28 @@ def coupled_solve(coupling: np.ndarray, kernels, cotangents, damping: Damping, r
         return [_apply(root, w) for w in reduced(pinv_solve, inner, images)]
 
     return damping.select(positive, limit, list(kernels), cotangents, root)
+
+
+def _iterate(
+    iteration: ConjugateGradients,
+    layers: Sequence[LayerLinearization],
+    cotangent: Float[Array, "N C"],
+    rho: Float[Array, ""],
+    root: Float[Array, "N C K"] | None,
+) -> Solution:
+    """``(Lambda Theta + rho) w = v`` for these layers' kernel, v split by the range of Lambda as in `coupled_solve`."""
+    if root is None:
+        return iteration.solve(layers, cotangent, rho)
+    n, _, k = root.shape
+    inside, outside = _split_range(root, cotangent.reshape(-1, 1))
+    inside, outside = inside.reshape(n, k), outside.reshape(cotangent.shape) / rho
+    curved = [
+        replace(y, sensitivities=curvature_sensitivities(y.sensitivities, root)) for y in layers
+    ]
+    spilled = sum(c.jvp(y.vjp(outside)) for c, y in zip(curved, layers, strict=True)) / n
+    solution = iteration.solve(curved, inside - spilled, rho)
+    inner = _apply(root, solution.weights.reshape(-1, 1))
+    return solution._replace(weights=inner[:, 0] + outside.ravel())
 
 
 def _at_most_square(root: Float[Array, "N C K"] | None):

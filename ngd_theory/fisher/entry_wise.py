@@ -41,6 +41,11 @@ class EntryWise(Approximation):
             for g, layer in zip(gradient, lin.layers, strict=True)
         )
 
+    def workspace(self, sizes, num_samples, itemsize):
+        """Squares of inputs and sensitivities, and the largest layer's diagonal."""
+        squares = sum(num_samples * s.positions * (s.num_inputs + s.num_units) for s in sizes)
+        return squares + max(s.num_inputs * s.num_units for s in sizes)
+
     def preconditioned_map(self, lin, damping, at):
         """``(1/N) sum_l J_l(at) diag(1/(d_l + rho)) J_l^T``."""
         root = self.kind.root(lin.outputs)

@@ -91,6 +91,16 @@ class KFAC(Approximation):
         """``damping^2``: each factor is damped by about the square root."""
         return damping**2
 
+    def workspace(self, sizes, num_samples, itemsize):
+        """Whitened copies of the factors, and the largest matrices that are factorised."""
+        c, n = sizes[-1].num_units, num_samples
+        copies = sum(n * s.positions * (s.num_inputs + c * s.num_units) for s in sizes)
+        sides = [
+            (min(n * s.positions, s.num_inputs), min(n * c * s.positions, s.num_units))
+            for s in sizes
+        ]
+        return copies + 2 * max(a**2 + b**2 for a, b in sides)
+
     def damping_bias(self, lin, damping):
         """``rho_A/lambda_min(A) + rho_B/lambda_min(B)``, averaged over layers by their alpha.
 

@@ -75,6 +75,15 @@ class KFACTridiagonal(Approximation):
         """``damping^2``, as for `KFAC`."""
         return damping**2
 
+    def workspace(self, sizes, num_samples, itemsize):
+        """Factors in the samples' bases, a dozen of a size a layer, and those bases."""
+        c, n = sizes[-1].num_units, num_samples
+        sides = [(min(n, s.num_inputs), min(n * c, s.num_units)) for s in sizes]
+        bases = sum(
+            a * s.num_inputs + b * s.num_units for (a, b), s in zip(sides, sizes, strict=True)
+        )
+        return bases + 6 * sum(a**2 + b**2 for a, b in sides)
+
     def damping_bias(self, lin, damping):
         """The bound of `KFAC` with its layers added up: each couples to the next in proportion to it."""
         small, _ = zip(*map(_compress, lin.layers), strict=True)

@@ -48,6 +48,12 @@ class UnitWise(Approximation):
         terms = [_layer_map(x, y, damping) for x, y in zip(lin.layers, at.layers, strict=True)]
         return sum(terms[1:], terms[0])
 
+    def workspace(self, sizes, num_samples, itemsize):
+        """The Gram matrix of the positions, a batch of units, and coefficients like the sensitivities of one output."""
+        largest = max(num_samples * s.positions for s in sizes)
+        coefficients = max(num_samples * s.positions * s.num_units for s in sizes)
+        return largest**2 + 2**26 // itemsize + coefficients
+
     def damping_bias(self, lin, damping):
         """Mean of ``rho/(rho + |delta_i[n]|^2 mu_n)`` over the active units and samples of all layers.
 

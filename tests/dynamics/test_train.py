@@ -251,3 +251,21 @@ def test_a_deep_network_with_singular_coupling_trains_at_damping_zero():
         p.network, p.params, p.x, p.lin.outputs + 0.01, ngd.fisher.BlockTridiagonal(), 1.0, 2, 0.0
     )
     assert float(found.losses[1] / found.losses[0]) < 1e-2
+
+
+@pytest.mark.parametrize("name", ngd.fisher.APPROXIMATIONS)
+def test_a_run_compiles_its_step_once(name, caplog):
+    net = ngd.networks.mlp(3, [7], 1)
+    x, y = jnp.sin(jnp.arange(21.0)).reshape(7, 3), jnp.ones((7, 1))
+    params = net.init(jax.random.key(3))
+    approximation = ngd.fisher.by_name(name)
+
+    def programs(*schedule):
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level("WARNING"):
+            ngd.dynamics.train(net, params, x, y, approximation, *schedule)
+        return sum("Finished XLA compilation of jit(_step)" in m for m in caplog.messages)
+
+    assert programs(0.01, 4, 1e-2) == 1
+    # Neither more steps nor other numbers make another.
+    assert programs(0.02, 6, 1e-3) == 0

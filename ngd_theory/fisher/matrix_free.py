@@ -1,0 +1,192 @@
+"""Dual solves without the kernel: preconditioned conjugate gradients on ``(R^T Theta R + rho) w = v``.
+
+A product with ``Theta = J J^T / N`` is a vjp and then a jvp, ``O(N C (P + M) T)`` a layer beside the matmuls with the
+weights' shapes, so that memory is that of the linearisation, of a tangent and of the preconditioner: nothing of size
+(NC)^2. The preconditioner is Nystrom's, from the kernel's columns at samples evenly spaced over the data set:
+
+    B B^T ~ Theta,    P^-1 = (s_k + rho) U (S + rho)^-1 U^T + (I - U U^T),
+
+with U S U^T the eigendecomposition of ``B B^T`` and s_k its least kept eigenvalue (Frangella, Tropp & Udell 2023).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ngd_theory.errors import InputError
+from ngd_theory.fisher.solve import inverse_spectrum
+from ngd_theory.kernels import layer_kernel
+from ngd_theory.networks import LayerLinearization
+
+
+@dataclass(frozen=True)
+class ConjugateGradients:
+    """How to iterate.
+
+    Attributes
+    ----------
+    tolerance : float or None
+        Of ``|v - (Theta + rho) w| / |v|``; 1e-10 in float64 and 1e-5 in float32 when None. Where round-off allows no
+        less, ``4 eps (|Theta| + rho) |w| / |v|`` counts instead: as exact as a factorisation would be.
+    max_iterations : int
+        Of which not to converge is an error, not a worse answer.
+    rank : int
+        Columns of the kernel that the preconditioner is made of.
+    """
+
+    tolerance: float | None = None
+    max_iterations: int = 500
+    rank: int = 256
+
+    def __post_init__(self):
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise InputError(f"tolerance is {self.tolerance}; it must be in (0, 1), or None")
+        for name in ("max_iterations", "rank"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    def tolerance_in(self, dtype) -> float:
+        """The tolerance, in this precision if it is None."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return 1e-10 if jnp.finfo(dtype).bits == 64 else 1e-5
+
+    def solve(
+        self,
+        layers: Sequence[LayerLinearization],
+        rhs: Float[Array, "N C"],
+        rho: Float[Array, ""],
+    ) -> "Solution":
+        """``(Theta + rho) w = rhs`` for the kernel of these layers, ``Theta = (1/N) sum_l J_l J_l^T``."""
+        shape = rhs.shape
+        basis, spectrum = nystrom(layers, self.rank)
+        return conjugate_gradients(
+            lambda v: kernel_product(layers, v.reshape(shape)).ravel(),
+            rhs.ravel(),
+            rho.astype(rhs.dtype),
+            basis,
+            spectrum,
+            self.tolerance_in(rhs.dtype),
+            self.max_iterations,
+        )
+
+
+class Solution(NamedTuple):
+    """What conjugate gradients found.
+
+    Attributes
+    ----------
+    weights : (N*C,)
+        NaN where it did not converge: an error outside jit, not a worse answer.
+    iterations : int
+    residual : float
+        ``|v - (Theta + rho) w| / |v|``, of a fresh product.
+    converged : bool
+    """
+
+    weights: Float[Array, " NC"]
+    iterations: Int[Array, ""]
+    residual: Float[Array, ""]
+    converged: Array
+
+
+def kernel_product(
+    layers: Sequence[LayerLinearization], v: Float[Array, "N C"]
+) -> Float[Array, "N C"]:
+    """``(1/N) sum_l J_l J_l^T v``."""
+    terms = [layer.jvp(layer.vjp(v)) for layer in layers]
+    return sum(terms[1:], terms[0]) / v.shape[0]
+
+
+def nystrom(
+    layers: Sequence[LayerLinearization], rank: int
+) -> tuple[Float[Array, "NC k"], Float[Array, " k"]]:
+    """Eigenvectors U and eigenvalues S of Nystrom's approximation to Theta, of rank at most about ``rank``.
+
+    From the columns of whole samples: ``O(N C k (P + C M))`` a layer and ``O(N C k^2)``.
+    """
+    n, c = layers[0].sensitivities.shape[:2]
+    samples = max(1, min(n, rank // c))
+    chosen = (jnp.arange(samples) * n) // samples
+    terms = [layer_kernel(layer, _rows_of(layer, chosen)) for layer in layers]
+    columns = sum(terms[1:], terms[0]) / n
+    rows = (chosen[:, None] * c + jnp.arange(c)).ravel()
+    core = columns[rows]
+    eigenvalues, vectors = jnp.linalg.eigh((core + core.T) / 2)
+    # B = columns core^(-1/2): B B^T is the approximation, B^T B has its spectrum.
+    half = columns @ (vectors * jnp.sqrt(jnp.maximum(inverse_spectrum(eigenvalues, len(rows)), 0)))
+    spectrum, basis = jnp.linalg.eigh(half.T @ half)
+    inverse = jnp.maximum(inverse_spectrum(spectrum, len(rows)), 0)
+    return half @ (basis * jnp.sqrt(inverse)), jnp.where(inverse > 0, spectrum, 0)
+
+
+def _rows_of(layer: LayerLinearization, samples) -> LayerLinearization:
+    return replace(layer, inputs=layer.inputs[samples], sensitivities=layer.sensitivities[samples])
+
+
+def conjugate_gradients(
+    product: Callable[[Float[Array, " n"]], Float[Array, " n"]],
+    rhs: Float[Array, " n"],
+    rho: Float[Array, ""],
+    basis: Float[Array, "n k"],
+    spectrum: Float[Array, " k"],
+    tolerance: float,
+    max_iterations: int,
+) -> Solution:
+    """Solve ``(A + rho) w = rhs`` for a positive semi-definite A given by its products.
+
+    Parameters
+    ----------
+    product : ``v -> A v``
+    rhs : (n,)
+    rho : scalar > 0
+    basis, spectrum : (n, k), (k,)
+        Of the preconditioner, from `nystrom`; zero columns for zero eigenvalues.
+    tolerance, max_iterations
+        See `ConjugateGradients`.
+    """
+    kept = spectrum > 0
+    least = jnp.min(jnp.where(kept, spectrum, jnp.inf), initial=jnp.inf)
+    shrink = jnp.where(kept, (jnp.where(kept, least, 0) + rho) / (spectrum + rho) - 1, 0)
+    norm, largest = jnp.linalg.norm(rhs), jnp.max(spectrum, initial=0)
+
+    def precondition(r):
+        return r + basis @ (shrink * (basis.T @ r))
+
+    def bound(w):
+        floor = 4 * jnp.finfo(rhs.dtype).eps * (largest + rho) * jnp.linalg.norm(w)
+        return jnp.maximum(tolerance * norm, floor)
+
+    def apply(w):
+        return product(w) + rho * w
+
+    def unfinished(state):
+        w, r, _, _, iteration = state
+        # A residual that is not a number is not above the bound: that stops it too.
+        return (jnp.linalg.norm(r) > bound(w)) & (iteration < max_iterations)
+
+    def step(state):
+        w, r, direction, descent, iteration = state
+        image = apply(direction)
+        length = descent / (direction @ image)
+        w, r = w + length * direction, r - length * image
+        z = precondition(r)
+        old, descent = descent, r @ z
+        return w, r, z + (descent / old) * direction, descent, iteration + 1
+
+    z = precondition(rhs)
+    start = jnp.zeros_like(rhs), rhs, z, rhs @ z, jnp.zeros((), jnp.int32)
+    w, _, _, _, iterations = jax.lax.while_loop(unfinished, step, start)
+    error = jnp.linalg.norm(rhs - apply(w))
+    # The recurrence and the fresh product differ by round-off.
+    converged = error <= 2 * bound(w)
+    return Solution(
+        jnp.where(converged, w, jnp.nan),
+        iterations,
+        error / jnp.where(norm > 0, norm, 1),
+        converged,
+    )
