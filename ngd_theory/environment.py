@@ -21,7 +21,7 @@ def environment() -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"ngd-theory": ngd_theory.__version__}
-        | {name: _version(name) for name in _PACKAGES},
+        | {name: package_version(name) for name in _PACKAGES},
         "git_commit": git_commit(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -51,7 +51,8 @@ def _git(*arguments: str, folder: Path) -> str | None:
     return done.stdout.strip()
 
 
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
+    """Version of an installed distribution, None without one."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -338,3 +338,32 @@ assert not jax.config.jax_enable_x64
         check=True,
         timeout=120,
     )
+
+
+def test_explain_says_what_a_run_would_hold_and_runs_nothing(verify, tmp_path):
+    result = verify("--explain", approximations="exact,kfac")
+    assert result.exit_code == 0, result.output
+    for word in ("exact", "kfac", "linearisation", "verify as a whole", "free on this machine"):
+        assert word in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("limit", ["1M", "0.4 GB"])
+def test_a_run_above_the_memory_limit_is_refused_before_it_starts(verify, tmp_path, limit):
+    result = verify("--memory-limit", limit, "--width", "4096")
+    assert result.exit_code == 2
+    assert f"above --memory-limit {limit}" in result.output and "--width" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("limit", ["much", "-1", "2X", "0", "1.2.3G"])
+def test_a_memory_limit_that_is_none_is_refused(verify, limit):
+    result = verify(f"--memory-limit={limit}")
+    assert result.exit_code == 2 and "--memory-limit" in result.output
+
+
+def test_doctor_says_what_is_here():
+    result = CliRunner().invoke(app, ["doctor", "--width", "64"])
+    assert result.exit_code == 0, result.output
+    for word in ("jax", "devices", "data: mnist", "NGD_THEORY_CACHE", "M = 64", "block-diagonal"):
+        assert word in result.output, word

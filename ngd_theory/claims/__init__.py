@@ -3,7 +3,7 @@
 from ngd_theory.claims import statements  # noqa: F401 - registers the claims
 from ngd_theory.claims.claim import CLAIMS, Claim, Finding, Status, Verdict, judge
 from ngd_theory.claims.evidence import Evidence
-from ngd_theory.claims.experiment import Report, verify
+from ngd_theory.claims.experiment import Report, load_data, make_approximation, make_network, verify
 from ngd_theory.claims.settings import Settings, parse
 
 __all__ = [
@@ -16,6 +16,9 @@ __all__ = [
     "Status",
     "Verdict",
     "judge",
+    "load_data",
+    "make_approximation",
+    "make_network",
     "parse",
     "verify",
 ]

@@ -73,14 +73,7 @@ def verify(settings: Settings, progress: Callable[[str], None] | None = None) ->
     start = time.perf_counter()
     tell(f"reading {settings.dataset}")
     dataset = load_data(settings)
-    net = networks.mlp(
-        dataset.input_dim,
-        [settings.width] * (settings.depth - 1),
-        dataset.targets.shape[1],
-        settings.activation,
-        settings.weight_std,
-        settings.bias_std,
-    )
+    net = make_network(settings, dataset)
     tell(f"linearising {net.num_parameters:,} parameters at {dataset.num_train} samples")
     params = net.init(jax.random.key(settings.seed))
     linearize = jax.jit(networks.linearize, static_argnums=0)
@@ -132,6 +125,18 @@ def load_data(settings: Settings) -> data.Dataset:
         output_dim=settings.chosen_dims[1],
         data_dir=settings.data_dir,
         targets="one-hot" if settings.loss == "cross-entropy" else "centred",
+    )
+
+
+def make_network(settings: Settings, dataset: data.Dataset) -> networks.Network:
+    """The network that the settings ask for."""
+    return networks.mlp(
+        dataset.input_dim,
+        [settings.width] * (settings.depth - 1),
+        dataset.output_dim,
+        settings.activation,
+        settings.weight_std,
+        settings.bias_std,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import ngd_theory
+from ngd_theory.cli.doctor import doctor
 from ngd_theory.cli.report import report
 from ngd_theory.cli.run import list_, run
 from ngd_theory.cli.verify import verify
@@ -28,7 +29,8 @@ def main(
         raise typer.Exit
 
 
-for name, command in {"verify": verify, "run": run, "report": report, "list": list_}.items():
+COMMANDS = {"verify": verify, "run": run, "report": report, "list": list_, "doctor": doctor}
+for name, command in COMMANDS.items():
     app.command(name)(command)
 
 

@@ -51,6 +51,13 @@ def verify(
         str,
         typer.Option(help="empirical, or infinite: predict with the infinite width's kernels too."),
     ] = "empirical",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print what the run would hold in memory; do not run.")
+    ] = False,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="Refuse to run with more, such as 8G, by the model of --explain."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/verify"),
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
@@ -82,7 +89,7 @@ def verify(
         "kernel": kernel,
     }
     try:
-        status = _verify(values, out)
+        status = _explain(values) if explain else _verify(values, out, memory_limit)
     except NGDTheoryError as error:
         fail(error, debug)
     except OSError as error:
@@ -92,10 +99,22 @@ def verify(
     raise typer.Exit(status)
 
 
-def _verify(values: dict, out: Path) -> int:
+def _explain(values: dict) -> int:
+    from ngd_theory import claims
+    from ngd_theory.cli.memory import available_memory, gigabytes, memory_table
+
+    settings = claims.parse(values)
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(memory_table(settings))
+    console.print(f"{gigabytes(available_memory())} free on this machine")
+    return Exit.HOLDS
+
+
+def _verify(values: dict, out: Path, memory_limit: str | None) -> int:
     import jax
 
     from ngd_theory import claims, report
+    from ngd_theory.cli.memory import check_memory_limit
     from ngd_theory.files import check_output_folder
     from ngd_theory.threads import limit_blas_threads
 
@@ -103,6 +122,8 @@ def _verify(values: dict, out: Path) -> int:
     limit_blas_threads()
     jax.config.update("jax_enable_x64", settings.precision == "float64")
     check_output_folder(out)
+    if memory_limit is not None:
+        check_memory_limit(settings, memory_limit)
     errors = Console(stderr=True)
     with Progress(
         SpinnerColumn(),

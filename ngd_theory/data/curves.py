@@ -123,7 +123,8 @@ def _distances(vertices: Float[np.ndarray, "B V 2"], size: int) -> Float[np.ndar
     return np.sqrt(nearest)
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where images that were drawn are kept: ``NGD_THEORY_CACHE``, else a folder of the user's cache."""
     own = os.environ.get(CACHE_VARIABLE)
     if own:
         return Path(own).expanduser()
@@ -133,7 +134,7 @@ def _cache_folder() -> Path:
 def _read_cache(name: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "N D"] | None:
     # Damage shows in many ways, and each has the same mend: make the file again.
     try:
-        with (_cache_folder() / name).open("rb") as file, np.load(file) as archive:
+        with (cache_folder() / name).open("rb") as file, np.load(file) as archive:
             levels = archive["levels"]
     except Exception:
         return None
@@ -143,7 +144,7 @@ def _read_cache(name: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "N D"] |
 def _write_cache(name: str, levels: UInt8[np.ndarray, "N D"]) -> None:
     # RuntimeError: a user without a home folder.
     with suppress(OSError, RuntimeError):
-        folder = _cache_folder()
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         # An open file, since NumPy would add .npz to a temporary name.
         with written(folder / name) as temporary, temporary.open("wb") as file:

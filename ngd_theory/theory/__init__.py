@@ -9,15 +9,18 @@ from ngd_theory.theory.constants import (
     unit_wise_dispersion,
 )
 from ngd_theory.theory.isotropy import Isotropy, isotropy
+from ngd_theory.theory.memory import StepMemory, step_memory
 
 __all__ = [
     "Condition",
     "Isotropy",
+    "StepMemory",
     "check_conditions",
     "isotropy",
     "isotropy_constant",
     "largest_monotone_step_size",
     "optimal_step_size",
     "stable_step_sizes",
+    "step_memory",
     "unit_wise_dispersion",
 ]

@@ -1,0 +1,60 @@
+"""``ngd-theory doctor``."""
+
+import os
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ngd_theory.cli.memory import available_memory, gigabytes, memory_table
+from ngd_theory.cli.status import Exit
+
+#: Sources whose files may or may not be here.
+_SOURCES = ("mnist", "fashion-mnist", "cifar10", "svhn", "digits")
+_OPTIONAL = ("neural-tangents", "kfac-jax", "distributed")
+
+
+def doctor(
+    width: Annotated[int, typer.Option(help="M of the network whose memory is told.")] = 1024,
+    num_train: Annotated[int, typer.Option(help="N.")] = 100,
+) -> None:
+    """Print versions, devices, precision, data found, folders, and what a step would hold.
+
+    Exit status 0.
+    """
+    from ngd_theory import claims, data
+    from ngd_theory.data.curves import CACHE_VARIABLE, cache_folder
+    from ngd_theory.data.sources.folders import ENVIRONMENT_VARIABLE
+    from ngd_theory.environment import environment, package_version
+
+    console = Console(width=None if Console().is_terminal else 120, highlight=False)
+    found = environment()
+    versions = found["versions"] | {name: package_version(name) for name in _OPTIONAL}
+    rows = {
+        "versions": ", ".join(f"{n} {v or 'not installed'}" for n, v in versions.items()),
+        "python": f"{found['python']} on {found['platform']}",
+        "devices": f"{found['num_devices']} {found['device_platform']} ({found['device']})",
+        "precision": "float64 for verify and studies of the theory unless --precision float32; in your own process "
+        f"{found['float']} now (jax.config.update('jax_enable_x64', True))",
+        "memory": f"{gigabytes(available_memory())} free",
+        "cache": f"{cache_folder()} ({CACHE_VARIABLE})",
+        "data folder": f"{os.environ.get(ENVIRONMENT_VARIABLE) or 'none'} ({ENVIRONMENT_VARIABLE})",
+        **{f"data: {name}": _origin(data, name) for name in _SOURCES},
+    }
+    table = Table(show_header=False, box=None)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    settings = claims.parse({"width": width, "num_train": num_train, "dataset": "gaussian"})
+    console.print(memory_table(settings))
+    raise typer.Exit(Exit.HOLDS)
+
+
+def _origin(data, name: str) -> str:
+    try:
+        return data.load(name, num_train=1, num_test=0).description["source"]
+    except data.DataError as error:
+        return f"not found: {error}"
