@@ -158,7 +158,7 @@ def kfac_jax_step(s: Setting) -> Callable:
     return partial(gradient, state)
 
 
-#: What is compared -> name -> (how it is made, whether it is ours). The first is the reference.
+#: What is compared -> name -> how it is made; the first, ours, is the reference.
 RACES: dict[str, dict[str, Callable[[Setting], Callable]]] = {
     "NTK": {
         "ours, layer by layer": our_kernel,
@@ -225,10 +225,11 @@ def race(name: str, width: int, num_samples: int, rounds: int) -> list[dict]:
 
 def draw(rows: list[dict], path: Path) -> None:
     """Seconds over the width and over the samples, log-log."""
+    races = list(dict.fromkeys(r["race"] for r in rows))
     figure, grid = plt.subplots(
-        len(RACES), 2, figsize=(9, 3 * len(RACES)), layout="constrained", squeeze=False
+        len(races), 2, figsize=(9, 3 * len(races)), layout="constrained", squeeze=False
     )
-    for axes_row, name in zip(grid, RACES, strict=True):
+    for axes_row, name in zip(grid, races, strict=True):
         mine = [r for r in rows if r["race"] == name]
         for axes, along, fixed in zip(
             axes_row, ("width", "num_samples"), ("num_samples", "width"), strict=True
@@ -249,7 +250,6 @@ def draw(rows: list[dict], path: Path) -> None:
             axes.set_title(name, loc="left")
         axes_row[0].set_ylabel("seconds")
         axes_row[0].legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -279,10 +279,11 @@ def main() -> None:
             f"{r['race']:11} {r['width']:5d} {r['num_samples']:5d} {r['rival']:26} {r['seconds']:9.4f} "
             f"{r['times_ours']:10.1f}x {r['difference']:11.1e} {r['held_gb']:8.3f}"
         )
-    draw(rows, arguments.out.with_suffix(".png"))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(
         json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n"
     )
+    draw(rows, arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -360,6 +360,7 @@ def test_a_run_above_the_memory_limit_is_refused_before_it_starts(verify, tmp_pa
 def test_a_memory_limit_that_is_none_is_refused(verify, limit):
     result = verify(f"--memory-limit={limit}")
     assert result.exit_code == 2 and "--memory-limit" in result.output
+    assert verify("--explain", f"--memory-limit={limit}").exit_code == 2
 
 
 def test_doctor_says_what_is_here():
@@ -367,3 +368,5 @@ def test_doctor_says_what_is_here():
     assert result.exit_code == 0, result.output
     for word in ("jax", "devices", "data: mnist", "NGD_THEORY_CACHE", "M = 64", "block-diagonal"):
         assert word in result.output, word
+    refused = CliRunner().invoke(app, ["doctor", "--width", "0"])
+    assert refused.exit_code == 2 and "--width 0" in refused.output

@@ -7,8 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ngd_theory.cli.memory import available_memory, gigabytes, memory_table
-from ngd_theory.cli.status import Exit
+from ngd_theory.cli.memory import MemoryPlan, available_memory, gigabytes
+from ngd_theory.cli.status import Exit, fail
+from ngd_theory.errors import NGDTheoryError
 
 #: Sources whose files may or may not be here.
 _SOURCES = ("mnist", "fashion-mnist", "cifar10", "svhn", "digits")
@@ -21,10 +22,18 @@ def doctor(
 ) -> None:
     """Print versions, devices, precision, data found, folders, and what a step would hold.
 
-    Exit status 0.
+    Exit status 0; 2: bad input.
     """
+    try:
+        _doctor(width, num_train)
+    except NGDTheoryError as error:
+        fail(error, debug=False)
+    raise typer.Exit(Exit.HOLDS)
+
+
+def _doctor(width: int, num_train: int) -> None:
     from ngd_theory import claims, data
-    from ngd_theory.data.curves import CACHE_VARIABLE, cache_folder
+    from ngd_theory.data.curves import CACHE_VARIABLE
     from ngd_theory.data.sources.folders import ENVIRONMENT_VARIABLE
     from ngd_theory.environment import environment, package_version
 
@@ -38,7 +47,7 @@ def doctor(
         "precision": "float64 for verify and studies of the theory unless --precision float32; in your own process "
         f"{found['float']} now (jax.config.update('jax_enable_x64', True))",
         "memory": f"{gigabytes(available_memory())} free",
-        "cache": f"{cache_folder()} ({CACHE_VARIABLE})",
+        "cache": f"{_cache()} ({CACHE_VARIABLE})",
         "data folder": f"{os.environ.get(ENVIRONMENT_VARIABLE) or 'none'} ({ENVIRONMENT_VARIABLE})",
         **{f"data: {name}": _origin(data, name) for name in _SOURCES},
     }
@@ -49,12 +58,20 @@ def doctor(
         table.add_row(name, value)
     console.print(table)
     settings = claims.parse({"width": width, "num_train": num_train, "dataset": "gaussian"})
-    console.print(memory_table(settings))
-    raise typer.Exit(Exit.HOLDS)
+    console.print(MemoryPlan(settings).table())
+
+
+def _cache() -> str:
+    from ngd_theory.data.curves import cache_folder
+
+    try:
+        return str(cache_folder())
+    except RuntimeError as error:  # no home folder
+        return f"none: {error}"
 
 
 def _origin(data, name: str) -> str:
     try:
         return data.load(name, num_train=1, num_test=0).description["source"]
-    except data.DataError as error:
+    except (data.DataError, OSError) as error:
         return f"not found: {error}"

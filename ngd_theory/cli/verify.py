@@ -89,7 +89,10 @@ def verify(
         "kernel": kernel,
     }
     try:
-        status = _explain(values) if explain else _verify(values, out, memory_limit)
+        if explain:
+            status = _explain(values, memory_limit)
+        else:
+            status = _verify(values, out, memory_limit)
     except NGDTheoryError as error:
         fail(error, debug)
     except OSError as error:
@@ -99,13 +102,15 @@ def verify(
     raise typer.Exit(status)
 
 
-def _explain(values: dict) -> int:
+def _explain(values: dict, memory_limit: str | None) -> int:
     from ngd_theory import claims
-    from ngd_theory.cli.memory import available_memory, gigabytes, memory_table
+    from ngd_theory.cli.memory import MemoryPlan, available_memory, gigabytes
 
-    settings = claims.parse(values)
+    plan = MemoryPlan(claims.parse(values))
     console = Console(width=None if Console().is_terminal else 120)
-    console.print(memory_table(settings))
+    console.print(plan.table())
+    if memory_limit is not None:
+        plan.require(memory_limit)
     console.print(f"{gigabytes(available_memory())} free on this machine")
     return Exit.HOLDS
 
@@ -114,7 +119,7 @@ def _verify(values: dict, out: Path, memory_limit: str | None) -> int:
     import jax
 
     from ngd_theory import claims, report
-    from ngd_theory.cli.memory import check_memory_limit
+    from ngd_theory.cli.memory import MemoryPlan
     from ngd_theory.files import check_output_folder
     from ngd_theory.threads import limit_blas_threads
 
@@ -123,7 +128,7 @@ def _verify(values: dict, out: Path, memory_limit: str | None) -> int:
     jax.config.update("jax_enable_x64", settings.precision == "float64")
     check_output_folder(out)
     if memory_limit is not None:
-        check_memory_limit(settings, memory_limit)
+        MemoryPlan(settings).require(memory_limit)
     errors = Console(stderr=True)
     with Progress(
         SpinnerColumn(),

@@ -141,7 +141,8 @@ def _explain(approximation, network, lin, residual, damping, step) -> SingularKe
     if reasons is None:
         broken = [c for c in check_conditions(approximation, network, lin, damping) if not c.holds]
         reasons = "; ".join(c.why for c in broken) or "no condition of the theory is violated"
+        reasons += ". Raise the damping, use float64, or damping 0 (pseudo-inverse)"
     return SingularKernelError(
         f"{approximation.name}: the natural gradient is not finite at step {step} with damping {damping} "
-        f"in {lin.outputs.dtype}: {reasons}. Raise the damping, use float64, or damping 0 (pseudo-inverse)"
+        f"in {lin.outputs.dtype}: {reasons}"
     )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ngd_theory import losses
 from ngd_theory.errors import InputError, choose
 from ngd_theory.fisher.base import Approximation, approximation
 from ngd_theory.fisher.damping import Damping, as_damping
@@ -29,7 +30,7 @@ from ngd_theory.kernels import layer_kernel, ntk
 from ngd_theory.networks import LayerLinearization, Linearization
 
 SOLVERS = ("auto", "cholesky", "cg")
-#: Bytes that "auto" lets the kernels of a natural gradient take: N C up to some 13,000 in float32.
+#: Bytes that "auto" lets the kernels of a natural gradient take.
 MEMORY_LIMIT = 2**31
 
 
@@ -83,7 +84,8 @@ class GroupedApproximation(DualApproximation):
 
     Solved by Cholesky from the kernels, or without any kernel by conjugate gradients (`ngd_theory.fisher.matrix_free`):
     then a natural gradient takes memory for the linearisation, a few tangents and `ConjugateGradients.rank` columns.
-    Function-space maps are of the kernel's own size and take Cholesky, unless conjugate gradients are asked for.
+    Function-space maps are of the kernel's own size and take Cholesky. Conjugate gradients are for rho > 0 (a traced
+    rho of 0 gives NaN), and take the more iterations the smaller rho is.
     """
 
     solver: str | ConjugateGradients
@@ -109,7 +111,8 @@ class GroupedApproximation(DualApproximation):
 
     def precondition(self, lin, cotangent, damping):
         """One vjp with a cotangent of its own for each group."""
-        if self.iteration(lin) is None:
+        # The limit is of the kernel, whatever it takes.
+        if self.iteration(lin) is None or (self.solver == "auto" and damping.zero):
             return super().precondition(lin, cotangent, damping)
         solutions = self.dual_solutions(lin, cotangent, damping)
         n = lin.num_samples
@@ -118,12 +121,6 @@ class GroupedApproximation(DualApproximation):
             for group, solution in zip(self.groups(len(lin.layers)), solutions, strict=True)
             for i in group
         )
-
-    def preconditioned_map(self, lin, damping, at):
-        """By Cholesky under "auto"; by conjugate gradients a column at a time if they are asked for."""
-        if self.solver in ("auto", "cholesky"):
-            return super().preconditioned_map(lin, damping, at)
-        return Approximation.preconditioned_map(self, lin, damping, at)
 
     def iteration(self, lin: Linearization) -> ConjugateGradients | None:
         """The conjugate gradients that a natural gradient at ``lin`` takes; None for Cholesky."""
@@ -147,8 +144,12 @@ class GroupedApproximation(DualApproximation):
         iteration = self._iteration(outputs, len(sizes), itemsize)
         if iteration is None:
             return self._kernels(outputs, len(sizes))
+        c = sizes[-1].num_units
+        columns = min(max(1, iteration.rank // c), num_samples) * c
         tangent = sum(s.num_inputs * s.num_units for s in sizes)
-        return 3 * min(iteration.rank, outputs) * outputs + tangent
+        curved = sum(outputs * s.positions * s.num_units for s in sizes)
+        plain = isinstance(self.kind, TrueFisher) and losses.by_name(self.kind.loss).unit_fisher
+        return 3 * columns * outputs + tangent + (0 if plain else curved)
 
     def dual_solutions(
         self, lin: Linearization, cotangent: Float[Array, "N C"], damping
@@ -172,6 +173,11 @@ class GroupedApproximation(DualApproximation):
         InputError
             For a damping that is known to be zero.
         """
+        if jnp.shape(cotangent) != lin.outputs.shape:
+            raise InputError(
+                f"cotangent has shape {jnp.shape(cotangent)}; the outputs have {lin.outputs.shape}"
+            )
+        cotangent = jnp.asarray(cotangent, lin.outputs.dtype)
         damping = as_damping(damping)
         if damping.zero:
             raise InputError(
@@ -201,12 +207,10 @@ class GroupedApproximation(DualApproximation):
             )
             if not s.converged
         ]
-        if not failed:
-            return None
+        found = "; ".join(failed) or "a number was not finite before conjugate gradients began"
         return (
-            "; ".join(failed)
-            + f" with {iteration}: give solver=ConjugateGradients(...) more max_iterations or a "
-            'larger rank, or use solver="cholesky"'
+            f"{found} with {iteration}: raise the damping, use float64, give "
+            'solver=ConjugateGradients(...) more max_iterations or a larger rank, or use solver="cholesky"'
         )
 
 
@@ -435,7 +439,8 @@ def _iterate(
     curved = [
         replace(y, sensitivities=curvature_sensitivities(y.sensitivities, root)) for y in layers
     ]
-    spilled = sum(c.jvp(y.vjp(outside)) for c, y in zip(curved, layers, strict=True)) / n
+    with jax.default_matmul_precision("highest"):
+        spilled = sum(c.jvp(y.vjp(outside)) for c, y in zip(curved, layers, strict=True)) / n
     solution = iteration.solve(curved, inside - spilled, rho)
     inner = _apply(root, solution.weights.reshape(-1, 1))
     return solution._replace(weights=inner[:, 0] + outside.ravel())

@@ -63,16 +63,18 @@ class ConjugateGradients:
     ) -> "Solution":
         """``(Theta + rho) w = rhs`` for the kernel of these layers, ``Theta = (1/N) sum_l J_l J_l^T``."""
         shape = rhs.shape
-        basis, spectrum = nystrom(layers, self.rank)
-        return conjugate_gradients(
-            lambda v: kernel_product(layers, v.reshape(shape)).ravel(),
-            rhs.ravel(),
-            rho.astype(rhs.dtype),
-            basis,
-            spectrum,
-            self.tolerance_in(rhs.dtype),
-            self.max_iterations,
-        )
+        # An accelerator's short products would not pass the test of the residual.
+        with jax.default_matmul_precision("highest"):
+            basis, spectrum = nystrom(layers, self.rank)
+            return conjugate_gradients(
+                lambda v: kernel_product(layers, v.reshape(shape)).ravel(),
+                rhs.ravel(),
+                rho.astype(rhs.dtype),
+                basis,
+                spectrum,
+                self.tolerance_in(rhs.dtype),
+                self.max_iterations,
+            )
 
 
 class Solution(NamedTuple):

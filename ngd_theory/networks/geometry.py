@@ -31,12 +31,15 @@ class Geometry:
         Positions that see something different.
     distinct_inputs : int
         Inputs of the layer that are not padding at every position, and no copies of others; the bias is one.
+    seen : int
+        Numbers of the image before the layer that a live position sees.
     """
 
     live_positions: int
     windows: int
     distinct_positions: int
     distinct_inputs: int
+    seen: int
 
 
 @lru_cache(maxsize=64)
@@ -60,15 +63,17 @@ def geometries(input_shape: tuple[int, ...], blocks: "tuple[Block, ...]") -> tup
             (through,) = pull(jnp.asarray(wanted, ones.dtype))
             live = np.any(np.asarray(through).reshape(len(patches), -1) != 0, axis=1)
             columns = np.unique(patches[:, np.any(patches > 0, axis=0)], axis=1)
+            wanted_before = np.isin(np.arange(1, prod(shape) + 1), patches[live]).reshape(shape)
             found.append(
                 Geometry(
                     live_positions=int(live.sum()),
                     windows=int(wanted.sum()) // block.affine.units,
                     distinct_positions=len(np.unique(patches, axis=0)),
                     distinct_inputs=columns.shape[1] + block.affine.layout.has_bias,
+                    seen=int(wanted_before.sum()),
                 )
             )
-            wanted = np.isin(np.arange(1, prod(shape) + 1), patches[live]).reshape(shape)
+            wanted = wanted_before
     return tuple(found[::-1])
 
 

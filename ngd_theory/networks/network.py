@@ -74,6 +74,8 @@ class Network:
             zip(self.blocks, geometries(self.input_shape, self.blocks), strict=True)
         ):
             layer, layout = block.affine, block.affine.layout
+            if linear_rank is not None:
+                linear_rank = min(linear_rank, geometry.seen)
             # Patches overlap: no bound is known for those of a linear image.
             later = self.blocks[index:]
             sizes.append(
@@ -93,11 +95,11 @@ class Network:
                         if all(b.linear for b in later)
                         else None
                     ),
-                    linear_image_rank=prod(self.input_shape) + biased if linear else None,
+                    linear_image_rank=linear_rank + biased if linear and linear_rank else None,
                 )
             )
-            if linear_rank is not None:
-                linear_rank = min(linear_rank, prod(layer.output_shape)) if block.linear else None
+            if not block.linear:
+                linear_rank = None
         return tuple(sizes)
 
     @property

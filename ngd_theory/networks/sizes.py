@@ -29,7 +29,7 @@ class LayerSize:
         A bound on the outputs that delta, which is then the same for every sample, tells apart when no
         nonlinearity stands after the layer, else None.
     linear_image_rank : int or None
-        Where the whole network is linear: the dimensions of its inputs and biases, of which J_l is a linear function.
+        Where the whole network is linear: the dimensions before the layer, and one of biases, that J_l is linear in.
     """
 
     positions: int

@@ -75,6 +75,7 @@ class KFACJax(Stepper):
                 )
         self._network, self._loss, self._l2 = network, loss, l2
         self._key = jax.random.key(seed)
+        self._number = itertools.count()
         self._options = {
             "initial_damping": damping,
             "min_damping": min_damping,
@@ -87,14 +88,14 @@ class KFACJax(Stepper):
     def begin(self, params, x, y):
         """Copies: kfac-jax's steps overwrite what they are given."""
         params = jax.tree.map(jnp.array, params)
+        self._number = itertools.count()
         return params, self._optimizer().init(params, self._key, (x, y))
 
     def compile(self, params, state, x, y, size):
         """By two steps on copies: one that refreshes the inverses, one that does not."""
-        optimizer, number = self._optimizer(), itertools.count()
+        optimizer = self._optimizer()
 
-        def advance(params, state, rows):
-            k = next(number)
+        def step(params, state, rows, k):
             params, state, stats = optimizer.step(
                 params,
                 state,
@@ -105,10 +106,10 @@ class KFACJax(Stepper):
             return params, state, stats["aux"]["loss"]
 
         params, state = jax.tree.map(jnp.array, (params, state))
-        for _ in range(2):
-            params, state, _ = advance(params, state, jnp.arange(size, dtype=jnp.int32))
-        number = itertools.count()
-        return advance
+        for k in range(2):
+            params, state, _ = step(params, state, jnp.arange(size, dtype=jnp.int32), k)
+        # One count for all sizes of a run.
+        return lambda params, state, rows: step(params, state, rows, next(self._number))
 
     def _optimizer(self):
         try:

@@ -73,10 +73,16 @@ def test_single_precision_is_as_good_as_cholesky_in_it():
     assert errors["cg"] < max(1e-3, 5 * errors["cholesky"]), errors
 
 
-def test_function_space_maps_can_be_iterated_column_by_column():
+def test_function_space_maps_are_by_cholesky_whatever_the_solver():
     _, _, _, lin, _ = linearized(9, output_dim=2)
     maps = [Exact(solver=s).function_space_map(lin, 1e-3) for s in ("cg", "cholesky")]
-    assert relative_error(*maps) < 1e-8
+    assert relative_error(*maps) < 1e-14
+
+
+def test_the_limit_is_of_the_kernel_however_little_memory_there_is():
+    _, _, _, lin, v = linearized(9)
+    found = [Exact(memory_limit=m).natural_gradient(lin, v, 0.0) for m in (1, 2**30)]
+    assert relative_error(*map(flatten, found)) < 1e-14
 
 
 @pytest.mark.parametrize("cls", BOTH)
@@ -130,6 +136,8 @@ def test_the_limit_of_no_damping_needs_the_kernel():
     _, _, _, lin, v = linearized(9)
     with pytest.raises(InputError, match="damping above 0"):
         Exact(solver="cg").natural_gradient(lin, v, 0.0)
+    with pytest.raises(InputError, match="cotangent has shape"):
+        Exact(solver="cg").dual_solutions(lin, v[:3], 1e-3)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,10 @@ RANK_CASES = (
     ConvolutionCase("kernel over padding", (4, 4, 1), (6, 5, 7), 1, 20, pool=(2, 2, 1)),
     ConvolutionCase("kernel around a torus", (2, 2, 3), (20,), 1, 4, padding="circular"),
     ConvolutionCase("passed over", (4, 4, 2), (40, 3), 1, 2, 1, stride=2),
+    ConvolutionCase(
+        "linear, pooled away", (8, 8, 3), (1, 16), 1, 10, activation="identity", pool=(4, 1)
+    ),
+    ConvolutionCase("linear, passed over", (4, 4, 1), (8,), 1, 10, 1, 2, activation="identity"),
     ConvolutionCase("linear, flattened", (4, 4, 1), (6,), 1, 20, activation="identity"),
     ConvolutionCase(
         *("linear, global pooling", (4, 4, 2), (24,), 2, 4),
