@@ -78,6 +78,7 @@ def kfac(
     min_damping: float = 0.0,
     adapt_damping: bool = True,
     damping_period: int = 5,
+    damping_rate: float = 19 / 20,
     factor_damping: float | None = None,
     adapt_factor_damping: bool = True,
     factor_damping_period: int = 20,
@@ -115,8 +116,9 @@ def kfac(
         lambda does not fall below it. On mini-batches the reduction ratio flatters the model, which was made
         from the same rows: in long runs lambda then falls until the steps diverge. 1e-4 helps on the autoencoders.
     adapt_damping : bool
-        Levenberg and Marquardt's rule every ``damping_period`` (T1) steps: lambda times ``(19/20)^T1`` where the
-        objective fell by over 3/4 of what the model said, divided by it below 1/4.
+        Levenberg and Marquardt's rule every ``damping_period`` (T1) steps: lambda times ``damping_rate^T1`` where the
+        objective fell by over 3/4 of what the model said, divided by it below 1/4. A smaller ``damping_rate`` suits
+        short runs that need a large lambda at the start.
     factor_damping : float, optional
         Initial gamma; ``sqrt(lambda + l2)`` when None.
     adapt_factor_damping : bool
@@ -181,6 +183,7 @@ def kfac(
         min_damping=min_damping,
         adapt_damping=adapt_damping,
         damping_period=damping_period,
+        damping_rate=damping_rate,
         factor_damping=factor_damping,
         adapt_factor_damping=adapt_factor_damping,
         factor_damping_period=factor_damping_period,

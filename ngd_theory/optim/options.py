@@ -22,6 +22,7 @@ class Options:
     min_damping: float
     adapt_damping: bool
     damping_period: int
+    damping_rate: float
     factor_damping: float | None
     adapt_factor_damping: bool
     factor_damping_period: int
@@ -49,6 +50,8 @@ class Options:
         for name in ("statistics_fraction", "curvature_fraction"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be in (0, 1]")
+        if not 0 < self.damping_rate < 1:
+            raise InputError(f"damping_rate is {self.damping_rate}; it must be in (0, 1)")
         for name in ("decay", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
@@ -76,7 +79,7 @@ class Options:
     @property
     def damping_factor(self) -> float:
         """omega_1: what lambda is multiplied by."""
-        return (19 / 20) ** self.damping_period
+        return self.damping_rate**self.damping_period
 
     @property
     def factor_damping_factor(self) -> float:
