@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).with_name("helpers")))
@@ -12,3 +13,15 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)
 # Before anything imports the package, or its annotations go unchecked.
 install_import_hook("ngd_theory", "typecheck.checker")
+
+#: A process may have 65,530 memory mappings on Linux, and every compiled program takes some: beyond, it is killed.
+MAPPINGS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_compiled_programs():
+    """Forget compiled programs before there are too many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
+        jax.clear_caches()

@@ -219,7 +219,7 @@ def test_least_squares_in_one_step():
     [
         ({"structure": "diagonal"}, "unknown structure 'diagonal'; choose one of: block-diagonal"),
         ({"loss": "hinge"}, "unknown loss 'hinge'; choose one of: mse, cross-entropy"),
-        ({"damping_rate": 1.0}, "damping_rate is 1.0; it must be in (0, 1)"),
+        ({"damping_rate": 1.0}, r"damping_rate is 1.0; it must be in \(0, 1\)"),
         ({"damping_period": 0}, "damping_period is 0; it must be a whole number of at least 1"),
         ({"factor_damping_period": 0}, "factor_damping_period is 0; it must be a whole"),
         ({"inverse_period": -3}, "inverse_period is -3; it must be a whole"),
