@@ -14,7 +14,7 @@ PYTEST_ARGS ?= -n 2
 LOCK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install verify test lint format bench lock compat lowest clean
+.PHONY: help install verify test lint format bench notebooks docs lock compat lowest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,7 +22,6 @@ help: ## list the targets
 # Stamps are written last: an interrupted installation starts again from an empty environment.
 LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
-LINT_INSTALLED := $(VENV)/.lint-installed
 
 $(LOCKED): requirements/lock.txt
 	@$(or $(PYTHON),false) $(USABLE) || { echo "make: no Python >= 3.11 with venv and ensurepip" \
@@ -37,9 +36,10 @@ $(INSTALLED): $(LOCKED) pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(LINT_INSTALLED): requirements/lint.txt $(INSTALLED)
-	@echo "Installing requirements/lint.txt"
-	@$(PIP) install --require-hashes --no-deps -r requirements/lint.txt
+# What only one target needs: lint, docs, notebooks.
+$(VENV)/.%-installed: requirements/%.txt $(INSTALLED)
+	@echo "Installing $<"
+	@$(PIP) install --require-hashes --no-deps -r $<
 	@touch $@
 
 install: $(INSTALLED) ## make .venv with everything locked and this package, editable
@@ -50,17 +50,23 @@ verify: $(INSTALLED) ## check every claim; the report goes to results/verify (AR
 test: $(INSTALLED) ## run the tests in two processes (PYTEST_ARGS=...)
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
-lint: $(LINT_INSTALLED) ## ruff check, ruff format --check, basedpyright
+lint: $(VENV)/.lint-installed ## ruff check, ruff format --check, basedpyright
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/basedpyright
 
-format: $(LINT_INSTALLED) ## format, and fix what ruff can fix
+format: $(VENV)/.lint-installed ## format, and fix what ruff can fix
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
 bench: $(INSTALLED) ## run the benchmarks (ARGS=...)
 	@$(PY) -m benchmarks $(ARGS)
+
+notebooks: $(VENV)/.notebooks-installed ## run the notebooks, warnings as errors
+	@$(PY) -m pytest --nbmake --nbmake-timeout=600 $(PYTEST_ARGS) notebooks
+
+docs: $(VENV)/.docs-installed ## build the documentation into build/site, broken links as errors
+	@$(VENV)/bin/mkdocs build --strict --site-dir build/site
 
 # One universal lock: each supported Python gets the newest versions it can run.
 UV := $(VENV)/bin/uv
@@ -73,7 +79,8 @@ $(UV): $(INSTALLED)
 lock: $(UV) ## bring requirements/ up to date with pyproject.toml (LOCK_ARGS=--upgrade)
 	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra test --extra infinite --extra cluster \
 		--group build --override requirements/overrides.txt -o requirements/lock.txt
-	@$(COMPILE) $(LOCK_ARGS) --group lint -c requirements/lock.txt -o requirements/lint.txt
+	@for group in lint docs notebooks; do $(COMPILE) $(LOCK_ARGS) --group $$group \
+		-c requirements/lock.txt -o requirements/$$group.txt || exit 1; done
 
 # Every JAX that the neural-tangents bridge is said to serve, in environments of its own.
 COMPAT := 3.11:0.5.3 3.11:0.6.2 3.11:0.7.2 3.11:0.10.2 3.12:0.11.2 3.12:0.12.0.1
