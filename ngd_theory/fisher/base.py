@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ngd_theory.errors import InputError
 from ngd_theory.fisher.damping import Damping, as_damping
@@ -29,12 +29,14 @@ class Approximation(abc.ABC):
     has_limit: ClassVar[bool] = True
     #: Whether K is a sum of maps of one layer each, ``(1/N) J_l G_l^-1 J_l^T``.
     by_layers: ClassVar[bool] = False
+    #: Whether G is made of the inputs and units of affine layers, not of parameters and kernels alone.
+    needs_layers: ClassVar[bool] = False
     #: Names of the conditions in `ngd_theory.theory.conditions` under which K is isotropic.
     requirements: ClassVar[tuple[str, ...]] = ()
 
     def natural_gradient(
         self, lin: Linearization, cotangent: Float[Array, "N C"], damping
-    ) -> tuple[dict[str, Array], ...]:
+    ) -> PyTree[Array]:
         """``(G + damping I)^-1 J^T cotangent / N``, like the parameters.
 
         Parameters
@@ -47,14 +49,16 @@ class Approximation(abc.ABC):
 
         Returns
         -------
-        tuple of dict
+        tuple of dict, a layer's each; or a tree like the parameters of `linearize_function`
             The gradient's 1/N is inside, the step size is not.
 
         Raises
         ------
         InputError
-            For a cotangent of the wrong shape or a negative damping.
+            For a cotangent of the wrong shape, a negative damping, or the linearisation of a function without layers
+            where G needs them.
         """
+        self._check_layers(lin)
         if jnp.shape(cotangent) != lin.outputs.shape:
             raise InputError(
                 f"cotangent has shape {jnp.shape(cotangent)}; the outputs have {lin.outputs.shape}"
@@ -81,15 +85,24 @@ class Approximation(abc.ABC):
         (N'*C, N*C) array
             Row index ``n'*C + c``.
         """
+        self._check_layers(lin)
         at = lin if at is None else at
         if [y.layout for y in at.layers] != [y.layout for y in lin.layers]:
             raise InputError("`at` linearises a network with other layers than `lin`")
         return _function_space_map(self, lin, as_damping(damping), at)
 
+    def _check_layers(self, lin: Linearization) -> None:
+        if self.needs_layers and lin.grouping is not None:
+            raise InputError(
+                f"{self.name!r} is made of the inputs and units of affine layers, and this linearisation has groups of "
+                "parameters only (linearize_function): build the network by ngd.networks.mlp or cnn, or take exact, "
+                "block-diagonal, block-tridiagonal or entry-wise"
+            )
+
     @abc.abstractmethod
     def precondition(
         self, lin: Linearization, cotangent: Float[Array, "N C"], damping: Damping
-    ) -> tuple[dict[str, Array], ...]:
+    ) -> PyTree[Array]:
         """Compute `natural_gradient`; arguments are already checked."""
 
     def preconditioned_map(

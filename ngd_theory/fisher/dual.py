@@ -66,7 +66,7 @@ class DualApproximation(Approximation):
         """One vjp with a cotangent of its own for each layer."""
         weights = self._weights(lin, cotangent.reshape(-1, 1), damping)
         scaled = [w.reshape(cotangent.shape) / lin.num_samples for w in weights]
-        return tuple(layer.vjp(w) for layer, w in zip(lin.layers, scaled, strict=True))
+        return lin.like_params([layer.vjp(w) for layer, w in zip(lin.layers, scaled, strict=True)])
 
     def preconditioned_map(self, lin, damping, at):
         """``sum_l Theta_l(at) w_l`` with the dual weights of the identity."""
@@ -111,19 +111,23 @@ class GroupedApproximation(DualApproximation):
 
     def precondition(self, lin, cotangent, damping):
         """One vjp with a cotangent of its own for each group."""
-        # The limit is of the kernel, whatever it takes.
-        if self.iteration(lin) is None or (self.solver == "auto" and damping.zero):
+        if self.iteration(lin, damping) is None:
             return super().precondition(lin, cotangent, damping)
         solutions = self.dual_solutions(lin, cotangent, damping)
         n = lin.num_samples
-        return tuple(
-            lin.layers[i].vjp(solution.weights.reshape(cotangent.shape) / n)
-            for group, solution in zip(self.groups(len(lin.layers)), solutions, strict=True)
-            for i in group
+        return lin.like_params(
+            [
+                lin.layers[i].vjp(solution.weights.reshape(cotangent.shape) / n)
+                for group, solution in zip(self.groups(len(lin.layers)), solutions, strict=True)
+                for i in group
+            ]
         )
 
-    def iteration(self, lin: Linearization) -> ConjugateGradients | None:
+    def iteration(self, lin: Linearization, damping) -> ConjugateGradients | None:
         """The conjugate gradients that a natural gradient at ``lin`` takes; None for Cholesky."""
+        # The limit rho -> 0 is of the kernel, whatever it takes.
+        if self.solver == "auto" and as_damping(damping).zero:
+            return None
         itemsize = lin.outputs.dtype.itemsize
         return self._iteration(lin.outputs.size, len(lin.layers), itemsize)
 
@@ -184,7 +188,7 @@ class GroupedApproximation(DualApproximation):
                 f"{self.name!r} by conjugate gradients needs a damping above 0; the limit takes the whole kernel "
                 '(solver="cholesky", or a larger memory_limit)'
             )
-        iteration = self.iteration(lin) or ConjugateGradients()
+        iteration = self.iteration(lin, damping) or ConjugateGradients()
         rho = jnp.asarray(damping.value, lin.outputs.dtype)
         root = _at_most_square(self.kind.root(lin.outputs))
         return tuple(
@@ -194,7 +198,7 @@ class GroupedApproximation(DualApproximation):
 
     def breakdown(self, lin, cotangent, damping):
         """What conjugate gradients did not reach."""
-        iteration = self.iteration(lin)
+        iteration = self.iteration(lin, damping)
         if iteration is None:
             return None
         failed = [

@@ -35,11 +35,9 @@ class EntryWise(Approximation):
     def precondition(self, lin, cotangent, damping):
         """Two matmuls of the gradient's size a layer."""
         root = self.kind.root(lin.outputs)
+        inverse = [_inverse_diagonal(layer, root, damping) for layer in lin.layers]
         gradient = lin.vjp(cotangent / lin.num_samples)
-        return tuple(
-            jax.tree.map(lambda g, inverse: g * inverse, g, _inverse_diagonal(layer, root, damping))
-            for g, layer in zip(gradient, lin.layers, strict=True)
-        )
+        return jax.tree.map(jnp.multiply, gradient, lin.like_params(inverse))
 
     def workspace(self, sizes, num_samples, itemsize):
         """Squares of inputs and sensitivities, and the largest layer's diagonal."""

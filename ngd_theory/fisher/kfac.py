@@ -56,6 +56,7 @@ class KFAC(Approximation):
     """
 
     name = "kfac"
+    needs_layers = True
     by_layers = True
     requirements = ("distinct-inputs", "equal-leverages", "full-rank-sensitivities")
     kind: Kind = field(default=TrueFisher())

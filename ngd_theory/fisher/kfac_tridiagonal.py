@@ -40,6 +40,7 @@ class KFACTridiagonal(Approximation):
     """
 
     name = "kfac-tridiagonal"
+    needs_layers = True
     has_limit = False
     requirements = ("distinct-inputs", "full-rank-features", "full-rank-sensitivities")
     kind: Kind = field(default=TrueFisher())

@@ -35,6 +35,7 @@ class UnitWise(Approximation):
     """
 
     name = "unit-wise"
+    needs_layers = True
     by_layers = True
     asymptotic = True
     requirements = ("distinct-inputs", "full-rank-inputs", "many-units")
@@ -98,8 +99,7 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping):
             return ridge(_rows(layer, r), weights, damping, 1 / n) / n
 
         p = layer.inputs.shape[-1]
-        unknowns = n * (1 if t == 1 else layer.sensitivities.shape[1])
-        size = batch_size(unknowns, p, itemsize=layer.inputs.itemsize)
+        size = batch_size(n * _rows_a_sample(layer), p, itemsize=layer.inputs.itemsize)
         columns = map_items(column, jnp.moveaxis(layer.sensitivities, -1, 0), size)
         return layer.layout.from_matrix(columns.T)
     gram = _gram(layer, layer)
@@ -111,7 +111,7 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping):
         dual = solve_psd(kernel, weights.reshape(-1, 1), damping).reshape(weights.shape)
         return jnp.einsum("nr,nrt->nt", dual, r) / n
 
-    unknowns = n * (1 if t == 1 else layer.sensitivities.shape[1])
+    unknowns = n * _rows_a_sample(layer)
     size = batch_size(unknowns, max(unknowns, n * t), itemsize=gram.itemsize)
     coefficients = map_items(unit, jnp.moveaxis(layer.sensitivities, -1, 0), size)
     return layer.layout.pull_back(layer.inputs, coefficients.reshape(m, n, t).transpose(1, 2, 0))
@@ -155,12 +155,18 @@ def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping):
 
 def _rows_are_cheaper(layer: LayerLinearization) -> bool:
     """Whether a unit's problem takes fewer operations by its rows than by the Gram matrix of all positions."""
-    n, c, t, _ = layer.sensitivities.shape
-    r, p = (1 if t == 1 else c), layer.inputs.shape[-1]
+    n, _, t, _ = layer.sensitivities.shape
+    r, p = _rows_a_sample(layer), layer.inputs.shape[-1]
     smaller = min(n * r, p)
     by_rows = n * r * t * p + n * r * smaller * p + smaller**3
     by_gram = n * r * t * n * t + (n * r) ** 2 * t + (n * r) ** 3
     return by_rows < by_gram
+
+
+def _rows_a_sample(layer: LayerLinearization) -> int:
+    """r, as `_compress` makes it."""
+    _, c, t, _ = layer.sensitivities.shape
+    return 1 if t == 1 else c
 
 
 def _rows(layer: LayerLinearization, r: Float[Array, "N r T"]) -> Float[Array, "Nr P"]:

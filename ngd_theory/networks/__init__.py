@@ -4,12 +4,14 @@ from ngd_theory.networks.activations import ACTIVATIONS
 from ngd_theory.networks.autoencoder import AUTOENCODERS, autoencoder
 from ngd_theory.networks.cnn import cnn
 from ngd_theory.networks.convolution import AveragePool
+from ngd_theory.networks.function import linearize_function
+from ngd_theory.networks.grouping import Grouping
 from ngd_theory.networks.initialization import (
     scaled_init,
     sparse_init,
     standard_parameterization,
 )
-from ngd_theory.networks.layout import ParameterLayout
+from ngd_theory.networks.layout import GroupLayout, ParameterLayout
 from ngd_theory.networks.linearization import (
     LayerLinearization,
     Linearization,
@@ -24,6 +26,8 @@ __all__ = [
     "ACTIVATIONS",
     "AUTOENCODERS",
     "AveragePool",
+    "GroupLayout",
+    "Grouping",
     "LayerLinearization",
     "LayerSize",
     "Linearization",
@@ -33,6 +37,7 @@ __all__ = [
     "backpropagate",
     "cnn",
     "linearize",
+    "linearize_function",
     "mlp",
     "scaled_init",
     "sparse_init",

@@ -1,6 +1,7 @@
-"""How the (P, M) parameter matrix of an affine layer is stored as weight and bias."""
+"""How the (P, M) parameter matrix of an affine layer, or of a group of parameters, is stored."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import jax.numpy as jnp
@@ -73,3 +74,53 @@ class ParameterLayout:
         """Join stored parameters into the (P, M) matrix; the inverse of `from_matrix`."""
         weight = params["weight"].reshape(self.fan_in, -1)
         return jnp.concatenate([weight, params["bias"][None]]) if self.has_bias else weight
+
+
+@dataclass(frozen=True)
+class GroupLayout:
+    """How the parameters of a group, a (1, M) matrix, are stored: arrays by name.
+
+    Attributes
+    ----------
+    shapes_by_name : tuple of (str, tuple of int)
+    """
+
+    shapes_by_name: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def num_inputs(self) -> int:
+        """1, the constant input."""
+        return 1
+
+    @property
+    def num_units(self) -> int:
+        """M: parameters of the group."""
+        return sum(prod(shape) for _, shape in self.shapes_by_name)
+
+    def pull_back(
+        self, inputs: Float[Array, "N T 1"], coefficients: Float[Array, "N T M"]
+    ) -> dict[str, Array]:
+        """``sum_{n,t} a[n,t] coefficients[n,t]`` as parameters."""
+        return self.from_matrix(jnp.einsum("ntp,ntm->pm", inputs, coefficients))
+
+    def push_forward(
+        self, inputs: Float[Array, "N T 1"], tangent: dict[str, Array]
+    ) -> Float[Array, "N T M"]:
+        """``a[n,t] tangent``."""
+        return inputs * self.to_matrix(tangent)
+
+    def from_matrix(self, matrix: Float[Array, "1 M"]) -> dict[str, Array]:
+        """Split a (1, M) matrix into stored parameters."""
+        ends = [0]
+        for _, shape in self.shapes_by_name:
+            ends.append(ends[-1] + prod(shape))
+        return {
+            name: matrix[0, start:stop].reshape(shape)
+            for (name, shape), (start, stop) in zip(
+                self.shapes_by_name, pairwise(ends), strict=True
+            )
+        }
+
+    def to_matrix(self, params: dict[str, Array]) -> Float[Array, "1 M"]:
+        """Join stored parameters; the inverse of `from_matrix`."""
+        return jnp.concatenate([params[name].ravel() for name, _ in self.shapes_by_name])[None]

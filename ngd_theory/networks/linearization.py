@@ -4,14 +4,15 @@ For every affine layer ``J_l[(n,c)] = sum_t delta_l[n,c,t] (x) a_l[n,t]``. All t
 with a network it does with ``a`` and ``delta``; the (NC, P) Jacobian is never formed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from ngd_theory.networks.layout import ParameterLayout
+from ngd_theory.networks.grouping import Grouping
+from ngd_theory.networks.layout import GroupLayout, ParameterLayout
 from ngd_theory.networks.network import Network
 from ngd_theory.pytrees import pytree
 
@@ -27,12 +28,12 @@ class LayerLinearization:
         Scaled, bias-augmented inputs a.
     sensitivities : (N, C, T, M)
         ``delta[n,c,t] = d f_c(x_n) / d u[n,t]``.
-    layout : ParameterLayout
+    layout : ParameterLayout or GroupLayout
     """
 
     inputs: Array
     sensitivities: Array
-    layout: ParameterLayout
+    layout: ParameterLayout | GroupLayout
 
     def vjp(self, cotangent: Float[Array, "N C"]) -> dict[str, Array]:
         """``J_l^T cotangent`` as the layer's parameters; no 1/N."""
@@ -56,10 +57,13 @@ class Linearization:
         f(x) at the point of linearisation.
     layers : tuple of LayerLinearization
         First layer to last.
+    grouping : Grouping or None
+        Where the "layers" are groups of the parameters of some function (`linearize_function`).
     """
 
     outputs: Array
     layers: tuple[LayerLinearization, ...]
+    grouping: Grouping | None = None
 
     @property
     def num_samples(self) -> int:
@@ -71,14 +75,22 @@ class Linearization:
         """C."""
         return self.outputs.shape[1]
 
-    def vjp(self, cotangent: Float[Array, "N C"]) -> tuple[dict[str, Array], ...]:
+    def vjp(self, cotangent: Float[Array, "N C"]) -> PyTree[Array]:
         """``J^T cotangent``, like the parameters; no 1/N. One (P, NT, M) matmul a layer."""
-        return tuple(layer.vjp(cotangent) for layer in self.layers)
+        return self.like_params([layer.vjp(cotangent) for layer in self.layers])
 
     def jvp(self, tangent) -> Float[Array, "N C"]:
         """``J tangent`` for a tangent like the parameters."""
-        terms = [y.jvp(t) for y, t in zip(self.layers, tangent, strict=True)]
+        terms = [y.jvp(t) for y, t in zip(self.layers, self.by_layer(tangent), strict=True)]
         return sum(terms[1:], terms[0])
+
+    def like_params(self, layers: Sequence[dict[str, Array]]):
+        """One dict a layer to something like the parameters."""
+        return tuple(layers) if self.grouping is None else self.grouping.join(layers)
+
+    def by_layer(self, tangent) -> Sequence[dict[str, Array]]:
+        """The inverse of `like_params`."""
+        return tangent if self.grouping is None else self.grouping.split(tangent)
 
 
 def linearize(network: Network, params, x: Float[Array, "N *S"]) -> Linearization:

@@ -12,6 +12,7 @@ from ngd_theory.claims import Settings
 from ngd_theory.claims.evidence import residual_ratios
 from ngd_theory.claims.experiment import load_data as load_data
 from ngd_theory.claims.experiment import make_approximation as make_approximation
+from ngd_theory.claims.experiment import make_network
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.fisher import Approximation
 from ngd_theory.kernels import infinite, ntk
@@ -43,14 +44,7 @@ def measure_cell(cell: Cell) -> list[dict[str, Any]]:
     settings = cell.settings
     dtype = cell.require_precision()
     dataset = _data(_data_settings(settings).model_dump_json())
-    net = networks.mlp(
-        dataset.input_dim,
-        [settings.width] * (settings.depth - 1),
-        dataset.output_dim,
-        settings.activation,
-        settings.weight_std,
-        settings.bias_std,
-    )
+    net = make_network(settings, dataset)
     params = net.init(jax.random.key(settings.seed))
     lin = _linearize(net, params, jnp.asarray(dataset.inputs, dtype))
     at = None

@@ -95,7 +95,7 @@ def test_auto_iterates_where_the_kernels_do_not_fit_and_then_holds_none(cls):
         approximation = cls(memory_limit=limit)
         step = jax.jit(lambda lin, v: approximation.natural_gradient(lin, v, 1e-3))
         memory = step.lower(lin, v).compile().memory_analysis()
-        return approximation.iteration(lin), memory.temp_size_in_bytes
+        return approximation.iteration(lin, 1e-3), memory.temp_size_in_bytes
 
     iteration, bytes_held = held(kernel)
     assert iteration is not None and bytes_held < kernel

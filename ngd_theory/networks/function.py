@@ -1,0 +1,132 @@
+"""Linearise any ``apply(params, x)``: groups of parameters in place of affine layers.
+
+A function of unknown structure has no layer inputs and sensitivities, only its Jacobian. A group of p parameters
+is written as one layer with the constant input 1 and p units whose sensitivities are the Jacobian's columns: what
+needs no more than kernels and products with the Jacobian works as it stands.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.errors import InputError
+from ngd_theory.networks.grouping import Grouping
+from ngd_theory.networks.layout import GroupLayout
+from ngd_theory.networks.linearization import LayerLinearization, Linearization
+
+
+def linearize_function(
+    apply: Callable,
+    params,
+    x: Float[Array, "N *S"],
+    groups: Sequence[str] | None = None,
+) -> Linearization:
+    """Linearise any function ``apply(params, x)`` of flax, equinox, stax or your own about ``params``.
+
+    The result serves exact, block-diagonal, block-tridiagonal, entry-wise and identity, with a block a group, and every
+    kernel and prediction. What is made of a layer's inputs and units (K-FAC, unit-wise) needs `linearize`.
+
+    Parameters
+    ----------
+    apply : callable
+        ``(params, x) -> (N, C)``, differentiable. Output n depends on sample n only: no normalisation over the batch.
+    params : pytree
+        Of floating arrays.
+    x : (N, *sample_shape)
+    groups : sequence of str, optional
+        The groups, in the order of the network (neighbours are coupled by block-tridiagonal): each the beginning of
+        the names of its leaves, keys joined by "/", such as ``"params/Dense_0"``. Every leaf belongs to one. By
+        default the children of the first node with more than one, ``Dense_2`` before ``Dense_10``.
+
+    Returns
+    -------
+    Linearization
+        Its vjp, jvp and natural gradients are trees like ``params``; ``.layers[g]`` is group g, with inputs (N, 1, 1)
+        of ones and the Jacobian as sensitivities (N, C, 1, parameters of the group): N C P numbers in all, where
+        `linearize` holds factors.
+
+    Raises
+    ------
+    InputError
+        For outputs that are not (N, C), parameters that are no floating arrays, or groups that overlap or leave
+        parameters out.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(params)
+    for path, leaf in paths:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise InputError(
+                f"parameter {_name(path)!r} is of type {jnp.result_type(leaf)}, not floating: split it off "
+                "(equinox.partition, flax.nnx.split) and close apply over it"
+            )
+    if not paths:
+        raise InputError("params has no array")
+    grouping = _grouping(paths, structure, groups)
+    found = jax.eval_shape(apply, params, x)
+    n = x.shape[0]
+    if getattr(found, "ndim", None) != 2 or found.shape[0] != n:
+        shapes = getattr(found, "shape", None) or jax.tree.structure(found)
+        raise InputError(f"apply(params, x) gives {shapes}; it must give one array (N, C), N = {n}")
+
+    def one(sample):
+        value, pull = jax.vjp(lambda p: apply(p, sample[None])[0], params)
+        (rows,) = jax.vmap(pull)(jnp.eye(len(value), dtype=value.dtype))
+        return value, rows
+
+    outputs, jacobian = jax.vmap(one)(x)
+    by_name = dict(zip(grouping.leaves, jax.tree.leaves(jacobian), strict=True))
+    layers = []
+    for names in grouping.members:
+        columns = [by_name[name].reshape(*outputs.shape, 1, -1) for name in names]
+        shapes = tuple((name, by_name[name].shape[2:]) for name in names)
+        layers.append(
+            LayerLinearization(
+                inputs=jnp.ones((n, 1, 1), outputs.dtype),
+                sensitivities=jnp.concatenate(columns, axis=-1),
+                layout=GroupLayout(shapes),
+            )
+        )
+    return Linearization(outputs, tuple(layers), grouping)
+
+
+def _grouping(paths, structure, groups: Sequence[str] | None) -> Grouping:
+    names = tuple(_name(path) for path, _ in paths)
+    chosen = _children([path for path, _ in paths]) if groups is None else tuple(groups)
+    members = tuple(
+        tuple(name for name in names if not group or f"{name}/".startswith(f"{group}/"))
+        for group in chosen
+    )
+    for group, found in zip(chosen, members, strict=True):
+        if not found:
+            raise InputError(f"group {group!r} has no parameter; there are {', '.join(names)}")
+    placed = [name for found in members for name in found]
+    for name in names:
+        if placed.count(name) != 1:
+            problem = "no group" if name not in placed else "more than one group"
+            raise InputError(f"parameter {name!r} is in {problem} of {', '.join(chosen)}")
+    return Grouping(chosen, structure, names, members)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _children(paths) -> tuple[str, ...]:
+    """Names of the first node's children where there is more than one."""
+    depth = 0
+    while (
+        all(len(path) > depth for path in paths) and len({path[: depth + 1] for path in paths}) == 1
+    ):
+        depth += 1
+    children = dict.fromkeys(path[: depth + 1] for path in paths)
+    # JAX sorts the keys of a dict as text.
+    if all(isinstance(path[-1], jax.tree_util.DictKey) for path in children if path):
+        children = sorted(
+            children,
+            key=lambda path: [
+                int(part) if part.isdigit() else part for part in re.split(r"(\d+)", _name(path))
+            ],
+        )
+    return tuple(_name(path) for path in children)
