@@ -37,7 +37,7 @@ def run(
     """Time a step of every approximation at every width; returns JSON-ready rows."""
     rows = []
     for width in widths:
-        steps = _steps(width, num_samples, input_dim, depth, output_dim, damping)
+        steps = make_steps(width, num_samples, input_dim, depth, output_dim, damping)
         seconds = interleaved(steps, rounds)
         for name, times in seconds.items():
             rows.append(
@@ -52,7 +52,7 @@ def run(
     return {"rows": rows, "exponents": _exponents(rows), "targets": TARGETS}
 
 
-def _steps(width, num_samples, input_dim, depth, output_dim, damping):
+def make_steps(width, num_samples, input_dim, depth, output_dim, damping):
     net = ngd.networks.mlp(input_dim, [width] * (depth - 1), output_dim)
     keys = jax.random.split(jax.random.key(0), 3)
     params = net.init(keys[0])

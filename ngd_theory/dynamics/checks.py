@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ngd_theory.errors import InputError
+from ngd_theory.networks.sharding import on_host
 
 
 def check_schedule(step_size, num_steps) -> None:
@@ -26,7 +27,7 @@ def check_targets(targets, shape):
 
 def check_finite(name, values) -> None:
     """Raise `InputError` naming the first NaN or infinity in ``values``."""
-    finite = np.isfinite(np.asarray(values))
+    finite = np.isfinite(on_host(values))
     if not finite.all():
         where = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise InputError(f"{name} has a NaN or infinity at index {where}; clean the data first")

@@ -15,6 +15,7 @@ from ngd_theory.errors import SingularKernelError
 from ngd_theory.fisher import Approximation
 from ngd_theory.fisher.damping import as_damping
 from ngd_theory.networks import Network, linearize
+from ngd_theory.networks.sharding import on_host
 from ngd_theory.theory import check_conditions
 
 #: A loss this many times the initial one is a divergence.
@@ -78,32 +79,38 @@ def train(
         check_finite("x_test", x_test)
         x_test = jnp.asarray(x_test)
     rho = as_damping(damping)
-    x, start = jnp.asarray(x), params
+    x, y, start = jnp.asarray(x), jnp.asarray(y), params
     eta = jnp.asarray(step_size, jnp.result_type(*jax.tree.leaves(params)))
+    # Steps overwrite their parameters.
+    params = jax.tree.map(jnp.copy, params)
+    ceiling = jnp.asarray(jnp.inf, eta.dtype)
 
     outputs, tests, values, distances = [], [], [], []
     diverged = False
     for step in range(num_steps + 1):
-        last = step == num_steps
-        if last:
-            f, new, finite = _apply(network, params, x), params, True
-        else:
-            f, new, finite = _step(network, objective, params, x, y, approximation, eta, rho)
-        outputs.append(np.asarray(f))
-        values.append(float(objective.value(f, y)))
         distances.append(float(_distance(params, start)))
         if x_test is not None:
-            tests.append(np.asarray(_apply(network, params, x_test)))
+            tests.append(on_host(_apply(network, params, x_test)))
+        if step == num_steps:
+            f, finite = _apply(network, params, x), True
+            value = objective.value(f, y)
+        else:
+            params, f, value, finite = _step(
+                network, objective, params, x, y, approximation, eta, rho, ceiling
+            )
+        outputs.append(on_host(f))
+        values.append(float(value))
+        if step == 0:
+            ceiling = jnp.asarray(DIVERGENCE_FACTOR * max(values[0], 1e-300), eta.dtype)
         if on_step is not None:
             on_step(step, values[-1])
-        diverged = not values[-1] <= DIVERGENCE_FACTOR * max(values[0], 1e-300)
+        diverged = not values[-1] <= float(ceiling)
         if diverged:
             break
         if not finite:
             lin = linearize(network, params, x)
             residual = objective.residual(lin.outputs, y)
             raise _explain(approximation, network, lin, residual, damping, step)
-        params = new
     return Trajectory(
         jnp.asarray(np.stack(outputs)),
         jnp.asarray(np.stack(tests)) if tests else None,
@@ -114,17 +121,20 @@ def train(
     )
 
 
-@partial(jax.jit, static_argnames=("network", "objective"))
-def _step(network, objective, params, x, y, approximation, step_size, damping):
+@partial(jax.jit, static_argnames=("network", "objective"), donate_argnames="params")
+def _step(network, objective, params, x, y, approximation, step_size, damping, ceiling):
+    """New parameters, in the memory of the old; the old ones where the loss is above ``ceiling`` or a solve failed."""
     lin = linearize(network, params, x)
     residual = objective.residual(lin.outputs, y)
     gradient = approximation.natural_gradient(lin, residual, damping)
-    new = jax.tree.map(lambda p, g: p - step_size * g, params, gradient)
+    value = objective.value(lin.outputs, y)
     # A failed factorisation poisons every entry of its unit or layer: one row shows it, without another
     # pass over memory.
     first_rows = [g.reshape(-1, g.shape[-1])[0] for g in jax.tree.leaves(gradient)]
     finite = jnp.isfinite(sum(jnp.sum(row) for row in first_rows))
-    return lin.outputs, new, finite
+    keep = finite & (value <= ceiling)
+    new = jax.tree.map(lambda p, g: jnp.where(keep, p - step_size * g, p), params, gradient)
+    return new, lin.outputs, value, finite
 
 
 _apply = jax.jit(lambda network, params, x: network.apply(params, x), static_argnums=0)

@@ -20,6 +20,7 @@ from ngd_theory.networks.linearization import (
 )
 from ngd_theory.networks.mlp import mlp
 from ngd_theory.networks.network import Network
+from ngd_theory.networks.sharding import device_mesh, shard_parameters, shard_samples
 from ngd_theory.networks.sizes import LayerSize
 
 __all__ = [
@@ -36,10 +37,13 @@ __all__ = [
     "autoencoder",
     "backpropagate",
     "cnn",
+    "device_mesh",
     "linearize",
     "linearize_function",
     "mlp",
     "scaled_init",
+    "shard_parameters",
+    "shard_samples",
     "sparse_init",
     "standard_parameterization",
 ]

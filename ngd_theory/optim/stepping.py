@@ -25,7 +25,7 @@ class Stepper(abc.ABC):
 
     @abc.abstractmethod
     def compile(self, params, state, x, y, size: int) -> Advance:
-        """A step on the rows ``rows (size,)`` of x and y that will not compile again; nothing given changes."""
+        """A compiled step on the rows ``rows (size,)`` of x and y, which may overwrite params and state."""
 
     def measured_at(self, params, state) -> Any:
         """The parameters at which errors are recorded."""
@@ -52,13 +52,13 @@ class OptaxStepper(Stepper):
         self._network, self._loss, self._optimizer = network, loss, optimizer
 
     def begin(self, params, x, y):
-        """``params`` themselves: steps make new ones."""
-        return params, self._optimizer.init(params)
+        """Copies: steps overwrite what they are given."""
+        return jax.tree.map(jnp.copy, (params, self._optimizer.init(params)))
 
     def compile(self, params, state, x, y, size):
         """Ahead of time."""
         rows = jnp.zeros(size, jnp.int32)
-        step = jax.jit(self._step).lower(params, state, x, y, rows).compile()
+        step = jax.jit(self._step, donate_argnums=(0, 1)).lower(params, state, x, y, rows).compile()
         return lambda params, state, rows: step(params, state, x, y, rows)
 
     def _step(self, params, state, x, y, rows):

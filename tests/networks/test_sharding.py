@@ -1,0 +1,74 @@
+"""Eight devices give what one gives; two processes too."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ngd_theory as ngd
+from ngd_theory.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tests" / "helpers" / "on_devices.py"
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(process):
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(output.splitlines()[-1])
+
+
+def test_eight_devices_give_what_one_gives():
+    found = result(start("eight"))
+    assert found["devices"] == 8
+    wanted = {*ngd.fisher.APPROXIMATIONS, "exact, cg", "training", "optim.kfac"}
+    assert set(found["differences"]) == wanted
+    assert max(found["differences"].values()) < 1e-10, found["differences"]
+    # Nothing is held whole by a device: samples over four, units over two.
+    assert found["parts"] == {"sensitivities": 1 / 8, "weight": 1 / 2}
+    assert found["trained parts"] == [1 / 2] * 3
+    assert found["refused"] == [
+        "layer 2 has 3 units, no multiple of the 2 devices along 'width'",
+        "6 samples are no multiple of the 4 devices along 'samples'",
+    ]
+
+
+def test_two_processes_give_what_one_gives():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    found = [result(p) for p in [start("hosts", address, str(i)) for i in range(2)]]
+    assert [f["devices"] for f in found] == [8, 8]
+    assert found[0]["losses"] == found[1]["losses"]
+
+    rng = np.random.default_rng(0)
+    network = ngd.networks.mlp(12, [32, 32], 2, activation="tanh", bias_std=0.3)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    params = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), shapes)
+    x, y = (jnp.asarray(rng.normal(size=(8, size))) for size in (12, 2))
+    alone = ngd.dynamics.train(network, params, x, y, ngd.fisher.Exact(), 0.5, 2, 1e-3)
+    np.testing.assert_allclose(found[0]["losses"], alone.losses, rtol=1e-10)
+
+
+def test_a_mesh_takes_all_devices():
+    mesh = ngd.networks.device_mesh()
+    assert mesh.shape == {"samples": len(jax.devices()), "width": 1}
+    with pytest.raises(InputError, match="width is 3; it must divide the number of devices, 1"):
+        ngd.networks.device_mesh(3, jax.devices()[:1])
