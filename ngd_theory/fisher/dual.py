@@ -382,6 +382,8 @@ def coupled_solve(coupling: np.ndarray, kernels, cotangents, damping: Damping, r
     """
     depth = len(kernels)
     root = _at_most_square(root)
+    # Python's numbers: numpy's would make float64 of float32.
+    coupling = coupling.tolist()
 
     def reduced(invert, kernels, images):
         """``pinv(U) invert(X) pinv(U) images`` for symmetric roots U of the kernels."""

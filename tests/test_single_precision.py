@@ -1,0 +1,61 @@
+"""float32 against float64, with the tolerances that the documentation states."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import APPROXIMATIONS, BY_NAME, problem
+
+import ngd_theory as ngd
+
+CASE = BY_NAME["L3 C3 gelu bias"]
+DAMPING = 1e-2
+#: Relative errors of natural gradients and maps at damping 1e-2: 1e-7 times the condition number of the damped
+#: matrices, for K-FAC's that of both factors.
+TOLERANCES = dict.fromkeys(APPROXIMATIONS, 2e-4) | {"identity": 2e-6, "kfac-tridiagonal": 2e-3}
+
+
+@pytest.fixture(scope="module")
+def both():
+    """The problem in float64 and float32."""
+    p = problem(CASE)
+
+    def at(dtype):
+        params, x, y = jax.tree.map(lambda a: jnp.asarray(a, dtype), (p.params, p.x, p.targets))
+        return ngd.networks.linearize(p.network, params, x), y
+
+    return at("float64"), at("float32")
+
+
+@pytest.mark.parametrize("name", APPROXIMATIONS)
+def test_single_precision_is_within_its_tolerance(both, name):
+    approximation = ngd.fisher.by_name(name)
+    found = []
+    # A GPU's TF32 products have 10 bits.
+    with jax.default_matmul_precision("highest"):
+        for lin, y in both:
+            gradient = approximation.natural_gradient(lin, lin.outputs - y, DAMPING)
+            k = approximation.function_space_map(lin, DAMPING)
+            assert k.dtype == lin.outputs.dtype
+            assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {lin.outputs.dtype}
+            flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
+            found.append((flat, np.asarray(k)))
+    for wide, narrow in zip(*found, strict=True):
+        error = np.linalg.norm(narrow - wide) / np.linalg.norm(wide)
+        assert error < TOLERANCES[name]
+        # It is another number: nothing was computed in double precision.
+        assert error > 1e-9
+
+
+def test_training_in_single_precision_follows_double():
+    p = problem(CASE)
+
+    def trained(dtype):
+        params, x, y = jax.tree.map(lambda a: jnp.asarray(a, dtype), (p.params, p.x, p.targets))
+        with jax.default_matmul_precision("highest"):
+            found = ngd.dynamics.train(p.network, params, x, y, ngd.fisher.Exact(), 0.5, 3, DAMPING)
+        assert found.outputs.dtype == dtype
+        return np.asarray(found.outputs)
+
+    wide, narrow = trained("float64"), trained("float32")
+    assert np.linalg.norm(narrow - wide) < 2e-4 * np.linalg.norm(wide)
