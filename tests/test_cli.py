@@ -1,5 +1,6 @@
 """The command line: exit statuses, messages, files; nothing half done."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import ngd_theory
 from ngd_theory import claims, report
 from ngd_theory.claims import Status
 from ngd_theory.cli import app
+from ngd_theory.cli.app import EXAMPLES
 from ngd_theory.errors import SingularKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -321,6 +323,52 @@ def test_help_explains_the_exit_statuses():
     result = CliRunner().invoke(app, ["verify", "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert "Exit status 0" in result.output
+
+
+def helped(name):
+    given = [name, "--help"] if name else ["--help"]
+    result = CliRunner().invoke(app, given, env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    return result.output.splitlines()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_help_fits_a_screen_and_ends_in_its_examples(name):
+    lines = helped(name)
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 80
+    examples = [line.strip() for line in lines[lines.index("  Examples:") + 1 :]]
+    assert examples == inspect.cleandoc(EXAMPLES[name]).splitlines()
+    assert len(examples) >= 1
+    assert all(line.startswith(f"ngd-theory {name}".strip()) for line in examples)
+
+
+def test_no_summary_of_a_command_is_cut_off():
+    lines = helped("")
+    shown = lines[lines.index("Commands:") + 1 : lines.index("  Examples:") - 1]
+    assert len(shown) == len(EXAMPLES) - 1
+    assert all(line.endswith(".") and not line.endswith("...") for line in shown)
+
+
+def test_shells_can_complete():
+    assert any("--install-completion" in line for line in helped(""))
+
+
+def test_importing_the_package_imports_nothing_that_only_a_part_of_it_needs():
+    """Figures, tables, clusters, data sets and the bridge are imported when first used."""
+    code = """
+import sys
+import ngd_theory
+heavy = "matplotlib neural_tangents distributed dask mlxtend sklearn pandas pyarrow pydantic optax typer rich"
+found = [name for name in heavy.split() if name in sys.modules]
+assert not found, found
+"""
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=120,
+    )
 
 
 def test_importing_the_package_sets_no_jax_flag():

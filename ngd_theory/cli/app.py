@@ -1,5 +1,6 @@
 """The application and its subcommands."""
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -10,6 +11,45 @@ from ngd_theory.cli.report import report
 from ngd_theory.cli.run import list_, run
 from ngd_theory.cli.verify import verify
 
+#: Shown below the options of each help; "" is the program's own.
+EXAMPLES = {
+    "": """
+        ngd-theory verify                    every claim, on MNIST zeros and ones
+        ngd-theory list                      the studies of studies/
+        ngd-theory run studies/smoke.toml    one of them, into results/smoke
+        ngd-theory report results/smoke      its figures and HTML page
+    """,
+    "verify": """
+        ngd-theory verify --dataset digits --width 2048 --activation tanh
+        ngd-theory verify --approximations kfac,unit-wise --step-scale 0.5
+        ngd-theory verify --width 8192 --explain
+    """,
+    "run": """
+        ngd-theory run studies/smoke.toml
+        ngd-theory run studies/constants.toml --scheduler local:4
+        ngd-theory run my.toml --out results/mine --scheduler tcp://HOST:8786
+    """,
+    "report": """
+        ngd-theory report results/smoke
+    """,
+    "list": """
+        ngd-theory list
+        ngd-theory list my/studies
+    """,
+    "doctor": """
+        ngd-theory doctor
+        ngd-theory doctor --width 8192 --num-train 500
+    """,
+}
+
+
+def _examples(name: str) -> str:
+    """The examples of a command as an epilog that is not wrapped."""
+    return "\b\nExamples:\n" + "\n".join(
+        f"  {line}" for line in inspect.cleandoc(EXAMPLES[name]).splitlines()
+    )
+
+
 app = typer.Typer(
     add_completion=True,
     no_args_is_help=True,
@@ -19,7 +59,7 @@ app = typer.Typer(
 )
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, epilog=_examples(""))
 def main(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
@@ -31,7 +71,7 @@ def main(
 
 COMMANDS = {"verify": verify, "run": run, "report": report, "list": list_, "doctor": doctor}
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, epilog=_examples(name))(command)
 
 
 def app_main() -> None:

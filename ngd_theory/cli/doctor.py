@@ -20,7 +20,9 @@ def doctor(
     width: Annotated[int, typer.Option(help="M of the network whose memory is told.")] = 1024,
     num_train: Annotated[int, typer.Option(help="N.")] = 100,
 ) -> None:
-    """Print versions, devices, precision, data found, folders, and what a step would hold.
+    """Print versions, devices, data, memory of a step.
+
+    Precision and folders too: all that decides how a run will go here.
 
     Exit status 0; 2: bad input.
     """

@@ -13,7 +13,9 @@ def report(
     results: Annotated[Path, typer.Argument(help="Results folder of ngd-theory run.")],
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Write figures, table.csv and report.html of a sweep, finished or not, into its folder.
+    """Draw a sweep: figures, table.csv, report.html.
+
+    They go into its folder; the sweep may be unfinished.
 
     Exit status 0, whatever the claims come to; 2: the folder holds no sweep.
     """

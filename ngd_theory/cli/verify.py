@@ -18,7 +18,10 @@ def _split(text: str | None) -> tuple[str, ...]:
 
 def verify(
     dataset: Annotated[
-        str, typer.Option(help="mnist, digits, gaussian, cifar10, openml:NAME or PATH.npz")
+        str,
+        typer.Option(
+            help="mnist, fashion-mnist, digits, gaussian, cifar10, svhn, openml:NAME or PATH.npz."
+        ),
     ] = "mnist",
     classes: Annotated[str, typer.Option(help="Classes to keep, such as 0,1.")] = "",
     num_train: Annotated[int, typer.Option(help="N, training samples.")] = 100,
@@ -44,9 +47,7 @@ def verify(
         int | None, typer.Option(help="Keep this many principal components (gaussian: M_0).")
     ] = None,
     output_dim: Annotated[int | None, typer.Option(help="C, for gaussian.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of original MNIST or CIFAR-10 files.")
-    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of original data files.")] = None,
     kernel: Annotated[
         str,
         typer.Option(help="empirical, or infinite: predict with the infinite width's kernels too."),
@@ -56,7 +57,7 @@ def verify(
     ] = False,
     memory_limit: Annotated[
         str | None,
-        typer.Option(help="Refuse to run with more, such as 8G, by the model of --explain."),
+        typer.Option(help="Refuse to run with more, such as 8G."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/verify"),
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
