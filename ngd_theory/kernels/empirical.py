@@ -36,6 +36,11 @@ def layer_kernel(
         Of N and N' samples; ``other = None`` means ``layer``.
     memory_budget : int
         Bytes beside the arguments and the result; a single sample's or unit's share is held anyway.
+
+    Returns
+    -------
+    (N*C, N'*C) array
+        Index ``n*C + c``.
     """
     other = layer if other is None else other
     n, c, t, k = layer.sensitivities.shape
@@ -139,7 +144,25 @@ def layerwise_ntk(
 
 
 def ntk(lin: Linearization, other: Linearization | None = None) -> Float[Array, "NC MC"]:
-    """The neural tangent kernel ``J J'^T``, unnormalised: the sum of `layerwise_ntk` over layers."""
+    """The neural tangent kernel ``J J'^T``, unnormalised: the sum of `layerwise_ntk` over layers.
+
+    Parameters
+    ----------
+    lin : Linearization
+        At N inputs: the rows.
+    other : Linearization, optional
+        At N' inputs: the columns. ``lin`` itself when None.
+
+    Returns
+    -------
+    (N*C, N'*C) array
+        Index ``n*C + c``.
+
+    Raises
+    ------
+    InputError
+        If the two linearisations are of different networks.
+    """
     kernels = [layer_kernel(a, b) for a, b in _pairs(lin, other)]
     return sum(kernels[1:], kernels[0])
 

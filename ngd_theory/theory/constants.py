@@ -56,7 +56,13 @@ def stable_step_sizes(
 
 
 def largest_monotone_step_size(map: Float[Array, "NC NC"]) -> Float[Array, ""]:
-    """``1/lambda_max(K)``: the largest step at which no component of the residual changes sign."""
+    """``1/lambda_max(K)``: the largest step at which no component of the residual changes sign.
+
+    Parameters
+    ----------
+    map : (N*C, N*C) array
+        K, as `Approximation.function_space_map` returns it on the training set; its symmetric part counts.
+    """
     return 1 / jnp.linalg.eigvalsh((map + map.T) / 2)[-1]
 
 

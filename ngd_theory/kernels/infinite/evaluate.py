@@ -110,7 +110,27 @@ def ntk(
     source: str = "auto",
     memory_budget: int = MEMORY_BUDGET,
 ) -> Float[Array, "N M"]:
-    """The infinite-width NTK, per output: the sum of `layerwise_ntk`, of which no layer is kept."""
+    """The infinite-width NTK, per output: the sum of `layerwise_ntk`, of which no layer is kept.
+
+    Parameters
+    ----------
+    net : Network
+    x1, x2 : (N, *input_shape), (N', *input_shape)
+        ``x2 = None`` means ``x1``.
+    source : {"auto", "closed-form", "neural-tangents"}
+        See `source_table`.
+    memory_budget : int
+        Bytes one tile of pairs may take (closed form).
+
+    Returns
+    -------
+    (N, N') array
+
+    Raises
+    ------
+    NotPredictedError, InputError, NeuralTangentsError
+        As `layerwise_ntk`.
+    """
     if resolve(source, net) == "neural-tangents":
         return bridge.kernel(net, *_checked(net, x1, x2), "ntk")
     return _evaluate(net, _Sum, x1, x2, memory_budget)[0]
@@ -124,7 +144,27 @@ def nngp(
     source: str = "auto",
     memory_budget: int = MEMORY_BUDGET,
 ) -> Float[Array, "N M"]:
-    """Covariance of an output over initialisations (NNGP), ``Q_L``."""
+    """Covariance of an output over initialisations (NNGP), ``Q_L``.
+
+    Parameters
+    ----------
+    net : Network
+    x1, x2 : (N, *input_shape), (N', *input_shape)
+        ``x2 = None`` means ``x1``.
+    source : {"auto", "closed-form", "neural-tangents"}
+        See `source_table`.
+    memory_budget : int
+        Bytes one tile of pairs may take (closed form).
+
+    Returns
+    -------
+    (N, N') array
+
+    Raises
+    ------
+    NotPredictedError, InputError, NeuralTangentsError
+        As `layerwise_ntk`.
+    """
     if resolve(source, net) == "neural-tangents":
         return bridge.kernel(net, *_checked(net, x1, x2), "nngp")
     return _evaluate(net, _Outputs, x1, x2, memory_budget)[0]

@@ -47,6 +47,15 @@ def area_resampling(size: int, new_size: int) -> Float[np.ndarray, "new_size siz
     """R with ``R image R^T`` the image at another size: every new pixel is the mean over its area.
 
     Pixels are squares of constant value; rows of R add up to 1, and its columns to new_size/size.
+
+    Parameters
+    ----------
+    size, new_size : int
+        Pixels a side, before and after.
+
+    Returns
+    -------
+    (new_size, size) array
     """
     edges = np.arange(new_size + 1) * (size / new_size)
     pixels = np.arange(size)
@@ -67,6 +76,11 @@ def small_digits(
         Draws them.
     data_dir : path, optional
         See `ngd_theory.data.load`.
+
+    Returns
+    -------
+    x : (N, 256) array
+    targets : (N, 10) array
     """
     found = data.load(
         "mnist",
