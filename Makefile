@@ -66,7 +66,7 @@ notebooks: $(VENV)/.notebooks-installed ## run the notebooks, warnings as errors
 	@$(PY) -m pytest --nbmake --nbmake-timeout=600 $(PYTEST_ARGS) notebooks
 
 docs: $(VENV)/.docs-installed ## build the documentation into build/site, broken links as errors
-	@$(VENV)/bin/mkdocs build --strict --site-dir build/site
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --site-dir build/site
 
 # One universal lock: each supported Python gets the newest versions it can run.
 UV := $(VENV)/bin/uv
