@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ngd_theory import cli
+from ngd_theory import cli, sweeps
+from ngd_theory.claims import CLAIMS
+from ngd_theory.cli.app import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
 FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCKS = [
     pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
@@ -63,6 +65,8 @@ def environment():
 def code(text):
     """Inline code and indented or fenced blocks, whatever their language."""
     fenced = re.findall(r"^```.*?\n(.*?)^```", text, re.M | re.S)
+    # Or the backticks of a fence would be paired with those of the prose after it.
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     indented = re.findall(r"^(?: {4}|\t)(.*)$", text, re.M)
     inline = re.findall(r"`([^`]+)`", text)
     return [line for part in (*fenced, *indented, *inline) for line in part.splitlines()]
@@ -94,7 +98,8 @@ def flags():
     import typer
 
     program = typer.main.get_command(cli.app)
-    return {
+    own = {option for parameter in program.params for option in parameter.opts}
+    return {"": own | {"--help"}} | {
         name: {option for parameter in command.params for option in parameter.opts} | {"--help"}
         for name, command in program.commands.items()
     }
@@ -103,6 +108,7 @@ def flags():
 def test_every_command_and_flag_exists():
     known = flags()
     calls = commands("ngd-theory")
+    calls += [shlex.split(line)[1:] for text in EXAMPLES.values() for line in text.splitlines()]
     # The flags that go through make: make verify ARGS="...".
     calls += [
         ["verify", *shlex.split(word.removeprefix("ARGS="))]
@@ -111,8 +117,9 @@ def test_every_command_and_flag_exists():
         for word in call
         if word.startswith("ARGS=") and word != "ARGS=..."
     ]
+    calls = [call if not call or not call[0].startswith("-") else ["", *call] for call in calls]
     assert calls
-    for command, *arguments in calls:
+    for command, *arguments in filter(None, calls):
         assert command in known, command
         for word in arguments:
             if word.startswith("--"):
@@ -129,8 +136,56 @@ def test_every_flag_of_the_issue_exists_and_is_explained():
         assert f"--{name}" in shown.output
 
 
-def test_links_and_images_lead_somewhere():
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
-            if not target.startswith(("http:", "https:")):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_images_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text()):
+        if not target.startswith(("http:", "https:")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page):
+    """Paths of the repository in inline code; what a command writes (results/, build/) is no such path."""
+    folders = "tests|studies|benchmarks|ngd_theory|docs|requirements"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text()):
+        assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_studies_that_are_shown_are_valid(tmp_path):
+    shown = [
+        block
+        for page in PAGES
+        for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S)
+    ]
+    assert shown
+    for block in shown:
+        file = tmp_path / "study.toml"
+        file.write_text(block)
+        assert sweeps.read(file).claims
+
+
+EVIDENCE = (ROOT / "docs" / "evidence.md").read_text()
+
+
+def test_every_claim_and_every_study_has_its_evidence():
+    """One row each, which says in so many words whether it is shown."""
+    studies = [path.stem for path in (ROOT / "studies").glob("*.toml")]
+    for name in (*(claim.name for claim in CLAIMS), *studies):
+        rows = [row for row in EVIDENCE.splitlines() if row.startswith(f"| `{name}` |")]
+        assert rows, name
+        for row in rows:
+            assert re.search(r"\| (?:shown|not shown|false)\b[^|]*\|$", row), row
+
+
+def test_there_is_no_evidence_for_what_does_not_exist():
+    known = {claim.name for claim in CLAIMS} | {p.stem for p in (ROOT / "studies").glob("*.toml")}
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| (?:shown|not shown|false)\b[^|]*\|$", EVIDENCE, re.M)
+    assert set(rows) == known
+
+
+def test_the_theory_says_where_each_section_is_verified():
+    theory = (ROOT / "docs" / "theory.md").read_text()
+    sections = re.split(r"^## ", theory, flags=re.M)[1:]
+    assert len(sections) == 7
+    for section in sections:
+        assert "**Verified by.**" in section, section.splitlines()[0]
