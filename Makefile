@@ -14,10 +14,10 @@ PYTEST_ARGS ?= -n 2
 LOCK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install verify test lint format bench notebooks docs lock compat lowest clean
+.PHONY: help install verify test test-gpu lint format bench notebooks docs lock compat lowest clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 # Stamps are written last: an interrupted installation starts again from an empty environment.
 LOCKED := $(VENV)/.locked
@@ -49,6 +49,17 @@ verify: $(INSTALLED) ## check every claim; the report goes to results/verify (AR
 
 test: $(INSTALLED) ## run the tests in two processes (PYTEST_ARGS=...)
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+# JAX of the locked version with its GPU plugin; leave that environment with `rm -rf .venv`.
+CUDA ?= cuda13
+$(VENV)/.gpu-installed: $(INSTALLED)
+	@echo "Installing JAX for $(CUDA)"
+	@$(PIP) install "jax[$(CUDA)]==$$($(PY) -c 'import jax; print(jax.__version__)')"
+	@touch $@
+
+test-gpu: $(VENV)/.gpu-installed ## run the tests on a GPU (CUDA=cuda12 for older drivers)
+	@$(PY) -c "import sys, jax; b = jax.default_backend(); b == 'gpu' or sys.exit(f'no GPU: JAX runs on {b}')"
+	@XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint-installed ## ruff check, ruff format --check, basedpyright
 	@$(VENV)/bin/ruff check
