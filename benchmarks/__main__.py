@@ -41,7 +41,7 @@ def _print(results: dict, widths: tuple[int, ...]) -> None:
     console = Console(width=None if Console().is_terminal else 110)
     timed = results["steps"]
     table = Table(
-        title=f"seconds a step and ratio to plain GD ({results['environment']['device']})"
+        title=f"seconds a step and ratio to {timed['reference']} ({results['environment']['device']})"
     )
     table.add_column("step")
     for width in widths:
