@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,41 +85,59 @@ def train(
     # Steps overwrite their parameters.
     params = jax.tree.map(jnp.copy, params)
     ceiling = jnp.asarray(jnp.inf, eta.dtype)
+    points: list[_Point] = []
 
-    outputs, tests, values, distances = [], [], [], []
-    diverged = False
-    for step in range(num_steps + 1):
-        distances.append(float(_distance(params, start)))
-        if x_test is not None:
-            tests.append(on_host(_apply(network, params, x_test)))
-        if step == num_steps:
-            f, finite = _apply(network, params, x), True
-            value = objective.value(f, y)
-        else:
-            params, f, value, finite = _step(
-                network, objective, params, x, y, approximation, eta, rho, ceiling
-            )
-        outputs.append(on_host(f))
-        values.append(float(value))
-        if step == 0:
-            ceiling = jnp.asarray(DIVERGENCE_FACTOR * max(values[0], 1e-300), eta.dtype)
+    def stops(step: int) -> bool:
+        """Read what a step gave: whether the loss is out of bounds."""
+        point = points[step]
+        value = float(point.loss)
         if on_step is not None:
-            on_step(step, values[-1])
-        diverged = not values[-1] <= float(ceiling)
-        if diverged:
-            break
-        if not finite:
+            on_step(step, value)
+        if not value <= float(ceiling):
+            return True
+        if not point.finite:
             lin = linearize(network, params, x)
             residual = objective.residual(lin.outputs, y)
             raise _explain(approximation, network, lin, residual, damping, step)
+        return False
+
+    for step in range(num_steps + 1):
+        distance = _distance(params, start)
+        test = None if x_test is None else _apply(network, params, x_test)
+        if step < num_steps:
+            params, f, value, finite = _step(
+                network, objective, params, x, y, approximation, eta, rho, ceiling
+            )
+        else:
+            f, finite = _apply(network, params, x), True
+            value = objective.value(f, y)
+        if step == 0:
+            ceiling = DIVERGENCE_FACTOR * jnp.maximum(value, jnp.finfo(eta.dtype).tiny)
+        points.append(_Point(f, test, value, distance, finite))
+        # One step behind: the device has the next before the host asks for the last.
+        if step > 0 and (diverged := stops(step - 1)):
+            points.pop()
+            break
+    else:
+        diverged = stops(num_steps)
     return Trajectory(
-        jnp.asarray(np.stack(outputs)),
-        jnp.asarray(np.stack(tests)) if tests else None,
-        jnp.asarray(values),
-        jnp.asarray(distances),
+        jnp.asarray(np.stack([on_host(p.outputs) for p in points])),
+        None if x_test is None else jnp.asarray(np.stack([on_host(p.tests) for p in points])),
+        jnp.asarray([float(p.loss) for p in points]),
+        jnp.asarray([float(p.distance) for p in points]),
         params,
         diverged=diverged,
     )
+
+
+class _Point(NamedTuple):
+    """One entry of the trajectory, on the device."""
+
+    outputs: Array
+    tests: Array | None
+    loss: Array
+    distance: Array
+    finite: Array | bool
 
 
 @partial(jax.jit, static_argnames=("network", "objective"), donate_argnames="params")
