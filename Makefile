@@ -10,7 +10,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p $(USABLE) && { command -v $$p; break; }; done)
 
 ARGS ?=
-PYTEST_ARGS ?= -n 2
+# The tests of a file share what they have compiled: all go to one process.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 LOCK_ARGS ?=
 
 .DEFAULT_GOAL := help

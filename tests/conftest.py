@@ -1,5 +1,6 @@
 """float64, shapes checked by jaxtyping and beartype, and the helper modules on the path."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -18,10 +19,17 @@ install_import_hook("ngd_theory", "typecheck.checker")
 MAPPINGS = 30_000
 
 
-@pytest.fixture(autouse=True, scope="module")
+#: Tests between two looks at them: a look takes some milliseconds.
+EVERY = 20
+numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
 def few_compiled_programs():
     """Forget compiled programs before there are too many."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
+    if next(numbers) % EVERY or not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > MAPPINGS:
         jax.clear_caches()
