@@ -56,9 +56,10 @@ def linearize_function(
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     for path, leaf in paths:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        kind = _type(leaf)
+        if isinstance(kind, str) or not jnp.issubdtype(kind, jnp.floating):
             raise InputError(
-                f"parameter {_name(path)!r} is of type {jnp.result_type(leaf)}, not floating: split it off "
+                f"parameter {_name(path)!r} is of type {kind}, not floating: split it off "
                 "(equinox.partition, flax.nnx.split) and close apply over it"
             )
     if not paths:
@@ -107,6 +108,14 @@ def _grouping(paths, structure, groups: Sequence[str] | None) -> Grouping:
             problem = "no group" if name not in placed else "more than one group"
             raise InputError(f"parameter {name!r} is in {problem} of {', '.join(chosen)}")
     return Grouping(chosen, structure, names, members)
+
+
+def _type(leaf):
+    """Its dtype; the name of its class where it is no array, as a module's activation."""
+    try:
+        return jnp.result_type(leaf)
+    except TypeError:
+        return type(leaf).__name__
 
 
 def _name(path) -> str:

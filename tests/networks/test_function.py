@@ -152,6 +152,9 @@ def test_wrong_functions_and_parameters_say_what_is_wanted(dictionary):
         ngd.networks.linearize_function(lambda p, x: deep(p, x)[:, 0], params, x)
     with pytest.raises(InputError, match=r"'step' is of type int"):
         ngd.networks.linearize_function(deep, {**params, "step": jnp.zeros((), int)}, x)
+    # A whole equinox module: its activation is a leaf too.
+    with pytest.raises(InputError, match="'activation' is of type function, not floating: split"):
+        ngd.networks.linearize_function(deep, {**params, "activation": deep}, x)
     with pytest.raises(InputError, match="no array"):
         ngd.networks.linearize_function(lambda p, x: x, {}, x)
     lin = ngd.networks.linearize_function(deep, params, x)
