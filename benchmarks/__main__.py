@@ -15,7 +15,7 @@ from ngd_theory.threads import limit_blas_threads
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--widths", default="512,1024,2048,4096")
+    parser.add_argument("--widths", default="1024,2048,4096,8192")
     parser.add_argument("--num-samples", type=int, default=100)
     parser.add_argument("--output-dim", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)

@@ -43,12 +43,12 @@ class Setting:
         self.params = ngd.networks.scaled_init(self.net, keys[0], gain=2.0)
         self.x = jax.random.normal(keys[1], (num_samples, INPUTS)) / INPUTS**0.5
         self.y = jax.random.normal(keys[2], (num_samples, output_dim))
-        self.jacobian_bytes = 4 * num_samples * self.net.num_parameters
+        self.jacobian_bytes = 4 * self.y.size * self.net.num_parameters
 
     def jacobian(self, params, x):
-        """By reverse-mode autodiff: (N, number of parameters)."""
-        found = jax.jacrev(lambda p: self.net.apply(p, x)[:, 0])(params)
-        return jnp.concatenate([j.reshape(len(x), -1) for j in jax.tree.leaves(found)], axis=1)
+        """By reverse-mode autodiff: (NC, number of parameters)."""
+        found = jax.jacrev(lambda p: self.net.apply(p, x).ravel())(params)
+        return jnp.concatenate([j.reshape(len(j), -1) for j in jax.tree.leaves(found)], axis=1)
 
 
 def our_kernel(s: Setting) -> Callable:
@@ -85,7 +85,13 @@ def neural_tangents_kernel(s: Setting, implementation: str) -> Callable:
         vmap_axes=0,
         implementation=nt.NtkImplementation[implementation],
     )
-    return jax.jit(lambda params, x: kernel(x, None, params)[:, :, 0, 0])
+
+    def by_rows(params, x):
+        """(N, N, C, C) to the order ``n*C + c`` of rows."""
+        found = jnp.moveaxis(kernel(x, None, params), 2, 1)
+        return found.reshape(s.y.size, s.y.size)
+
+    return jax.jit(by_rows)
 
 
 def our_step(s: Setting, approximation) -> Callable:
@@ -105,9 +111,9 @@ def autodiff_step(s: Setting) -> Callable:
 
     def gradient(params, x):
         n, j = len(x), s.jacobian(params, x)
-        residual = s.net.apply(params, x) - s.y
-        weights = jnp.linalg.solve(j @ j.T / n + DAMPING * jnp.eye(n), residual) / n
-        flat, sizes = (j.T @ weights)[:, 0], np.cumsum([p.size for p in jax.tree.leaves(params)])
+        residual = (s.net.apply(params, x) - s.y).ravel()
+        weights = jnp.linalg.solve(j @ j.T / n + DAMPING * jnp.eye(len(j)), residual) / n
+        flat, sizes = j.T @ weights, np.cumsum([p.size for p in jax.tree.leaves(params)])
         leaves = [
             part.reshape(p.shape)
             for part, p in zip(jnp.split(flat, sizes[:-1]), jax.tree.leaves(params), strict=True)

@@ -27,7 +27,7 @@ TARGETS = {
 
 
 def run(
-    widths=(512, 1024, 2048, 4096),
+    widths=(1024, 2048, 4096, 8192),
     num_samples: int = 100,
     input_dim: int = 784,
     depth: int = 3,
@@ -59,6 +59,7 @@ def run(
 
 
 def make_steps(width, num_samples, input_dim, depth, output_dim, damping):
+    """Whole steps by name, compiled and seen to be finite, float32."""
     net = ngd.networks.mlp(input_dim, [width] * (depth - 1), output_dim)
     keys = jax.random.split(jax.random.key(0), 3)
     params = net.init(keys[0])

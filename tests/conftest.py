@@ -17,8 +17,6 @@ install_import_hook("ngd_theory", "typecheck.checker")
 
 #: A process may have 65,530 memory mappings on Linux, and every compiled program takes some: beyond, it is killed.
 MAPPINGS = 30_000
-
-
 #: Tests between two looks at them: a look takes some milliseconds.
 EVERY = 20
 numbers = itertools.count(1)

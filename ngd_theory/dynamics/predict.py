@@ -1,5 +1,6 @@
 """Function-space predictions: what the linearised network does (docs/theory.md section 2)."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -152,7 +153,7 @@ def _recursion(approximation, lin, targets, step_size, num_steps, damping, at, o
 
     def step(state, _):
         f, f_at, moved = state
-        here = Linearization(f, lin.layers)
+        here = replace(lin, outputs=f)
         gradient = approximation.natural_gradient(here, objective.residual(f, targets), damping)
         f = f - step_size * lin.jvp(gradient)
         f_at = None if at is None else f_at - step_size * at.jvp(gradient)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,23 +80,31 @@ def train(
         check_finite("x_test", x_test)
         x_test = jnp.asarray(x_test)
     rho = as_damping(damping)
-    x, y, start = jnp.asarray(x), jnp.asarray(y), params
+    x, y, start = jnp.asarray(x), jnp.asarray(y), jax.tree.map(jnp.asarray, params)
     eta = jnp.asarray(step_size, jnp.result_type(*jax.tree.leaves(params)))
     # Steps overwrite their parameters.
-    params = jax.tree.map(jnp.copy, params)
-    ceiling = jnp.asarray(jnp.inf, eta.dtype)
+    params = jax.tree.map(jnp.copy, start)
+    # A number of the host, on no device: another placement would be another program.
+    limits = jnp.finfo(eta.dtype)
+    ceiling = np.asarray(limits.max, eta.dtype)
     points: list[_Point] = []
+
+    def take(params):
+        return _step(network, objective, params, x, y, approximation, eta, rho, ceiling)
 
     def stops(step: int) -> bool:
         """Read what a step gave: whether the loss is out of bounds."""
-        point = points[step]
-        value = float(point.loss)
+        points[step] = point = points[step].read()
         if on_step is not None:
-            on_step(step, value)
-        if not value <= float(ceiling):
+            on_step(step, point.loss)
+        if not (np.isfinite(point.loss) and point.loss <= ceiling):
             return True
         if not point.finite:
-            lin = linearize(network, params, x)
+            # Its parameters are overwritten: once more from the start.
+            then = jax.tree.map(jnp.copy, start)
+            for _ in range(step):
+                then = take(then)[0]
+            lin = linearize(network, then, x)
             residual = objective.residual(lin.outputs, y)
             raise _explain(approximation, network, lin, residual, damping, step)
         return False
@@ -105,14 +113,13 @@ def train(
         distance = _distance(params, start)
         test = None if x_test is None else _apply(network, params, x_test)
         if step < num_steps:
-            params, f, value, finite = _step(
-                network, objective, params, x, y, approximation, eta, rho, ceiling
-            )
+            params, f, value, finite = take(params)
         else:
             f, finite = _apply(network, params, x), True
             value = objective.value(f, y)
         if step == 0:
-            ceiling = DIVERGENCE_FACTOR * jnp.maximum(value, jnp.finfo(eta.dtype).tiny)
+            allowed = DIVERGENCE_FACTOR * np.maximum(float(value), float(limits.tiny))
+            ceiling = np.asarray(min(allowed, float(limits.max)), eta.dtype)
         points.append(_Point(f, test, value, distance, finite))
         # One step behind: the device has the next before the host asks for the last.
         if step > 0 and (diverged := stops(step - 1)):
@@ -121,28 +128,34 @@ def train(
     else:
         diverged = stops(num_steps)
     return Trajectory(
-        jnp.asarray(np.stack([on_host(p.outputs) for p in points])),
-        None if x_test is None else jnp.asarray(np.stack([on_host(p.tests) for p in points])),
-        jnp.asarray([float(p.loss) for p in points]),
-        jnp.asarray([float(p.distance) for p in points]),
+        jnp.asarray(np.stack([p.outputs for p in points])),
+        None if x_test is None else jnp.asarray(np.stack([p.tests for p in points])),
+        jnp.asarray([p.loss for p in points]),
+        jnp.asarray([p.distance for p in points]),
         params,
         diverged=diverged,
     )
 
 
 class _Point(NamedTuple):
-    """One entry of the trajectory, on the device."""
+    """One entry of the trajectory, on the device or the host."""
 
-    outputs: Array
-    tests: Array | None
-    loss: Array
-    distance: Array
-    finite: Array | bool
+    outputs: Any
+    tests: Any
+    loss: Any
+    distance: Any
+    finite: Any
+
+    def read(self) -> "_Point":
+        """On the host; waits for its step."""
+        tests = None if self.tests is None else on_host(self.tests)
+        numbers = float(self.loss), float(self.distance), bool(self.finite)
+        return _Point(on_host(self.outputs), tests, *numbers)
 
 
 @partial(jax.jit, static_argnames=("network", "objective"), donate_argnames="params")
 def _step(network, objective, params, x, y, approximation, step_size, damping, ceiling):
-    """New parameters, in the memory of the old; the old ones where the loss is above ``ceiling`` or a solve failed."""
+    """New parameters, in the memory of the old; the old ones where the loss is above ``ceiling``."""
     lin = linearize(network, params, x)
     residual = objective.residual(lin.outputs, y)
     gradient = approximation.natural_gradient(lin, residual, damping)
@@ -151,8 +164,13 @@ def _step(network, objective, params, x, y, approximation, step_size, damping, c
     # pass over memory.
     first_rows = [g.reshape(-1, g.shape[-1])[0] for g in jax.tree.leaves(gradient)]
     finite = jnp.isfinite(sum(jnp.sum(row) for row in first_rows))
-    keep = finite & (value <= ceiling)
-    new = jax.tree.map(lambda p, g: jnp.where(keep, p - step_size * g, p), params, gradient)
+    # Not by `finite`, which is of all layers: each would wait for the last, and all gradients be there at once.
+    sound = value <= ceiling
+
+    def moved(p, g):
+        return jnp.where(sound, p - step_size * g, p).astype(p.dtype)
+
+    new = jax.tree.map(moved, params, gradient)
     return new, lin.outputs, value, finite
 
 
@@ -168,7 +186,8 @@ def _distance(params, start):
 def _explain(approximation, network, lin, residual, damping, step) -> SingularKernelError:
     reasons = approximation.breakdown(lin, residual, damping)
     if reasons is None:
-        broken = [c for c in check_conditions(approximation, network, lin, damping) if not c.holds]
+        here = jax.tree.map(on_host, lin)
+        broken = [c for c in check_conditions(approximation, network, here, damping) if not c.holds]
         reasons = "; ".join(c.why for c in broken) or "no condition of the theory is violated"
         reasons += ". Raise the damping, use float64, or damping 0 (pseudo-inverse)"
     return SingularKernelError(

@@ -132,6 +132,7 @@ class Approximation(abc.ABC):
         InputError
             Where G couples layers, so that K is no sum over them.
         """
+        self._check_layers(lin)
         if not self.by_layers:
             raise InputError(
                 f"{self.name!r} couples the layers: its function-space map is no sum of maps of one layer each"

@@ -71,6 +71,7 @@ class KFAC(Approximation):
 
     def layer_maps(self, lin, damping):
         """Each layer's, the output layer with its own scale."""
+        self._check_layers(lin)
         own = [replace(self, output_factor="fisher")] * (len(lin.layers) - 1) + [self]
         return tuple(
             each.function_space_map(Linearization(lin.outputs, (layer,)), damping)

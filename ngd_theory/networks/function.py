@@ -45,8 +45,8 @@ def linearize_function(
     -------
     Linearization
         Its vjp, jvp and natural gradients are trees like ``params``; ``.layers[g]`` is group g, with inputs (N, 1, 1)
-        of ones and the Jacobian as sensitivities (N, C, 1, parameters of the group): N C P numbers in all, where
-        `linearize` holds factors.
+        of ones and the Jacobian as sensitivities (N, C, 1, parameters of the group): N C P numbers in all, twice that
+        while they are put together, where `linearize` holds factors.
 
     Raises
     ------
@@ -64,12 +64,16 @@ def linearize_function(
             )
     if not paths:
         raise InputError("params has no array")
+    if isinstance(groups, str):
+        raise InputError(f"groups is the text {groups!r}; it must be a sequence: ({groups!r},)")
     grouping = _grouping(paths, structure, groups)
     found = jax.eval_shape(apply, params, x)
     n = x.shape[0]
     if getattr(found, "ndim", None) != 2 or found.shape[0] != n:
         shapes = getattr(found, "shape", None) or jax.tree.structure(found)
         raise InputError(f"apply(params, x) gives {shapes}; it must give one array (N, C), N = {n}")
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise InputError(f"apply(params, x) gives numbers of type {found.dtype}, not floating")
 
     def one(sample):
         value, pull = jax.vjp(lambda p: apply(p, sample[None])[0], params)
@@ -107,7 +111,8 @@ def _grouping(paths, structure, groups: Sequence[str] | None) -> Grouping:
         if placed.count(name) != 1:
             problem = "no group" if name not in placed else "more than one group"
             raise InputError(f"parameter {name!r} is in {problem} of {', '.join(chosen)}")
-    return Grouping(chosen, structure, names, members)
+    dtypes = tuple(jnp.result_type(leaf).name for _, leaf in paths)
+    return Grouping(chosen, structure, names, members, dtypes)
 
 
 def _type(leaf):

@@ -24,17 +24,23 @@ class Grouping:
         Name of each leaf, in the order of the tree.
     members : tuple of tuple of str
         Names of each group's leaves.
+    dtypes : tuple of str
+        Of the leaves.
     """
 
     names: tuple[str, ...]
     structure: Any
     leaves: tuple[str, ...]
     members: tuple[tuple[str, ...], ...]
+    dtypes: tuple[str, ...]
 
     def join(self, groups: Sequence[dict[str, Array]]):
         """One dict a group to a tree like the parameters."""
         found = {name: value for group in groups for name, value in group.items()}
-        return jax.tree.unflatten(self.structure, [found[name] for name in self.leaves])
+        leaves = [
+            found[name].astype(dtype) for name, dtype in zip(self.leaves, self.dtypes, strict=True)
+        ]
+        return jax.tree.unflatten(self.structure, leaves)
 
     def split(self, tree) -> tuple[dict[str, Array], ...]:
         """A tree like the parameters to one dict a group."""

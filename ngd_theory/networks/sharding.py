@@ -8,7 +8,6 @@ factorised are gathered.
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -105,7 +104,7 @@ def shard_samples(mesh: Mesh, *arrays: Array) -> tuple[Array, ...]:
             raise InputError(
                 f"{len(array)} samples are no multiple of the {count} devices along {SAMPLES!r}"
             )
-    return tuple(_place(mesh, jnp.asarray(array), PartitionSpec(SAMPLES)) for array in arrays)
+    return tuple(_place(mesh, array, PartitionSpec(SAMPLES)) for array in arrays)
 
 
 def _place(mesh: Mesh, value: Array, spec: PartitionSpec) -> Array:

@@ -160,6 +160,8 @@ def test_divergence_stops_training_and_keeps_what_was_seen():
     assert found.num_steps == 7
     ratios = np.asarray(found.losses[1:] / found.losses[:-1])
     np.testing.assert_allclose(ratios, 16, rtol=1e-6)
+    # The parameters are those that showed it.
+    assert relative_error(p.network.apply(found.params, p.x), found.outputs[-1]) < 1e-12
     # The prediction goes on.
     predicted = ngd.dynamics.predict(ngd.fisher.Exact(), p.lin, p.targets, 5.0, 50, 0.0)
     np.testing.assert_allclose(predicted.losses[:8], found.losses, rtol=1e-6)
@@ -196,6 +198,52 @@ def test_a_broken_solve_is_a_named_error_that_says_why():
     assert "inputs 0 and 2 are equal" in message
     assert "smallest eigenvalue of Theta_1" in message
     assert "Raise the damping" in message
+
+
+@ngd.fisher.approximation
+@dataclass(frozen=True)
+class BrokenLater(ngd.fisher.BlockDiagonal):
+    """A solve that breaks down once the outputs are nearly the targets, zero."""
+
+    name = "broken later"
+
+    def precondition(self, lin, cotangent, damping):
+        near = jnp.max(jnp.abs(lin.outputs)) < 0.3
+        return jax.tree.map(lambda g: jnp.where(near, jnp.nan, g), lin.vjp(cotangent))
+
+    def breakdown(self, lin, cotangent, damping):
+        return f"largest output {float(jnp.max(jnp.abs(lin.outputs))):.12f}"
+
+
+def test_what_breaks_down_later_is_explained_at_the_parameters_of_its_step():
+    p = problem(BY_NAME["L1 C3, N<M0"])
+    targets = jnp.zeros_like(p.targets)
+    sound = ngd.dynamics.train(
+        p.network, p.params, p.x, targets, ngd.fisher.Identity(), 0.1, 30, 0.0
+    )
+    largest = np.abs(sound.outputs).max((1, 2))
+    step = int(np.argmax(largest < 0.3))
+    assert step > 1
+    # `BrokenLater` leaves out the 1/N of the gradient.
+    arguments = BrokenLater(), 0.1 / len(p.x), 30, 1e-8
+    told = []
+    with pytest.raises(SingularKernelError) as error:
+        ngd.dynamics.train(
+            *(p.network, p.params, p.x, targets, *arguments), on_step=lambda *a: told.append(a)
+        )
+    assert f"not finite at step {step} " in str(error.value)
+    assert f"largest output {largest[step]:.9f}" in str(error.value)
+    assert [number for number, _ in told] == list(range(step + 1))
+    np.testing.assert_allclose([loss for _, loss in told], sound.losses[: step + 1], rtol=1e-9)
+
+
+def test_a_loss_that_is_infinite_at_once_is_a_divergence():
+    p = problem(BY_NAME["L1 C3, N<M0"])
+    found = ngd.dynamics.train(
+        p.network, p.params, p.x, p.targets * 1e200, ngd.fisher.Identity(), 0.1, 5, 0.0
+    )
+    assert found.diverged and found.num_steps == 0
+    assert relative_error(p.network.apply(found.params, p.x), found.outputs[0]) < 1e-12
 
 
 def unchecked(function):

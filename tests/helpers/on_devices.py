@@ -5,8 +5,10 @@ Prints JSON.
 """
 
 import json
+import logging
 import os
 import sys
+from dataclasses import dataclass
 
 PROCESSES = 2 if sys.argv[1] == "hosts" else 1
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // PROCESSES}"
@@ -22,7 +24,7 @@ if PROCESSES > 1:
     jax.distributed.initialize(sys.argv[2], PROCESSES, int(sys.argv[3]))
 
 import ngd_theory as ngd  # noqa: E402
-from ngd_theory.errors import InputError  # noqa: E402
+from ngd_theory.errors import InputError, SingularKernelError  # noqa: E402
 from ngd_theory.networks.sharding import on_host  # noqa: E402
 
 NETWORK = ngd.networks.mlp(12, [32, 32], 2, activation="tanh", bias_std=0.3)
@@ -49,6 +51,33 @@ def difference(found, wanted):
     pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True))
     error = sum(np.sum((on_host(a) - np.asarray(b)) ** 2) for a, b in pairs)
     return float((error / sum(np.sum(np.asarray(b) ** 2) for _, b in pairs)) ** 0.5)
+
+
+@ngd.fisher.approximation
+@dataclass(frozen=True)
+class Broken(ngd.fisher.Exact):
+    """A solve that breaks down."""
+
+    def precondition(self, lin, cotangent, damping):
+        return jax.tree.map(lambda g: g * jnp.nan, lin.vjp(cotangent))
+
+
+class Compiled(logging.Handler):
+    """Counts compilations of the training step."""
+
+    count = 0
+
+    def emit(self, record):
+        self.count += "Finished XLA compilation of jit(_step)" in record.getMessage()
+
+    def __enter__(self):
+        jax.config.update("jax_log_compiles", True)
+        logging.getLogger("jax").addHandler(self)
+        return self
+
+    def __exit__(self, *_):
+        jax.config.update("jax_log_compiles", False)
+        logging.getLogger("jax").removeHandler(self)
 
 
 def step(approximation, damping):
@@ -90,7 +119,10 @@ def eight():
         "weight": many[0][1]["weight"].addressable_shards[0].data.size / many[0][1]["weight"].size,
     }
     exact = ngd.fisher.Exact()
-    runs = [ngd.dynamics.train(NETWORK, *each, exact, 0.5, 2, 1e-3) for each in (many, one)]
+    with Compiled() as compiled:
+        runs = [ngd.dynamics.train(NETWORK, *many, exact, 0.5, 2, 1e-3)]
+    found["programs of the step"] = compiled.count
+    runs.append(ngd.dynamics.train(NETWORK, *one, exact, 0.5, 2, 1e-3))
     found["differences"]["training"] = difference(runs[0].outputs, runs[1].outputs)
     found["trained parts"] = [
         layer["weight"].addressable_shards[0].data.size / layer["weight"].size
@@ -109,7 +141,16 @@ def eight():
 
 def hosts():
     trained = ngd.dynamics.train(NETWORK, *placed(), ngd.fisher.Exact(), 0.5, 2, 1e-3)
-    return {"devices": len(jax.devices()), "losses": trained.losses.tolist()}
+    params, x, y = problem()
+    x[1] = x[0]
+    params = ngd.networks.shard_parameters(MESH, NETWORK, params)
+    try:
+        ngd.dynamics.train(
+            *(NETWORK, params, *ngd.networks.shard_samples(MESH, x, y), Broken(), 0.5, 2, 1e-12)
+        )
+    except SingularKernelError as error:
+        broken = str(error)
+    return {"devices": len(jax.devices()), "losses": trained.losses.tolist(), "broken": broken}
 
 
 print(json.dumps({"eight": eight, "hosts": hosts}[sys.argv[1]]()), flush=True)

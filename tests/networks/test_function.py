@@ -65,11 +65,13 @@ def test_products_are_with_the_jacobian_of_autodiff(both):
     assert relative_error(flat(general.vjp(p.residual)), flat(pull(p.residual)[0])) < 1e-12
 
 
-def test_predictions_take_a_function(both):
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+def test_predictions_take_a_function(both, loss):
     p, (lin, general), _ = both
-    exact = ngd.fisher.Exact()
+    exact, targets = ngd.fisher.Exact(ngd.fisher.TrueFisher(loss)), jax.nn.softmax(p.targets)
     found, wanted = (
-        ngd.dynamics.predict(exact, x, p.targets, 0.5, 3, 1e-3).losses for x in (general, lin)
+        ngd.dynamics.predict(exact, x, targets, 0.5, 3, 1e-3, loss=loss).losses
+        for x in (general, lin)
     )
     np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
@@ -82,6 +84,8 @@ def test_what_needs_layers_says_so(both, name):
         approximation.natural_gradient(general, p.residual, 1e-3)
     with pytest.raises(InputError, match=r"inputs and units of affine layers"):
         approximation.function_space_map(general, 1e-3)
+    with pytest.raises(InputError, match=r"inputs and units of affine layers"):
+        approximation.layer_maps(general, 1e-3)
 
 
 def deep(params, x):
@@ -155,11 +159,26 @@ def test_wrong_functions_and_parameters_say_what_is_wanted(dictionary):
     # A whole equinox module: its activation is a leaf too.
     with pytest.raises(InputError, match="'activation' is of type function, not floating: split"):
         ngd.networks.linearize_function(deep, {**params, "activation": deep}, x)
+    with pytest.raises(InputError, match="gives numbers of type int"):
+        ngd.networks.linearize_function(lambda p, x: jnp.ones((4, 1), int), params, x)
+    with pytest.raises(InputError, match=r"groups is the text 'model'; .* \('model',\)"):
+        ngd.networks.linearize_function(deep, params, x, groups="model")
     with pytest.raises(InputError, match="no array"):
         ngd.networks.linearize_function(lambda p, x: x, {}, x)
     lin = ngd.networks.linearize_function(deep, params, x)
     with pytest.raises(InputError, match="a tree like the parameters"):
         lin.jvp({"w": jnp.ones(3)})
+
+
+def test_gradients_have_the_types_of_their_parameters(dictionary):
+    params, x = dictionary
+    mixed = {**params, "scale": jnp.ones((), "float32")}
+    lin = ngd.networks.linearize_function(
+        lambda p, x: p["scale"] * deep(p, x), mixed, x, ("model", "scale")
+    )
+    gradient = ngd.fisher.Exact().natural_gradient(lin, jnp.ones_like(lin.outputs), 1e-2)
+    found, wanted = (jax.tree.map(lambda a: a.dtype, tree) for tree in (gradient, mixed))
+    assert found == wanted
 
 
 def test_stax_is_a_function_too():
