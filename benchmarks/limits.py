@@ -61,7 +61,7 @@ def operations(step: str, width: int, n: int, c: int) -> float:
 
 
 def traffic(width: int) -> float:
-    """Bytes that any step moves, float32: weights read forward, back (not the first) and for the new, which are written."""
+    """Bytes that any step moves, float32: weights read forward, back (not the first) and for the new, and these."""
     return 4 * (3 * INPUTS * width + 4 * (DEPTH - 2) * width**2)
 
 
