@@ -74,6 +74,7 @@ format: $(VENV)/.lint-installed ## format, and fix what ruff can fix
 bench: $(INSTALLED) ## run the benchmarks (ARGS=...)
 	@$(PY) -m benchmarks $(ARGS)
 
+# PYTEST_ARGS="-n 2 --overwrite" writes their outputs, clean (notebooks/conftest.py).
 notebooks: $(VENV)/.notebooks-installed ## run the notebooks, warnings as errors
 	@$(PY) -m pytest --nbmake --nbmake-timeout=600 $(PYTEST_ARGS) notebooks
 
