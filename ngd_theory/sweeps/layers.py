@@ -4,11 +4,14 @@ import itertools
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ngd_theory.errors import InputError, SingularKernelError, choose
+from ngd_theory.networks import Network, linearize
 from ngd_theory.sweeps.cells import SettingsCell, require_distinct
 from ngd_theory.sweeps.measure import isotropy_columns
 from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
@@ -39,6 +42,10 @@ COLUMNS: dict[str, Column] = {
     "max_eigenvalue": Column("float64", "of K_l"),
 }
 
+
+# Equal networks share their programs: the seeds of one compile nothing.
+_init = jax.jit(Network.init, static_argnums=0)
+_linearize = jax.jit(linearize, static_argnums=0)
 
 Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(listed), Field(min_length=1)]
 
@@ -244,19 +251,15 @@ class LayersStudy(_Fixed):
 
 def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:
     """A row a layer, and one of the network."""
-    import jax
-    import jax.numpy as jnp
-
     from ngd_theory import theory
     from ngd_theory.fisher.solve import gram_rank
-    from ngd_theory.networks import linearize
 
     s, dtype = cell.settings, cell.require_precision()
     approximation, net = s.make_approximation(), s.network()
     damping = approximation.matched_damping(s.damping)
     x = np.random.default_rng(s.seed).normal(size=(s.num_samples, *net.input_shape))
-    params = jax.jit(net.init)(jax.random.key(s.seed))
-    lin = jax.jit(lambda p, x: linearize(net, p, x))(params, jnp.asarray(x, dtype))
+    params = _init(net, jax.random.key(s.seed))
+    lin = _linearize(net, params, jnp.asarray(x, dtype))
     maps = approximation.layer_maps(lin, damping)
     constants = s.layer_constants()
     predicted = [None] * net.depth if constants is None else list(constants)

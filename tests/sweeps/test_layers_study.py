@@ -1,5 +1,6 @@
 """Layers studies: what a file may say, its claims on made-up numbers, and one network measured."""
 
+import jax
 import jax.numpy as jnp
 import pandas as pd
 import pytest
@@ -137,6 +138,19 @@ def test_a_network_is_measured():
     assert output["constant"] == pytest.approx(1)
     total = first["constant"] + hidden["constant"] + output["constant"]
     assert network["constant"] == pytest.approx(total)
+
+
+def test_the_seeds_of_a_network_share_their_programs(caplog):
+    cells = parse({**STUDY, "channels": 5, "seeds": [0, 1], "claims": []}).cells()
+
+    def programs(cell):
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level("WARNING"):
+            measure_cell(cell)
+        return sum("Finished XLA compilation" in message for message in caplog.messages)
+
+    assert programs(cells[0]) > 0
+    assert programs(cells[1]) == 0
 
 
 def test_a_study_is_stored_and_reported(tmp_path):
