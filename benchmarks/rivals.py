@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 import ngd_theory as ngd
 from benchmarks.timing import interleaved, ratio
@@ -216,7 +217,7 @@ def race(name: str, width: int, num_samples: int, rounds: int) -> list[dict]:
     reference = functions[ours]()
     errors = {rival: difference(function(), reference) for rival, function in functions.items()}
     memory = {rival: held(function) for rival, function in functions.items()}
-    seconds = interleaved(functions, rounds)
+    seconds = interleaved(functions, rounds, pause=1.0)
     return [
         {
             "race": name,
@@ -252,6 +253,9 @@ def draw(rows: list[dict], path: Path) -> None:
                     if r["rival"] == rival and r[fixed] == common
                 )
                 axes.loglog(*zip(*points, strict=True), "o-", label=rival)
+            axes.set_xticks(sorted({r[along] for r in mine if r[fixed] == common}))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel(
                 {"width": "width M", "num_samples": "samples N"}[along]
                 + f" ({'N' if along == 'width' else 'M'} = {common})"

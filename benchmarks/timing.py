@@ -7,13 +7,19 @@ from collections.abc import Callable, Mapping
 import jax
 
 
-def interleaved(functions: Mapping[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each function in each of ``rounds`` rounds, after one that compiles."""
+def interleaved(
+    functions: Mapping[str, Callable], rounds: int, pause: float = 0.0
+) -> dict[str, list[float]]:
+    """Seconds of each function in each of ``rounds`` rounds, after one that compiles.
+
+    With a ``pause`` (seconds) before each call where some hold gigabytes, which the system takes back after their end.
+    """
     for function in functions.values():
         jax.block_until_ready(function())
     seconds = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            time.sleep(pause)
             start = time.perf_counter()
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)

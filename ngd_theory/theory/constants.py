@@ -73,7 +73,9 @@ def unit_wise_dispersion(net: Network) -> float:
     (gamma for a dense layer) and which points in a random direction: mean r/C I, squared deviation r - r^2/C. Summing
     over independent units and dividing by alpha = r M/C gives the formula. It is 0 for C = 1 and gamma = 1, where only
     the damping disperses. For C > 1 the directions of earlier layers also share the finite-width anisotropy of the
-    layers after them, which adds a term of the same order (a factor 1.3 at C = 3, L = 3, ReLU).
+    layers after them, which adds a term of the same order (a factor 1.3 at C = 3, L = 3, ReLU). Units are taken
+    to be independent from sample to sample too: samples that are alike share active units, and K disperses less (0.0215
+    for 0.0312 on 32 MNIST digits, M = 512).
     """
     hidden = net.layer_sizes[:-1]
     if not hidden:
