@@ -79,7 +79,8 @@ def _deal(
         return np.zeros(0, dtype=np.int64)
     for name, rows in zip(names, pools, strict=True):
         if len(rows) == 0:
-            raise DataError(f"{where} has no {kind} rows of {name}; name other classes")
+            fewer = "take fewer training or test rows, or " if kind == "test" else ""
+            raise DataError(f"{where} has no {kind} rows of {name}; {fewer}name other classes")
     num_pools = len(pools)
     limit = min(len(rows) * num_pools + k for k, rows in enumerate(pools))
     if num_rows > limit:

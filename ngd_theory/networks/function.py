@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.errors import InputError
@@ -52,7 +53,7 @@ def linearize_function(
     ------
     InputError
         For outputs that are not (N, C), parameters that are no floating arrays, or groups that overlap or leave
-        parameters out.
+        parameters out; outside jit, for samples that see each other.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     for path, leaf in paths:
@@ -81,6 +82,7 @@ def linearize_function(
         return value, rows
 
     outputs, jacobian = jax.vmap(one)(x)
+    _check_samples(apply, params, x, outputs)
     by_name = dict(zip(grouping.leaves, jax.tree.leaves(jacobian), strict=True))
     layers = []
     for names in grouping.members:
@@ -94,6 +96,20 @@ def linearize_function(
             )
         )
     return Linearization(outputs, tuple(layers), grouping)
+
+
+def _check_samples(apply, params, x, outputs) -> None:
+    """Raise `InputError` where outputs of all samples at once are not those of each by itself; not inside jit."""
+    try:
+        apart, together = np.asarray(outputs), np.asarray(apply(params, x))
+    except jax.errors.TracerArrayConversionError:
+        return
+    difference, scale = np.max(np.abs(together - apart)), np.max(np.abs(together))
+    if difference > float(jnp.finfo(apart.dtype).eps) ** 0.5 * scale:
+        raise InputError(
+            f"apply(params, x) gives outputs that differ by {difference:.1e} from those of each sample by itself: "
+            "samples must not see each other (batch normalisation: use its running averages)"
+        )
 
 
 def _grouping(paths, structure, groups: Sequence[str] | None) -> Grouping:

@@ -1,5 +1,6 @@
 """``manifest.json``: which study a results folder holds, and every run that added to it."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,24 +16,48 @@ from ngd_theory.sweeps.kinds import AnyStudy, parse
 def record(path: Path, study: AnyStudy, cells: Iterable[HashedCell]) -> None:
     """Add this run to the manifest at ``path``, or start one.
 
+    A data file of one's own is known by its contents, of which the manifest holds the sha256.
+
     The folder may grow: a study whose grid holds all old points and new ones (more seeds, say) adds to
     it. A study that no longer has an old point would mix two sweeps and is refused.
 
     Raises
     ------
     InputError
-        If the folder holds another study, naming what differs, or the manifest cannot be read.
+        If the folder holds another study, naming what differs, or the manifest cannot be read; if a data file is not
+        there, or not the one that the folder was begun with.
     """
-    ids = [cell.id for cell in cells]
+    cells = list(cells)
+    ids, files = [cell.id for cell in cells], _data_files(cells)
     new = study.model_dump(mode="json")
     old = read_manifest(path) if path.exists() else {"study": new, "cells": [], "runs": []}
+    for name, digest in old.get("files", {}).items():
+        if files.get(name, digest) != digest:
+            raise InputError(
+                f"{name} has changed since {path.parent} was begun: choose another --out, or restore the file"
+            )
     if missing := set(old["cells"]) - set(ids):
         raise InputError(
             f"{path.parent} holds {len(missing)} cells that this study does not have "
             f"({_differences(old['study'], new)}): choose another --out, or restore the study"
         )
     runs = [*old["runs"], environment()]
-    write_json(path, {"format": FORMAT, "study": new, "cells": ids, "runs": runs})
+    whole = {"format": FORMAT, "study": new, "cells": ids, "files": files, "runs": runs}
+    write_json(path, whole)
+
+
+def _data_files(cells: Iterable[HashedCell]) -> dict[str, str]:
+    """sha256 of every .npz file that the cells read."""
+    names = {str(getattr(cell.settings, "dataset", "")) for cell in cells}
+    digests = {}
+    for name in sorted(n for n in names if n.endswith(".npz")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise InputError(
+                f"{name} is not a file: a study's paths are relative to the folder that it is run in"
+            )
+        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

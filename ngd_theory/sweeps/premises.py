@@ -6,11 +6,19 @@ follow from sizes alone; `ngd_theory.theory.check_conditions` measures the other
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 
 from ngd_theory.claims import Settings
+from ngd_theory.data.sources.npz import npz_input_dim
 
 #: Input dimensions of the sources that have one of their own.
 _INPUT_DIMS = {"mnist": 784, "digits": 64, "cifar10": 3072}
+
+
+@lru_cache
+def _file_dim(path: Path, modified: int) -> int:
+    return npz_input_dim(path)
 
 
 def _coupling(settings: Settings, approximation: str) -> str | None:
@@ -24,6 +32,9 @@ def _coupling(settings: Settings, approximation: str) -> str | None:
 
 def _input_rank(settings: Settings, approximation: str) -> str | None:
     dim = settings.chosen_dims[0] or _INPUT_DIMS.get(settings.dataset)
+    path = Path(settings.dataset).expanduser()
+    if dim is None and path.suffix == ".npz" and path.is_file():
+        dim = _file_dim(path, path.stat().st_mtime_ns)
     biased = settings.bias_std > 0
     if dim is None or settings.num_train <= dim + biased:
         return None

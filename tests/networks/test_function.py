@@ -170,6 +170,17 @@ def test_wrong_functions_and_parameters_say_what_is_wanted(dictionary):
         lin.jvp({"w": jnp.ones(3)})
 
 
+def test_samples_that_see_each_other_are_refused(dictionary):
+    params, x = dictionary
+
+    def normalised(params, x):
+        h = deep(params, x)
+        return h - h.mean(0)
+
+    with pytest.raises(InputError, match="samples must not see each other"):
+        ngd.networks.linearize_function(normalised, params, x)
+
+
 def test_gradients_have_the_types_of_their_parameters(dictionary):
     params, x = dictionary
     mixed = {**params, "scale": jnp.ones((), "float32")}

@@ -1,5 +1,6 @@
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -85,6 +86,47 @@ def test_a_changed_study_is_refused_and_names_what_changed(make_study, trivial_m
         with pytest.raises(InputError, match=word.replace(".", r"\.")):
             sweeps.run(make_study(**changes), tmp_path, measure=trivial_measure)
     pd.testing.assert_frame_equal(sweeps.load(tmp_path), before)
+
+
+@pytest.fixture
+def own_data(tmp_path, monkeypatch):
+    """A folder with a data file of 20 rows in 6 dimensions, and a function that writes it afresh."""
+
+    def write(seed):
+        rows = np.random.default_rng(seed).normal(size=(20, 6))
+        np.savez("mine.npz", x=rows, y=np.arange(20) % 2)
+
+    monkeypatch.chdir(tmp_path)
+    write(0)
+    return write
+
+
+MINE = {"dataset": "mine.npz", "num_train": 4, "num_test": 0}
+
+
+def test_a_data_file_that_changed_is_refused(make_study, trivial_measure, own_data):
+    study = make_study(data=MINE)
+    sweeps.run(study, "results", measure=trivial_measure)
+    assert sweeps.run(study, "results", measure=trivial_measure).reused == 9
+    own_data(seed=1)
+    with pytest.raises(InputError, match=r"mine\.npz has changed since results was begun"):
+        sweeps.run(study, "results", measure=trivial_measure)
+    assert sweeps.run(study, "others", measure=trivial_measure).computed == 9
+
+
+def test_a_data_file_that_is_not_there_is_refused_before_anything_runs(
+    make_study, trivial_measure, own_data
+):
+    study = make_study(data={**MINE, "dataset": "none.npz"})
+    with pytest.raises(InputError, match=r"none\.npz is not a file: a study's paths are relative"):
+        sweeps.run(study, "results", measure=trivial_measure)
+
+
+def test_the_premises_know_the_dimension_of_a_data_file(make_study, own_data):
+    data = {**MINE, "num_train": 7}
+    with pytest.raises(InputError, match="7 samples of 6 input dimensions"):
+        make_study(approximations=["kfac"], data=data)
+    assert make_study(approximations=["exact"], data=data).cells()
 
 
 def test_more_seeds_and_new_claims_add_to_old_results(make_study, trivial_measure, tmp_path):

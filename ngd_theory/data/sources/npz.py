@@ -3,6 +3,7 @@
 import os
 import zipfile
 import zlib
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,17 @@ def load_npz(request: Request) -> RawData:
         class_names=() if classes is None else tuple(str(int(k)) for k in classes),
         files=[os.fspath(path)],
     )
+
+
+def npz_input_dim(path: Path) -> int:
+    """M_0 of the file's inputs.
+
+    Raises
+    ------
+    DataError
+        As `load_npz`.
+    """
+    return prod(_input_shape(_pick(_read(path), _INPUT_KEYS, path), path))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
