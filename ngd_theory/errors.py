@@ -21,6 +21,14 @@ class MissingDependencyError(NGDTheoryError, ImportError):
     """A package that an optional part needs is not installed."""
 
 
+def require_type(name, value, kind, advice):
+    """Raise `InputError` unless ``value`` is a ``kind``; ``advice`` says how to get one."""
+    if not isinstance(value, kind):
+        shown = repr(value)
+        shown = shown if len(shown) < 60 else type(value).__name__
+        raise InputError(f"{name} is {shown}; it must be of type {kind.__name__}: {advice}")
+
+
 def choose(table, name, what):
     """Look ``name`` up in ``table``; an unknown name lists the known ones.
 

@@ -43,15 +43,26 @@ def set_aside(path: Path, folder: Path) -> Path:
 
 
 def check_output_folder(path: Path) -> None:
-    """Check, without making it, that the folder ``path`` can be made and written.
+    """Check that the folder ``path`` can be made and written; leaves nothing behind.
 
     Raises
     ------
     InputError
-        If it or its nearest existing parent is a file or not writable.
+        If it or its nearest existing parent is a file or not writable, or the system refuses it.
     """
     there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     if not there.is_dir():
         raise InputError(f"cannot write results to {path}: {there} is a file; choose another --out")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"cannot write results to {path}: no permission to write in {there}")
+    missing = [p for p in (path.absolute(), *path.absolute().parents) if not p.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write results to {path}: {error.strerror}; choose another --out"
+        ) from error
+    finally:
+        for made in missing:
+            if made.is_dir():
+                made.rmdir()

@@ -20,6 +20,7 @@ def assert_isotropic(map: Any, *, dispersion: float = 1e-6) -> None:
         Largest ``||K - alpha I||_F / (alpha sqrt(NC))`` allowed.
     """
     __tracebackhide__ = True
+    _assert_finite(map)
     found = isotropy(map)
     measured = float(found.dispersion)
     if not measured <= dispersion:
@@ -41,11 +42,22 @@ def assert_isotropy_constant(map: Any, expected: float, *, rtol: float = 1e-3) -
     rtol : float
     """
     __tracebackhide__ = True
+    _assert_finite(map)
     measured = float(isotropy(map).constant)
     if not abs(measured - expected) <= rtol * abs(expected):
         raise AssertionError(
             f"the isotropy constant is off\n  measured: {measured:.8g}\n"
             f"  expected: {expected:.8g} within {rtol:.3g} of it"
+        )
+
+
+def _assert_finite(map) -> None:
+    __tracebackhide__ = True
+    where = np.argwhere(~np.isfinite(map))
+    if len(where):
+        raise AssertionError(
+            f"the map has a NaN or infinity at {tuple(where[0].tolist())}, {len(where)} of them: "
+            "a solve broke down; raise the damping, use float64, or see ngd_theory.theory.check_conditions"
         )
 
 

@@ -1,6 +1,7 @@
 """float64, shapes checked by jaxtyping and beartype, and the helper modules on the path."""
 
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).with_name("helpers")))
 jax.config.update("jax_enable_x64", True)
-# Nearly all the time goes into compiling some thousand small programs: half of it with this.
+# Nearly all the time goes into compiling some thousand small programs: a third of it with these two. The second is an
+# extra option, which a JAX that does not know it ignores; processes that tests start inherit it.
 jax.config.update("jax_disable_most_optimizations", True)
+OLD_EMITTERS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}"
 # Before anything imports the package, or its annotations go unchecked.
 install_import_hook("ngd_theory", "typecheck.checker")
 

@@ -267,6 +267,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(verify, monk
     assert refused(verify(), "no permission")
 
 
+def test_a_folder_that_only_the_system_refuses_is_found_before_the_work(verify, monkeypatch):
+    def mkdir(*arguments, **options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(claims, "verify", lambda *arguments: pytest.fail("it was run"))
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert refused(verify(), "Read-only file system", "--out")
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_part(canned, verify, tmp_path, monkeypatch):
     def full(found, path):
         raise OSError(28, "No space left on device")

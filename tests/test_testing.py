@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -36,9 +38,10 @@ def test_a_spectrum_is_not_isotropic():
         testing.assert_isotropic(jnp.diag(jnp.array([1.0, 3.0])))
 
 
-def test_a_map_that_is_not_finite_is_not_isotropic():
-    with pytest.raises(AssertionError):
-        testing.assert_isotropic(jnp.full((2, 2), jnp.nan))
+@pytest.mark.parametrize("check", [testing.assert_isotropic, partial(testing.assert_isotropy_constant, expected=1)])
+def test_a_map_that_is_not_finite_is_named(check):
+    with pytest.raises(AssertionError, match=r"NaN or infinity at \(0, 1\), 1 of them: .*damping"):
+        check(jnp.array([[1.0, jnp.nan], [0.0, 1.0]]))
 
 
 def test_the_isotropy_constant_is_compared_relatively():

@@ -44,6 +44,12 @@ def run(
         status = _run(study, folder, scheduler)
     except (NGDTheoryError, OSError) as error:
         fail(error, debug)
+    except KeyboardInterrupt:
+        print(
+            f"ngd-theory: interrupted. Finished cells are in {folder}/: the same command goes on from there",
+            file=sys.stderr,
+        )
+        status = Exit.INTERRUPTED
     raise typer.Exit(status)
 
 

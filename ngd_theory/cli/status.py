@@ -15,6 +15,8 @@ class Exit(IntEnum):
     #: A claim fails, or does not come out as expected, or a cell failed.
     FAILS = 1
     BAD_INPUT = 2
+    #: By Ctrl-C: 128 and the signal's number.
+    INTERRUPTED = 130
 
 
 def fail(error: Exception | str, debug: bool) -> NoReturn:

@@ -11,6 +11,7 @@ from ngd_theory import losses
 from ngd_theory.dynamics.checks import check_schedule, check_targets
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.fisher import Approximation
+from ngd_theory.fisher.base import require_approximation
 from ngd_theory.fisher.damping import as_damping
 from ngd_theory.networks import Linearization
 
@@ -62,6 +63,7 @@ def predict(
         For targets of the wrong shape, a step size that is not positive, or ``num_steps < 0``.
     """
     objective = losses.by_name(loss)
+    require_approximation(approximation)
     check_schedule(step_size, num_steps)
     targets = check_targets(targets, lin.outputs.shape)
     if objective is losses.MSE:

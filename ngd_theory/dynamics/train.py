@@ -14,6 +14,7 @@ from ngd_theory.dynamics.checks import check_finite, check_schedule, check_targe
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.fisher import Approximation
+from ngd_theory.fisher.base import require_approximation
 from ngd_theory.fisher.damping import as_damping
 from ngd_theory.networks import Network, linearize
 from ngd_theory.networks.sharding import on_host
@@ -71,6 +72,7 @@ def train(
         When the natural gradient is not finite though the outputs are: a solve broke down.
     """
     objective = losses.by_name(loss)
+    require_approximation(approximation)
     check_schedule(step_size, num_steps)
     network.check(params, x)
     check_finite("x", x)

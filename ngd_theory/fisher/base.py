@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ngd_theory.errors import InputError
+from ngd_theory.errors import InputError, require_type
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.networks import LayerSize, Linearization
 from ngd_theory.pytrees import pytree
@@ -177,6 +177,11 @@ class Approximation(abc.ABC):
         """``alpha = tr K / (NC)`` as rho -> 0 and the width grows; None where there is none."""
         shares = self.layer_constants(sizes, num_samples)
         return None if shares is None else float(sum(shares))
+
+
+def require_approximation(approximation) -> None:
+    """Raise `InputError` unless it is an `Approximation`."""
+    require_type("approximation", approximation, Approximation, "ngd.fisher.by_name('kfac'), say")
 
 
 @jax.jit

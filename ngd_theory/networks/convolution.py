@@ -6,9 +6,10 @@ from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ngd_theory.networks.layers import Affine
+from ngd_theory.networks.layers import Affine, AnyArray
 from ngd_theory.networks.layout import ParameterLayout
 
 
@@ -28,6 +29,11 @@ PADDINGS: MappingProxyType[str, tuple[Callable[[int, int, int], tuple[int, int]]
         {"same": (_same, "constant"), "valid": (_valid, "constant"), "circular": (_same, "wrap")}
     )
 )
+
+
+def _numpy_of(array):
+    """An array of the host stays there: `geometry` counts without compiling anything."""
+    return np if isinstance(array, np.ndarray) else jnp
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,10 @@ class Convolution(Affine):
         ]
         return sizes[0], sizes[1], self.units
 
-    def patches(self, h: Float[Array, "N H W C"]) -> Float[Array, "N T fan_in"]:
+    def patches(self, h: Float[AnyArray, "N H W C"]) -> Float[AnyArray, "N T fan_in"]:
         """k^2 shifted copies of the image side by side: k^2/stride^2 times its memory."""
-        return jnp.stack(list(self._shifts(h)), axis=3).reshape(len(h), self.positions, -1)
+        stack = _numpy_of(h).stack
+        return stack(list(self._shifts(h)), axis=3).reshape(len(h), self.positions, -1)
 
     def weigh(self, weight, h):
         """By patches and one matmul on a CPU, where XLA's convolutions have slow gradients; else XLA's own."""
@@ -111,10 +118,10 @@ class Convolution(Affine):
             needed(width, self.kernel_size, self.stride),
         )
 
-    def _padded(self, h: Float[Array, "N H W C"]) -> Float[Array, "N _ _ C"]:
-        return jnp.pad(h, ((0, 0), *self._pads, (0, 0)), mode=PADDINGS[self.padding][1])
+    def _padded(self, h: Float[AnyArray, "N H W C"]) -> Float[AnyArray, "N _ _ C"]:
+        return _numpy_of(h).pad(h, ((0, 0), *self._pads, (0, 0)), mode=PADDINGS[self.padding][1])
 
-    def _shifts(self, h: Float[Array, "N H W C"]):
+    def _shifts(self, h: Float[AnyArray, "N H W C"]):
         """What each place of the kernel sees of the image, (N, H', W', C)."""
         padded, s = self._padded(h), self.stride
         height, width, _ = self.output_shape

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ngd_theory.networks.activations import Activation
+
 if TYPE_CHECKING:
     from ngd_theory.networks.network import Block
 
@@ -50,18 +52,14 @@ def geometries(input_shape: tuple[int, ...], blocks: "tuple[Block, ...]") -> tup
         h = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
         for block in blocks:
             # float32 counts to 2^24 without an error, as many as any image has.
-            numbers = jnp.arange(1, prod(h.shape) + 1, dtype=jnp.float32).reshape(h.shape)
+            numbers = np.arange(1, prod(h.shape) + 1, dtype=np.float32).reshape(h.shape)
             seen.append(np.asarray(block.affine.patches(numbers))[0])
             shapes.append(h.shape)
             h = jax.eval_shape(_after(block), _outputs_like(block))
         found = []
         wanted = np.ones(h.shape, bool)
         for block, shape, patches in zip(blocks[::-1], shapes[::-1], seen[::-1], strict=True):
-            ones = _outputs_like(block)
-            _, pull = jax.vjp(_after(block), jnp.ones(ones.shape, ones.dtype))
-            # Slopes at one are not zero, and masks do not cancel.
-            (through,) = pull(jnp.asarray(wanted, ones.dtype))
-            live = np.any(np.asarray(through).reshape(len(patches), -1) != 0, axis=1)
+            live = np.any(_reaches(block, wanted).reshape(len(patches), -1), axis=1)
             columns = np.unique(patches[:, np.any(patches > 0, axis=0)], axis=1)
             wanted_before = np.isin(np.arange(1, prod(shape) + 1), patches[live]).reshape(shape)
             found.append(
@@ -79,6 +77,15 @@ def geometries(input_shape: tuple[int, ...], blocks: "tuple[Block, ...]") -> tup
 
 def _outputs_like(block: "Block"):
     return jax.ShapeDtypeStruct((1, *block.affine.output_shape), jnp.float32)
+
+
+def _reaches(block: "Block", wanted: np.ndarray) -> np.ndarray:
+    """Which pre-activations the ``wanted`` numbers after the block depend on."""
+    if all(isinstance(function, Activation) for function in block.after):
+        return wanted
+    # Slopes at one are not zero, and masks do not cancel.
+    _, pull = jax.vjp(_after(block), jnp.ones((1, *block.affine.output_shape), jnp.float32))
+    return np.asarray(pull(jnp.asarray(wanted, jnp.float32))[0]) != 0
 
 
 def _after(block: "Block"):

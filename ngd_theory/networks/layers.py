@@ -10,9 +10,13 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.networks.layout import ParameterLayout
+
+#: On a device or the host.
+AnyArray = Array | np.ndarray
 
 
 class Affine(abc.ABC):
@@ -46,7 +50,7 @@ class Affine(abc.ABC):
         """Shape of one sample's pre-activation; the last axis is M."""
 
     @abc.abstractmethod
-    def patches(self, h: Float[Array, "N *S"]) -> Float[Array, "N T fan_in"]:
+    def patches(self, h: Float[AnyArray, "N *S"]) -> Float[AnyArray, "N T fan_in"]:
         """What each position sees of h, in the order of the weight's rows."""
 
     @abc.abstractmethod

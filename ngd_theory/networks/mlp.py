@@ -1,8 +1,9 @@
 """Multi-layer perceptrons."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from ngd_theory.errors import require_type
 from ngd_theory.networks import activations
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.layers import Dense
@@ -45,6 +46,7 @@ def mlp(
     (3, 1)
     """
     phi = activations.by_name(activation)
+    require_type("hidden_widths", hidden_widths, Iterable, "one width a hidden layer, such as [64]")
     sizes = [
         require_size("input_dim", input_dim),
         *(require_size(f"hidden_widths[{i}]", m) for i, m in enumerate(hidden_widths)),

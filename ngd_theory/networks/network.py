@@ -1,6 +1,6 @@
 """Networks as a chain of blocks: an affine layer, then parameter-free maps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ngd_theory.errors import InputError
+from ngd_theory.errors import InputError, require_type
 from ngd_theory.networks.geometry import geometries
 from ngd_theory.networks.layers import Affine
 from ngd_theory.networks.sizes import LayerSize
@@ -148,6 +148,9 @@ class Network:
 
     def check(self, params, x) -> None:
         """Raise `InputError` unless ``params`` and ``x`` have this network's shapes."""
+        if not hasattr(x, "shape"):
+            raise InputError(f"inputs are a {type(x).__name__}, not an array: jax.numpy.asarray(x)")
+        require_type("params", params, Sequence, "one dict a layer, as network.init(key) makes them")
         shape = jnp.shape(x)
         if len(shape) != 1 + len(self.input_shape) or shape[1:] != self.input_shape:
             wanted = ", ".join(map(str, self.input_shape))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -33,7 +34,9 @@ def error_lines(
         if places and loc:
             loc[0] = places.get(loc[0], loc[0])
         if e["type"] == "extra_forbidden":
-            message = f"unknown key; allowed: {', '.join(_fields(model, loc[:-1]))}"
+            known = _fields(model, loc[:-1])
+            meant = "".join(f"; did you mean {k!r}?" for k in get_close_matches(loc[-1], known, 1))
+            message = f"unknown key{meant or ';'} allowed: {', '.join(known)}"
         if e["type"] == "missing":
             yield f"{'.'.join(loc)} is missing"
         elif loc and not isinstance(e["input"], dict):

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ngd_theory.errors import InputError
+from ngd_theory.errors import InputError, require_type
 from ngd_theory.fisher import Approximation, tridiagonal_coupling
+from ngd_theory.fisher.base import require_approximation
 from ngd_theory.fisher.solve import gram_floor, gram_rank, round_off
 from ngd_theory.kernels import layer_kernel
 from ngd_theory.networks import Linearization, Network
@@ -72,6 +73,9 @@ def check_conditions(
     InputError
         If ``lin`` is not a linearisation of ``net``.
     """
+    require_approximation(approximation)
+    require_type("net", net, Network, "the network that was linearised; functions without layers have no conditions")
+    require_type("lin", lin, Linearization, "ngd.networks.linearize(net, params, x)")
     sizes = [(s.num_inputs, s.num_units) for s in net.layer_sizes]
     if sizes != [(y.layout.num_inputs, y.layout.num_units) for y in lin.layers]:
         raise InputError("`lin` is not a linearisation of `net`: their layers differ")

@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.fisher import Approximation
+from ngd_theory.fisher.base import require_approximation
 from ngd_theory.networks import Network
 
 
@@ -26,6 +27,7 @@ def isotropy_constant(approximation: Approximation, net: Network, num_samples: i
     float or None
         None where no constant is predicted (identity, entry-wise).
     """
+    require_approximation(approximation)
     if num_samples < 1:
         raise InputError(f"num_samples is {num_samples}; it must be at least 1")
     return approximation.isotropy_constant(net.layer_sizes, num_samples)

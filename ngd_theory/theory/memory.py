@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ngd_theory.fisher import Approximation
+from ngd_theory.fisher.base import require_approximation
 from ngd_theory.networks import Network
 
 
@@ -49,6 +50,7 @@ def step_memory(
     Without what the compiler adds or saves: within a factor 2 of what XLA reports on a CPU. The program itself (Python,
     JAX, compiled code) is some 0.4 GB more.
     """
+    require_approximation(approximation)
     sizes, c = net.layer_sizes, net.output_dim
     linearisation = sum(num_samples * s.positions * (s.num_inputs + c * s.num_units) for s in sizes)
     return StepMemory(

@@ -7,11 +7,12 @@ Prints JSON.
 import json
 import logging
 import os
+import re
 import sys
 from dataclasses import dataclass
 
 PROCESSES = 2 if sys.argv[1] == "hosts" else 1
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // PROCESSES}"
+os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={8 // PROCESSES}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402
@@ -25,6 +26,7 @@ if PROCESSES > 1:
 
 import ngd_theory as ngd  # noqa: E402
 from ngd_theory.errors import InputError, SingularKernelError  # noqa: E402
+from ngd_theory.fisher import unit_wise  # noqa: E402
 from ngd_theory.networks.sharding import on_host  # noqa: E402
 
 NETWORK = ngd.networks.mlp(12, [32, 32], 2, activation="tanh", bias_std=0.3)
@@ -91,6 +93,20 @@ def step(approximation, damping):
     return jax.jit(run)
 
 
+def units_a_device():
+    """Sizes of the batches that a device factorises in the program that accelerators run (a CPU may not)."""
+    jax.lax.platform_dependent = lambda *args, default, **_: default(*args)
+    unit_wise.batch_size = lambda *_, **__: 8
+    jax.clear_caches()
+    program = step(ngd.fisher.by_name("unit-wise"), 1e-3).lower(*placed()).compile().as_text()
+    batches = re.findall(r"= f64\[(\d+),8,1\]\S* custom-call\(.*trsm", program)
+    gathered = re.findall(r"= f64\[([\d,]+)\]\S* all-gather\(.*while", program)
+    return {
+        "solved": sorted({int(n) for n in batches}),
+        "gathered": max(int(shape.split(",")[0]) for shape in gathered),
+    }
+
+
 def refused():
     """What is said of numbers that the mesh does not divide."""
     odd = ngd.networks.mlp(12, [32, 3], 2)
@@ -136,6 +152,7 @@ def eight():
         return optimizer.update(gradient, optimizer.init(params), params, x=x, y=y)[0]
 
     found["differences"]["optim.kfac"] = difference(optimize(*many), optimize(*one))
+    found["units"] = units_a_device()
     return found
 
 

@@ -39,6 +39,16 @@ def test_list_shows_a_broken_study_beside_the_others(command, tmp_path):
     assert command("list", tmp_path / "none").exit_code == 2
 
 
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(command, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps, "run", interrupted)
+    result = command("run", STUDIES / "smoke.toml", "--out", tmp_path)
+    assert result.exit_code == 130
+    assert f"Finished cells are in {tmp_path}/: the same command goes on" in result.stderr
+
+
 def test_run_measures_and_prints_verdicts_and_resumes(command, tmp_path):
     path = tmp_path / "tiny.toml"
     path.write_text(

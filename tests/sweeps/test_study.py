@@ -25,7 +25,8 @@ def test_lists_of_damping_and_step_scales_are_axes(make_study):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tytle": "x"}, ["tytle", "unknown key", "title"]),
+        ({"tytle": "x"}, ["tytle", "unknown key; did you mean 'title'? allowed:", "network"]),
+        ({"zzz": "x"}, ["zzz", "unknown key; allowed:"]),
         ({"title": None}, ["title is missing"]),
         ({"network": {"wdith": 3}}, ["[network]", "wdith", "weight_std"]),
         ({"grid": {"width": [16, -3]}}, ["grid.width = -3", "greater than or equal to 1"]),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ngd_theory.errors import InputError, NotPredictedError
+from ngd_theory.errors import InputError, NotPredictedError, require_type
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, nngp
 from ngd_theory.kernels.infinite.limit import linearize
 from ngd_theory.kernels.infinite.units import unit_wise_maps
@@ -117,6 +117,7 @@ def predictor(
     InputError
         For unit-wise without ``key``.
     """
+    require_type("approximation", approximation, Approximation, "ngd.fisher.by_name('kfac'), say")
     name = approximation.name
     n = len(x)
     if not approximation.has_limit:

@@ -1,0 +1,62 @@
+"""The loops over small problems: an accelerator's batches give what a CPU's one by one give."""
+
+import jax
+import numpy as np
+import pytest
+from cases import BY_NAME, problem, relative_error
+
+import ngd_theory as ngd
+from ngd_theory.fisher.loops import batch_size, map_items, sum_items
+
+#: Of units: one, a part of them with a rest, all at once.
+BATCHES = (1, 4, 7, 50)
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Programs choose what they run on any platform but a CPU."""
+    taken = []
+
+    def elsewhere(*args, default, **_):
+        taken.append(default)
+        return default(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", elsewhere)
+    return taken
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_batches_are_items_one_by_one(accelerator, batch):
+    rng = np.random.default_rng(0)
+    items = {"a": rng.normal(size=(7, 3, 2)), "b": rng.normal(size=(7, 3))}
+
+    def function(item):
+        return item["b"] @ item["a"]
+
+    wanted = np.einsum("nij,ni->nj", items["a"], items["b"])
+    np.testing.assert_allclose(map_items(function, items, batch), wanted, rtol=1e-12)
+    total = sum_items(function, items, np.ones(2), batch)
+    np.testing.assert_allclose(total, 1 + wanted.sum(axis=0), rtol=1e-12)
+    assert len(accelerator) == 2
+
+
+def test_as_many_items_as_fit_in_the_budget():
+    assert batch_size(10, 10, itemsize=8, budget=8000) == 10
+    assert batch_size(10, 10, itemsize=8, budget=1) == 1
+
+
+@pytest.mark.parametrize("damping", [1e-2, 0.0])
+def test_unit_wise_in_batches(accelerator, monkeypatch, damping):
+    p = problem(BY_NAME["L2 C3 tanh bias"])
+    approximation = ngd.fisher.by_name("unit-wise")
+    rho = ngd.fisher.as_damping(damping)
+    # Batches of three of the seven units, and a rest.
+    monkeypatch.setattr("ngd_theory.fisher.unit_wise.batch_size", lambda *_, **__: 3)
+    gradient = jax.jit(lambda: approximation.precondition(p.lin, p.residual, rho))()
+    k = jax.jit(lambda: approximation.preconditioned_map(p.lin, rho, p.at))()
+    assert len(accelerator) == 4
+    monkeypatch.undo()
+    wanted = approximation.natural_gradient(p.lin, p.residual, damping)
+    for found, expected in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
+        assert relative_error(found, expected) < 1e-9
+    assert relative_error(k, approximation.function_space_map(p.lin, damping, p.at)) < 1e-9

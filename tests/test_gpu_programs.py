@@ -1,0 +1,91 @@
+"""What a GPU would run, compiled on a machine without one: nothing is missing there, nothing waits for the host.
+
+`jax.export` refuses a primitive that has no rule for CUDA, and callbacks to Python. Numbers are for `make test-gpu`.
+"""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jax.scipy
+import pytest
+from cases import APPROXIMATIONS
+from jax import export
+
+import ngd_theory as ngd
+from ngd_theory.dynamics.train import _step
+
+DENSE = ngd.networks.mlp(6, [5], 2, "tanh", bias_std=0.3)
+IMAGES = ngd.networks.cnn((4, 4, 1), [3], 2)
+#: How a device's own libraries are called.
+LIBRARIES = ("cusolver_", "cublas_", "cu_", "cudnn_")
+
+
+def calls(function, *args, dtype="float32"):
+    """Names of the external functions that the CUDA program calls."""
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, dtype), args)
+    module = export.export(jax.jit(function), platforms=("cuda",))(*shapes).mlir_module()
+    return set(re.findall(r"stablehlo.custom_call @(\w+)", module))
+
+
+def example(net):
+    """Parameters, inputs and targets, as shapes."""
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    return params, jnp.empty((4, *net.input_shape)), jnp.empty((4, net.output_dim))
+
+
+def natural(approximation, net, damping, params, x, y):
+    """Gradient and map."""
+    lin = ngd.networks.linearize(net, params, x)
+    gradient = approximation.natural_gradient(lin, lin.outputs - y, damping)
+    return gradient, approximation.function_space_map(lin, damping)
+
+
+@pytest.mark.parametrize("damping", [1e-3, 0.0])
+@pytest.mark.parametrize("name", APPROXIMATIONS)
+def test_every_approximation_is_a_program_of_the_device(name, damping):
+    step = partial(natural, ngd.fisher.by_name(name), DENSE, damping)
+    found = calls(step, *example(DENSE))
+    assert all(call.startswith(LIBRARIES) for call in found), found
+    if name not in {"identity", "entry-wise"}:
+        assert found  # it factorises
+
+
+@pytest.mark.parametrize(
+    "approximation",
+    [ngd.fisher.Exact(solver="cg"), ngd.fisher.by_name("unit-wise"), ngd.fisher.by_name("kfac")],
+    ids=["exact, cg", "unit-wise", "kfac"],
+)
+def test_convolutions_and_conjugate_gradients_too(approximation):
+    found = calls(partial(natural, approximation, IMAGES, 1e-3), *example(IMAGES))
+    assert all(call.startswith(LIBRARIES) for call in found), found
+
+
+def test_a_training_step():
+    def step(params, x, y):
+        limits = jnp.float32(0.5), ngd.fisher.as_damping(1e-3), jnp.float32(1e9)
+        approximation = ngd.fisher.by_name("block-tridiagonal")
+        return _step(DENSE, ngd.losses.MSE, params, x, y, approximation, *limits)
+
+    assert "cusolver_getrf_ffi" in calls(step, *example(DENSE))
+
+
+@pytest.mark.parametrize("structure", ["block-diagonal", "block-tridiagonal"])
+def test_a_step_of_the_optimiser(structure):
+    optimizer = ngd.optim.kfac(DENSE, "mse", damping=1.0, structure=structure, averaging=0.9)
+
+    def step(params, x, y):
+        gradient = jax.grad(lambda p: ngd.losses.MSE.value(DENSE.apply(p, x), y))(params)
+        return optimizer.update(gradient, optimizer.init(params), params, x=x, y=y)[0]
+
+    found = calls(step, *example(DENSE))
+    assert all(call.startswith(LIBRARIES) for call in found), found
+
+
+def test_what_a_gpu_cannot_run_is_refused():
+    matrix = jnp.empty((3, 3))
+    with pytest.raises(NotImplementedError, match="schur"):
+        calls(lambda a: jax.scipy.linalg.schur(a)[0], matrix)
+    with pytest.raises(ValueError, match="lowering platform cuda"):
+        calls(lambda a: jax.pure_callback(lambda v: v, a, a), matrix)
