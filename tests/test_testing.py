@@ -38,7 +38,9 @@ def test_a_spectrum_is_not_isotropic():
         testing.assert_isotropic(jnp.diag(jnp.array([1.0, 3.0])))
 
 
-@pytest.mark.parametrize("check", [testing.assert_isotropic, partial(testing.assert_isotropy_constant, expected=1)])
+@pytest.mark.parametrize(
+    "check", [testing.assert_isotropic, partial(testing.assert_isotropy_constant, expected=1)]
+)
 def test_a_map_that_is_not_finite_is_named(check):
     with pytest.raises(AssertionError, match=r"NaN or infinity at \(0, 1\), 1 of them: .*damping"):
         check(jnp.array([[1.0, jnp.nan], [0.0, 1.0]]))

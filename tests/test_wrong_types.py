@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CODE = '''
+CODE = """
 import jax, jax.numpy as jnp
 import ngd_theory as ngd
 from ngd_theory.errors import InputError
@@ -35,7 +35,7 @@ for number, (call, words) in enumerate(CASES):
         assert words in str(error), (number, str(error))
     else:
         raise AssertionError(f"case {number} raised nothing")
-'''
+"""
 
 
 def test_the_error_says_what_it_is_and_what_to_give():

@@ -150,7 +150,9 @@ class Network:
         """Raise `InputError` unless ``params`` and ``x`` have this network's shapes."""
         if not hasattr(x, "shape"):
             raise InputError(f"inputs are a {type(x).__name__}, not an array: jax.numpy.asarray(x)")
-        require_type("params", params, Sequence, "one dict a layer, as network.init(key) makes them")
+        require_type(
+            "params", params, Sequence, "one dict a layer, as network.init(key) makes them"
+        )
         shape = jnp.shape(x)
         if len(shape) != 1 + len(self.input_shape) or shape[1:] != self.input_shape:
             wanted = ", ".join(map(str, self.input_shape))

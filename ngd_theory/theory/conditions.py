@@ -74,7 +74,12 @@ def check_conditions(
         If ``lin`` is not a linearisation of ``net``.
     """
     require_approximation(approximation)
-    require_type("net", net, Network, "the network that was linearised; functions without layers have no conditions")
+    require_type(
+        "net",
+        net,
+        Network,
+        "the network that was linearised; functions without layers have no conditions",
+    )
     require_type("lin", lin, Linearization, "ngd.networks.linearize(net, params, x)")
     sizes = [(s.num_inputs, s.num_units) for s in net.layer_sizes]
     if sizes != [(y.layout.num_inputs, y.layout.num_units) for y in lin.layers]:
