@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ PADDINGS: MappingProxyType[str, tuple[Callable[[int, int, int], tuple[int, int]]
 )
 
 
-def _numpy_of(array):
+def _numpy_of(array) -> Any:
     """An array of the host stays there: `geometry` counts without compiling anything."""
     return np if isinstance(array, np.ndarray) else jnp
 
@@ -118,7 +119,7 @@ class Convolution(Affine):
             needed(width, self.kernel_size, self.stride),
         )
 
-    def _padded(self, h: Float[AnyArray, "N H W C"]) -> Float[AnyArray, "N _ _ C"]:
+    def _padded(self, h: Float[AnyArray, "N H W C"]):
         return _numpy_of(h).pad(h, ((0, 0), *self._pads, (0, 0)), mode=PADDINGS[self.padding][1])
 
     def _shifts(self, h: Float[AnyArray, "N H W C"]):

@@ -66,7 +66,7 @@ class Affine(abc.ABC):
 
     def inputs(self, h: Float[Array, "N *S"]) -> Float[Array, "N T P"]:
         """Scaled, bias-augmented layer inputs ``[scale * patch ; bias_std]``."""
-        a = self.scale * self.patches(h)
+        a = jnp.asarray(self.scale * self.patches(h))
         if not self.layout.has_bias:
             return a
         return jnp.concatenate([a, jnp.full((*a.shape[:2], 1), self.bias_std, a.dtype)], axis=-1)
