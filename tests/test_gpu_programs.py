@@ -29,6 +29,19 @@ def calls(function, *args, dtype="float32"):
     return set(re.findall(r"stablehlo.custom_call @(\w+)", module))
 
 
+def short_products(function, *args):
+    """Shapes of the results of the matrix products that may lose digits (TF32)."""
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, "float32"), args)
+    module = export.export(jax.jit(function), platforms=("cuda",))(*shapes).mlir_module()
+    products = [line for line in module.splitlines() if "stablehlo.dot_general" in line]
+    results = [re.search(r"-> tensor<([\dx]+)xf32>", line) for line in products]
+    return {
+        tuple(map(int, found[1].split("x")))
+        for line, found in zip(products, results, strict=True)
+        if "HIGHEST" not in line and found
+    }
+
+
 def example(net):
     """Parameters, inputs and targets, as shapes."""
     params = jax.eval_shape(net.init, jax.random.key(0))
@@ -60,6 +73,31 @@ def test_every_approximation_is_a_program_of_the_device(name, damping):
 def test_convolutions_and_conjugate_gradients_too(approximation):
     found = calls(partial(natural, approximation, IMAGES, 1e-3), *example(IMAGES))
     assert all(call.startswith(LIBRARIES) for call in found), found
+
+
+@pytest.mark.parametrize("name", APPROXIMATIONS)
+def test_what_is_inverted_keeps_all_digits(name):
+    """Only products with the shapes of activations and weights take the device's short ones."""
+    approximation, n = ngd.fisher.by_name(name), 7
+
+    def gradient(params, x, y):
+        lin = ngd.networks.linearize(DENSE, params, x)
+        return approximation.natural_gradient(lin, lin.outputs - y, 1e-3)
+
+    params, x, y = example(DENSE)
+    x, y = (jnp.empty((n, *a.shape[1:])) for a in (x, y))
+    short = short_products(gradient, params, x, y)
+    assert short
+    for shape in short:
+        assert sum(size % n == 0 for size in shape) <= 1, (name, shape)
+    samples = short_products(lambda a: a @ a.T, x)
+    assert samples == {(n, n)}  # the test can see them
+
+    def maps(lin):
+        return approximation.function_space_map(lin, 1e-3)
+
+    lin = jax.eval_shape(lambda p, x: ngd.networks.linearize(DENSE, p, x), params, x)
+    assert not short_products(maps, lin)
 
 
 def test_a_training_step():

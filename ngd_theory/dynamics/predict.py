@@ -14,6 +14,7 @@ from ngd_theory.fisher import Approximation
 from ngd_theory.fisher.base import require_approximation
 from ngd_theory.fisher.damping import as_damping
 from ngd_theory.networks import Linearization
+from ngd_theory.precision import full_precision
 
 
 def predict(
@@ -117,6 +118,7 @@ def predict_from_maps(
 
 
 @partial(jax.jit, static_argnames="num_steps")
+@full_precision
 def _spectral(k, q, outputs, test_outputs, targets, step_size, num_steps):
     eigenvalues, vectors = jnp.linalg.eigh((k + k.T) / 2)
     initial = vectors.T @ (outputs - targets).ravel()

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from ngd_theory.errors import InputError, require_type
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.networks import LayerSize, Linearization
+from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
 
 
@@ -190,6 +191,7 @@ def _natural_gradient(approximation, lin, cotangent, damping):
 
 
 @jax.jit
+@full_precision
 def _function_space_map(approximation, lin, damping, at):
     return approximation.preconditioned_map(lin, damping, at)
 

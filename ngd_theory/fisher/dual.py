@@ -28,6 +28,7 @@ from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
 from ngd_theory.fisher.solve import inverse_spectrum, pinv_solve, smallest_eigenvalue, solve_psd
 from ngd_theory.kernels import layer_kernel, ntk
 from ngd_theory.networks import LayerLinearization, Linearization
+from ngd_theory.precision import full_precision
 
 SOLVERS = ("auto", "cholesky", "cg")
 #: Bytes that "auto" lets the kernels of a natural gradient take.
@@ -323,6 +324,7 @@ class BlockTridiagonal(DualApproximation):
         "positive-definite-layer-kernels",
         "invertible-coupling",
         "well-conditioned-damped-system",
+        "positive-damped-map",
     )
     kind: Kind = field(default=TrueFisher())
 
@@ -367,6 +369,7 @@ def dual_solve(kernel, cotangents, damping: Damping, root=None):
     return coupled_solve(np.ones((1, 1)), [kernel], cotangents, damping, root)[0]
 
 
+@full_precision
 def coupled_solve(coupling: np.ndarray, kernels, cotangents, damping: Damping, root=None):
     """``w`` with ``[(Sigma (x) Lambda) blockdiag(Theta_l) + rho] w = 1 (x) V``, a list over layers.
 
@@ -452,6 +455,7 @@ def _iterate(
     return solution._replace(weights=inner[:, 0] + outside.ravel())
 
 
+@full_precision
 def _at_most_square(root: Float[Array, "N C K"] | None):
     """A root of the same Lambda with at most C columns: the systems below are of size N K."""
     if root is None or root.shape[2] <= root.shape[1]:
@@ -462,6 +466,7 @@ def _at_most_square(root: Float[Array, "N C K"] | None):
     return vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[:, None, :]
 
 
+@full_precision
 def _split_range(root: Float[Array, "N C K"], v: Float[Array, "NC k"]):
     """``Y = R^T pinv(R R^T) V`` and ``V' = V - R Y``; round-off in V' is zero.
 

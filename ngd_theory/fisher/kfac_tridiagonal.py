@@ -14,6 +14,7 @@ from ngd_theory.fisher.kfac import KFAC
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.kronecker import TridiagonalInverse, invert_tridiagonal, kronecker_fisher
 from ngd_theory.networks import LayerLinearization, Linearization, ParameterLayout
+from ngd_theory.precision import full_precision
 
 #: Power of eps that balances what damping changes against what it divides by.
 RESOLVED = 7 / 8
@@ -128,6 +129,7 @@ class KFACTridiagonal(Approximation):
         ]
         return fisher, means
 
+    @full_precision
     def _inverse(
         self, lin: Linearization, small: tuple[LayerLinearization, ...], damping: Damping
     ) -> TridiagonalInverse:
@@ -170,6 +172,7 @@ def _row_basis(rows: Float[Array, "*B p"]) -> Float[Array, "p k"]:
     return jnp.eye(size, dtype=rows.dtype) if count >= size else jnp.linalg.qr(rows.T)[0]
 
 
+@full_precision
 def _project(layer: LayerLinearization, bases: Bases) -> LayerLinearization:
     a, b = bases
     layout = ParameterLayout((a.shape[1], b.shape[1]), has_bias=False)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory.errors import InputError
 from ngd_theory.networks import LayerLinearization
+from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
 
 #: rho_A and rho_B of a layer: numbers or scalar arrays.
@@ -162,6 +163,7 @@ class DiagonalInverse:
         ]
 
 
+@full_precision
 def invert_diagonal(fisher: KroneckerFisher, damping: Sequence[FactorDamping]) -> DiagonalInverse:
     """Invert every layer's ``(A_ii + rho_A) (x) (B_ii + rho_B)``, two Cholesky factorisations a layer."""
     diagonal = [fisher.block(i, i) for i in range(fisher.depth)]
@@ -225,6 +227,7 @@ class TridiagonalInverse:
         return [solved[0], *(w - spread for w, spread in zip(solved[1:], back, strict=True))]
 
 
+@full_precision
 def invert_tridiagonal(
     fisher: KroneckerFisher, damping: Sequence[FactorDamping]
 ) -> TridiagonalInverse:

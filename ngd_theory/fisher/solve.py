@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.fisher.damping import Damping
+from ngd_theory.precision import full_precision
 
 
 def inverse_spectrum(eigenvalues: Float[Array, "*B n"], size: int) -> Float[Array, "*B n"]:
@@ -38,6 +39,7 @@ def round_off(eigenvalues: np.ndarray) -> float:
     return len(eigenvalues) * float(np.finfo(eigenvalues.dtype).eps) * largest
 
 
+@full_precision
 def solve_psd(
     matrix: Float[Array, "*B n n"], rhs: Float[Array, "*B n k"], damping: Damping
 ) -> Float[Array, "*B n k"]:
@@ -65,6 +67,7 @@ def solve_psd(
     return damping.select(positive, pinv_solve, matrix, rhs)
 
 
+@full_precision
 def pinv_solve(
     matrix: Float[Array, "*B n n"], rhs: Float[Array, "*B n k"]
 ) -> Float[Array, "*B n k"]:
@@ -74,6 +77,7 @@ def pinv_solve(
     return vectors @ (inverse[..., None] * (jnp.swapaxes(vectors, -1, -2) @ rhs))
 
 
+@full_precision
 def precondition_rows(
     rows: Float[Array, "n p"],
     damping: Damping,
@@ -105,6 +109,7 @@ def precondition_rows(
     return damping.select(positive, limit, rows, y, gram, cross)
 
 
+@full_precision
 def ridge(
     rows: Float[Array, "n p"], weights: Float[Array, " n"], damping: Damping, scale: float
 ) -> Float[Array, " p"]:

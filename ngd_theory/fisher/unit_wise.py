@@ -23,6 +23,7 @@ from ngd_theory.fisher.base import Approximation, approximation
 from ngd_theory.fisher.loops import batch_size, map_items, sum_items
 from ngd_theory.fisher.solve import precondition_rows, ridge, round_off, solve_psd
 from ngd_theory.networks import LayerLinearization
+from ngd_theory.precision import full_precision
 
 
 @approximation
@@ -174,6 +175,7 @@ def _rows(layer: LayerLinearization, r: Float[Array, "N r T"]) -> Float[Array, "
     return jnp.einsum("nrt,ntp->nrp", r, layer.inputs).reshape(-1, layer.inputs.shape[-1])
 
 
+@full_precision
 def _gram(left: LayerLinearization, right: LayerLinearization) -> Float[Array, "NT MS"]:
     a, b = left.inputs, right.inputs
     return a.reshape(-1, a.shape[-1]) @ b.reshape(-1, b.shape[-1]).T
@@ -188,6 +190,7 @@ def _compress(delta: Float[Array, "N C T"]):
     return delta / jnp.where(norm > 0, norm, 1), norm
 
 
+@full_precision
 def _unit_kernel(left: Float[Array, "N r T"], gram: Float[Array, "NT MS"], right):
     """``R (a a'^T) R'^T`` as an (N*r, M*r') matrix."""
     n, r, t = left.shape

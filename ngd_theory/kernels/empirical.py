@@ -11,11 +11,13 @@ from jaxtyping import Array, Float
 
 from ngd_theory.errors import InputError
 from ngd_theory.networks import LayerLinearization, Linearization
+from ngd_theory.precision import full_precision
 
 #: Bytes that a contraction over positions may hold beside its arguments and its result.
 MEMORY_BUDGET = 2**28
 
 
+@full_precision
 def layer_kernel(
     layer: LayerLinearization,
     other: LayerLinearization | None = None,
@@ -68,6 +70,7 @@ def layer_kernel(
     return kernel.reshape(n * c, m * d)
 
 
+@full_precision
 def weighted_layer_kernel(
     layer: LayerLinearization,
     other: LayerLinearization,

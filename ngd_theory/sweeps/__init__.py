@@ -7,6 +7,7 @@ claims on that table. Nothing below this floor knows about files.
 
 from ngd_theory.sweeps.cells import Cell
 from ngd_theory.sweeps.kinds import KINDS, AnyStudy, evaluate, read
+from ngd_theory.sweeps.layers import LayersStudy
 from ngd_theory.sweeps.listing import Listing, list_studies
 from ngd_theory.sweeps.runner import Progress, Summary, run
 from ngd_theory.sweeps.statistics import (
@@ -20,7 +21,7 @@ from ngd_theory.sweeps.statistics import (
 )
 from ngd_theory.sweeps.store import load
 from ngd_theory.sweeps.structure import StructureStudy
-from ngd_theory.sweeps.study import Study
+from ngd_theory.sweeps.study import Study, StudyClaim
 from ngd_theory.sweeps.training import TrainingStudy
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
@@ -29,12 +30,14 @@ __all__ = [
     "AnyStudy",
     "Cell",
     "Estimate",
+    "LayersStudy",
     "Listing",
     "Outcome",
     "Progress",
     "Rule",
     "StructureStudy",
     "Study",
+    "StudyClaim",
     "StudyVerdict",
     "Summary",
     "TrainingStudy",

@@ -28,12 +28,15 @@ from ngd_theory.threads import limit_blas_threads
 
 #: Workers that may die under a cell before it counts as failed.
 LIVES = 3
-#: Seconds: to reach a scheduler and its first worker; between two looks at which workers live; to fetch
-#: rows; to wait, during the run, for a worker to come back.
+#: Seconds: to reach a scheduler; between two looks at which workers live; to fetch rows; to wait for the first
+#: worker, which a queue may hold back, or during the run for one to come back.
 _CONNECT, _LOOK, _FETCH, _ALONE = 10, 1.0, 10, 300
 #: Ctrl-C reaches the whole process group; it is this process that ends its workers.
 _IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 _LOST = "the connection to the Dask scheduler was lost: run again to go on"
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class ClusterError(NGDTheoryError):
@@ -94,13 +97,27 @@ def existing(address: str) -> Iterator[Executor]:
                 pool.submit(asyncio.run, _greet(address)).result()
             client = dask.Client(address, timeout=_CONNECT, set_as_default=False)
             stack.enter_context(client)
-            client.wait_for_workers(1, timeout=_CONNECT)
         except OSError:  # TimeoutError is one
             raise InputError(
-                f"no Dask scheduler with a worker answers at {address} within {_CONNECT} s"
+                f"no Dask scheduler answers at {address} within {_CONNECT} s"
             ) from None
+        _await_worker(client, address)
         _check_versions(client)
         yield partial(_outcomes, client)
+
+
+def _await_worker(client: Any, address: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=_CONNECT)
+    except OSError:
+        _LOG.warning("%s has no worker yet: waiting %s s for one", address, _ALONE)
+        try:
+            client.wait_for_workers(1, timeout=_ALONE)
+        except OSError:
+            raise InputError(
+                f"no worker has joined the Dask scheduler at {address} within {_ALONE} s: start one with "
+                f"`dask worker {address}`"
+            ) from None
 
 
 async def _greet(address: str) -> None:

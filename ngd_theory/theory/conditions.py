@@ -162,14 +162,7 @@ def _invertible_coupling(name, net, lin, damping) -> Iterator[Condition]:
 def _well_conditioned_damped_system(name, net, lin, damping) -> Iterator[Condition]:
     if damping == 0:
         return
-    coupling = tridiagonal_coupling(net.depth)
-    roots = [_root(np.asarray(layer_kernel(y)) / lin.num_samples) for y in lin.layers]
-    system = np.block(
-        [
-            [c * u @ v for c, v in zip(row, roots, strict=True)]
-            for row, u in zip(coupling, roots, strict=True)
-        ]
-    )
+    system, _ = _tridiagonal_system(lin)
     eigenvalues = np.abs(np.linalg.eigvalsh(system) + damping)
     condition = float(eigenvalues.max() / max(eigenvalues.min(), np.finfo(system.dtype).tiny))
     limit = float(1e-3 / np.finfo(system.dtype).eps)
@@ -182,6 +175,44 @@ def _well_conditioned_damped_system(name, net, lin, damping) -> Iterator[Conditi
         f"condition number of the damped system is {condition:.2g}"
         + ("" if holds else ": its solution has lost all but 3 digits; change damping or depth"),
     )
+
+
+def _positive_damped_map(name, net, lin, damping) -> Iterator[Condition]:
+    if damping == 0:
+        return
+    system, roots = _tridiagonal_system(lin)
+    eigenvalues, vectors = np.linalg.eigh(system)
+    shifted, floor = eigenvalues + damping, round_off(eigenvalues)
+    half = vectors.T @ roots
+    spectrum = np.linalg.eigvalsh(
+        (half.T / np.where(np.abs(shifted) < floor, floor, shifted)) @ half
+    )
+    smallest, limit = float(spectrum[0]), -round_off(spectrum)
+    yield Condition(
+        name,
+        smallest > limit,
+        smallest,
+        limit,
+        f"smallest eigenvalue of the damped K is {smallest:.3g}"
+        + (
+            ""
+            if smallest > limit
+            else ": G is indefinite, and a damping near minus one of its eigenvalues turns steps round, so that no "
+            "step size trains; take a smaller damping, or 0"
+        ),
+    )
+
+
+def _tridiagonal_system(lin) -> tuple[np.ndarray, np.ndarray]:
+    """S = ``(U W U^T)`` of docs/theory.md section 3 with U the stacked square roots of the layers' kernels; S and U."""
+    roots = [_root(np.asarray(layer_kernel(y)) / lin.num_samples) for y in lin.layers]
+    system = np.block(
+        [
+            [c * u @ v for c, v in zip(row, roots, strict=True)]
+            for row, u in zip(tridiagonal_coupling(len(roots)), roots, strict=True)
+        ]
+    )
+    return system, np.concatenate(roots)
 
 
 def _root(kernel: np.ndarray) -> np.ndarray:
@@ -291,6 +322,7 @@ CHECKS: dict[str, Callable[..., Iterator[Condition]]] = {
     "positive-definite-layer-kernels": _positive_definite_layer_kernels,
     "invertible-coupling": _invertible_coupling,
     "well-conditioned-damped-system": _well_conditioned_damped_system,
+    "positive-damped-map": _positive_damped_map,
     "full-rank-inputs": _full_rank_inputs,
     "full-rank-features": _full_rank_features,
     "equal-leverages": _equal_leverages,

@@ -156,6 +156,20 @@ def test_any_other_scheduler_is_refused_before_anything_is_made(make_study, fold
     assert list(folder.iterdir()) == []
 
 
+def test_a_scheduler_without_workers_is_waited_for_and_says_so(
+    make_study, folder, monkeypatch, caplog
+):
+    for name in ("_CONNECT", "_ALONE"):
+        monkeypatch.setattr(f"ngd_theory.sweeps.cluster.{name}", 0.5)
+    with distributed.LocalCluster(
+        n_workers=0, processes=False, protocol="tcp", dashboard_address=":0", silence_logs=50
+    ) as cluster:
+        with pytest.raises(InputError, match=r"no worker has joined .*`dask worker tcp://"):
+            sweeps.run(make_study(), folder / "out", scheduler=cluster.scheduler_address)
+    assert "has no worker yet: waiting 0.5 s for one" in caplog.text
+    assert list(folder.iterdir()) == []
+
+
 def test_a_cluster_that_does_not_answer_is_refused(make_study, folder, monkeypatch):
     monkeypatch.setattr("ngd_theory.sweeps.cluster._CONNECT", 0.2)
     with pytest.raises(InputError, match=r"answers at tcp://127\.0\.0\.1:1 "):

@@ -33,6 +33,7 @@ NAMES = {
         "positive-definite-layer-kernels",
         "invertible-coupling",
         "well-conditioned-damped-system",
+        "positive-damped-map",
     },
     "kfac": {"distinct-inputs", "equal-leverages", "full-rank-sensitivities"},
     "kfac-tridiagonal": {"distinct-inputs", "full-rank-features", "full-rank-sensitivities"},
@@ -117,6 +118,21 @@ def test_conditioning_of_the_damped_system_is_checked_at_positive_damping_only()
     assert not c.holds
     assert "change damping or depth" in c.why
     assert c.measured > c.required
+
+
+def test_a_damping_at_which_the_tridiagonal_map_turns_steps_round_is_named():
+    network, x = ngd.networks.mlp(8, [32, 32], 1, "tanh"), gaussian(6, 8)
+    assert "positive-damped-map" not in check("block-tridiagonal", network, x)
+    lin = linearize(network, network.init(jax.random.key(0)), jnp.asarray(x))
+    signs = set()
+    for damping in (1e-8, 1e-4, 1e-2, 0.03, 0.1, 0.3, 1.0):
+        k = ngd.fisher.by_name("block-tridiagonal").function_space_map(lin, damping)
+        smallest = np.linalg.eigvalsh((k + k.T) / 2)[0]
+        (c,) = check("block-tridiagonal", network, x, damping)["positive-damped-map"]
+        assert c.measured == pytest.approx(smallest, rel=1e-4)
+        assert c.holds == (smallest > 0) == ("smaller damping" not in c.why)
+        signs.add(c.holds)
+    assert signs == {True, False}
 
 
 def test_fewer_inputs_than_samples_are_a_rank_condition_of_layer_one():
