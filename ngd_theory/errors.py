@@ -24,8 +24,8 @@ class MissingDependencyError(NGDTheoryError, ImportError):
 def require_type(name, value, kind, advice):
     """Raise `InputError` unless ``value`` is a ``kind``; ``advice`` says how to get one."""
     if not isinstance(value, kind):
-        shown = repr(value)
-        shown = shown if len(shown) < 60 else type(value).__name__
+        plain = isinstance(value, str | int | float | None)
+        shown = repr(value) if plain else f"a {type(value).__name__}"
         raise InputError(f"{name} is {shown}; it must be of type {kind.__name__}: {advice}")
 
 

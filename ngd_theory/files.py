@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,16 @@ def check_output_folder(path: Path) -> None:
         raise InputError(f"cannot write results to {path}: {there} is a file; choose another --out")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"cannot write results to {path}: no permission to write in {there}")
-    missing = [p for p in (path.absolute(), *path.absolute().parents) if not p.exists()]
+    whole = path.resolve()
+    missing = [p for p in (whole, *whole.parents) if not p.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        whole.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"cannot write results to {path}: {error.strerror}; choose another --out"
         ) from error
     finally:
-        for made in missing:
-            if made.is_dir():
+        # Another process may use the same parents by now: a folder with something in it stays.
+        with suppress(OSError):
+            for made in missing:
                 made.rmdir()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ngd_theory.dynamics import Trajectory
@@ -53,8 +54,8 @@ def assert_isotropy_constant(map: Any, expected: float, *, rtol: float = 1e-3) -
 
 def _assert_finite(map) -> None:
     __tracebackhide__ = True
-    where = np.argwhere(~np.isfinite(map))
-    if len(where):
+    if not jnp.isfinite(map).all():
+        where = np.argwhere(~np.isfinite(map))
         raise AssertionError(
             f"the map has a NaN or infinity at {tuple(where[0].tolist())}, {len(where)} of them: "
             "a solve broke down; raise the damping, use float64, or see ngd_theory.theory.check_conditions"

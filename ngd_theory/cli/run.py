@@ -37,7 +37,7 @@ def run(
 ) -> None:
     """Run a study, or go on where it stopped.
 
-    Exit status 0: every cell ran and every claim came out as expected; 1: not so; 2: bad input.
+    Exit status 0: every cell ran and every claim came out as expected; 1: not so; 2: bad input; 130: Ctrl-C.
     """
     folder = out or Path("results") / study.stem
     try:
@@ -45,10 +45,8 @@ def run(
     except (NGDTheoryError, OSError) as error:
         fail(error, debug)
     except KeyboardInterrupt:
-        print(
-            f"ngd-theory: interrupted. Finished cells are in {folder}/: the same command goes on from there",
-            file=sys.stderr,
-        )
+        kept = f"; what is finished is in {folder}/" if folder.is_dir() else ""
+        print(f"ngd-theory: interrupted{kept}; the same command goes on", file=sys.stderr)
         status = Exit.INTERRUPTED
     raise typer.Exit(status)
 

@@ -152,6 +152,7 @@ def _geometric_sums(rates, factors):
 
 
 @partial(jax.jit, static_argnames=("num_steps", "objective"))
+@full_precision
 def _recursion(approximation, lin, targets, step_size, num_steps, damping, at, objective):
     """Outputs at ``lin`` and ``at``, distances, all (num_steps + 1, ...), and the final displacement."""
 

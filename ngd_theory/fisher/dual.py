@@ -432,6 +432,7 @@ def coupled_solve(coupling: np.ndarray, kernels, cotangents, damping: Damping, r
     return damping.select(positive, limit, list(kernels), cotangents, root)
 
 
+@full_precision
 def _iterate(
     iteration: ConjugateGradients,
     layers: Sequence[LayerLinearization],
@@ -448,8 +449,7 @@ def _iterate(
     curved = [
         replace(y, sensitivities=curvature_sensitivities(y.sensitivities, root)) for y in layers
     ]
-    with jax.default_matmul_precision("highest"):
-        spilled = sum(c.jvp(y.vjp(outside)) for c, y in zip(curved, layers, strict=True)) / n
+    spilled = sum(c.jvp(y.vjp(outside)) for c, y in zip(curved, layers, strict=True)) / n
     solution = iteration.solve(curved, inside - spilled, rho)
     inner = _apply(root, solution.weights.reshape(-1, 1))
     return solution._replace(weights=inner[:, 0] + outside.ravel())

@@ -53,12 +53,17 @@ class KFACTridiagonal(Approximation):
     def precondition(self, lin, cotangent, damping):
         """Invert in the samples' basis, and go back."""
         small, bases = zip(*map(_compress, lin.layers), strict=True)
-        gradient = [y.layout.to_matrix(y.vjp(cotangent / lin.num_samples)) for y in small]
-        solved = self._inverse(lin, small, damping).apply(gradient)
+        solved = self._solve(lin, small, cotangent, damping)
         return tuple(
             layer.layout.from_matrix(a @ v @ b.T)
             for layer, (a, b), v in zip(lin.layers, bases, solved, strict=True)
         )
+
+    @full_precision
+    def _solve(self, lin, small, cotangent, damping):
+        """The natural gradient in the samples' bases."""
+        gradient = [y.layout.to_matrix(y.vjp(cotangent / lin.num_samples)) for y in small]
+        return self._inverse(lin, small, damping).apply(gradient)
 
     def preconditioned_map(self, lin, damping, at):
         """``sum_i (Xi J(at)^T)_i^T S_i^-1 (Xi J^T)_i / N``, one direction of the inputs at a time."""
@@ -176,7 +181,12 @@ def _row_basis(rows: Float[Array, "*B p"]) -> Float[Array, "p k"]:
 def _project(layer: LayerLinearization, bases: Bases) -> LayerLinearization:
     a, b = bases
     layout = ParameterLayout((a.shape[1], b.shape[1]), has_bias=False)
-    return LayerLinearization(layer.inputs @ a, layer.sensitivities @ b, layout)
+    return LayerLinearization(_within(layer.inputs, a), _within(layer.sensitivities, b), layout)
+
+
+def _within(rows, basis: Float[Array, "p k"]):
+    """Coordinates in a `_row_basis`; a square one is the identity."""
+    return rows if basis.shape[0] == basis.shape[1] else rows @ basis
 
 
 def _rotated(stage, layers):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory import losses
 from ngd_theory.errors import InputError
+from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
 
 
@@ -81,6 +82,7 @@ class EmpiricalFisher:
 Kind = TrueFisher | SampledFisher | EmpiricalFisher
 
 
+@full_precision
 def curvature_sensitivities(
     sensitivities: Float[Array, "N C T M"], root: Float[Array, "N C K"] | None
 ) -> Float[Array, "N K T M"]:

@@ -51,14 +51,15 @@ def batch_size(*item_shape: int, itemsize: int, budget: int = 2**26) -> int:
 
 
 def _split(items, batch: int):
-    """Chunks (steps, at most ``batch``, ...) and what is left over, fewer than steps, or None.
+    """Chunks (steps, batch, ...) and what is left over, fewer than ``batch``, or None.
 
     A chunk takes every steps-th item: where the items are spread over devices in blocks, each device has its share
-    of every chunk.
+    of every chunk (if the devices divide ``batch``, and ``batch`` the items).
     """
     size = jax.tree.leaves(items)[0].shape[0]
-    steps = -(-size // batch)
-    whole = size - size % steps
+    batch = min(batch, size)
+    steps = size // batch
+    whole = steps * batch
 
     def chunks(x):
         return jnp.moveaxis(x[:whole].reshape(-1, steps, *x.shape[1:]), 1, 0)

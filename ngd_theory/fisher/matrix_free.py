@@ -21,6 +21,7 @@ from ngd_theory.errors import InputError
 from ngd_theory.fisher.solve import inverse_spectrum
 from ngd_theory.kernels import layer_kernel
 from ngd_theory.networks import LayerLinearization
+from ngd_theory.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class ConjugateGradients:
             return self.tolerance
         return 1e-10 if jnp.finfo(dtype).bits == 64 else 1e-5
 
+    @full_precision
     def solve(
         self,
         layers: Sequence[LayerLinearization],
@@ -63,18 +65,16 @@ class ConjugateGradients:
     ) -> "Solution":
         """``(Theta + rho) w = rhs`` for the kernel of these layers, ``Theta = (1/N) sum_l J_l J_l^T``."""
         shape = rhs.shape
-        # An accelerator's short products would not pass the test of the residual.
-        with jax.default_matmul_precision("highest"):
-            basis, spectrum = nystrom(layers, self.rank)
-            return conjugate_gradients(
-                lambda v: kernel_product(layers, v.reshape(shape)).ravel(),
-                rhs.ravel(),
-                rho.astype(rhs.dtype),
-                basis,
-                spectrum,
-                self.tolerance_in(rhs.dtype),
-                self.max_iterations,
-            )
+        basis, spectrum = nystrom(layers, self.rank)
+        return conjugate_gradients(
+            lambda v: kernel_product(layers, v.reshape(shape)).ravel(),
+            rhs.ravel(),
+            rho.astype(rhs.dtype),
+            basis,
+            spectrum,
+            self.tolerance_in(rhs.dtype),
+            self.max_iterations,
+        )
 
 
 class Solution(NamedTuple):

@@ -170,6 +170,7 @@ def _rows_a_sample(layer: LayerLinearization) -> int:
     return 1 if t == 1 else c
 
 
+@full_precision
 def _rows(layer: LayerLinearization, r: Float[Array, "N r T"]) -> Float[Array, "Nr P"]:
     """``R a``: the unit's Jacobian rows, compressed."""
     return jnp.einsum("nrt,ntp->nrp", r, layer.inputs).reshape(-1, layer.inputs.shape[-1])

@@ -56,6 +56,7 @@ class Convolution(Affine):
         See `Affine`.
     """
 
+    takes_numpy = True
     input_shape: tuple[int, int, int]
     units: int
     kernel_size: int

@@ -53,6 +53,7 @@ def geometries(input_shape: tuple[int, ...], blocks: "tuple[Block, ...]") -> tup
         for block in blocks:
             # float32 counts to 2^24 without an error, as many as any image has.
             numbers = np.arange(1, prod(h.shape) + 1, dtype=np.float32).reshape(h.shape)
+            numbers = numbers if block.affine.takes_numpy else jnp.asarray(numbers)
             seen.append(np.asarray(block.affine.patches(numbers))[0])
             shapes.append(h.shape)
             h = jax.eval_shape(_after(block), _outputs_like(block))
@@ -84,8 +85,13 @@ def _reaches(block: "Block", wanted: np.ndarray) -> np.ndarray:
     if all(isinstance(function, Activation) for function in block.after):
         return wanted
     # Slopes at one are not zero, and masks do not cancel.
-    _, pull = jax.vjp(_after(block), jnp.ones((1, *block.affine.output_shape), jnp.float32))
-    return np.asarray(pull(jnp.asarray(wanted, jnp.float32))[0]) != 0
+    ones = np.ones((1, *block.affine.output_shape), np.float32)
+    pulled = jax.jit(_pull_back, static_argnums=0)(_after(block), ones, wanted.astype(np.float32))
+    return np.asarray(pulled) != 0
+
+
+def _pull_back(function, at, cotangent):
+    return jax.vjp(function, at)[1](cotangent)[0]
 
 
 def _after(block: "Block"):

@@ -7,6 +7,7 @@ P x M matrix of its parameters is stored, so a new layer type is one subclass of
 
 import abc
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ class Affine(abc.ABC):
         sigma_w and sigma_b of docs/theory.md section 1. ``bias_std == 0`` means the layer has no bias.
     """
 
+    #: Whether `patches` leaves NumPy's arrays on the host: then counting sizes (`geometry`) compiles nothing.
+    takes_numpy: ClassVar[bool] = False
     units: int
     weight_std: float
     bias_std: float
@@ -96,6 +99,7 @@ class Dense(Affine):
         See `Affine`.
     """
 
+    takes_numpy = True
     fan_in: int
     units: int
     weight_std: float

@@ -28,9 +28,9 @@ from ngd_theory.threads import limit_blas_threads
 
 #: Workers that may die under a cell before it counts as failed.
 LIVES = 3
-#: Seconds: to reach a scheduler; between two looks at which workers live; to fetch rows; to wait for the first
-#: worker, which a queue may hold back, or during the run for one to come back.
-_CONNECT, _LOOK, _FETCH, _ALONE = 10, 1.0, 10, 300
+#: Seconds: to reach a scheduler; for its first worker before a word about it; between two looks at which workers
+#: live; to fetch rows; to wait for a worker, the first (a queue may hold it back) or one to come back.
+_CONNECT, _FIRST, _LOOK, _FETCH, _ALONE = 10, 5, 1.0, 10, 300
 #: Ctrl-C reaches the whole process group; it is this process that ends its workers.
 _IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 _LOST = "the connection to the Dask scheduler was lost: run again to go on"
@@ -108,12 +108,12 @@ def existing(address: str) -> Iterator[Executor]:
 
 def _await_worker(client: Any, address: str) -> None:
     try:
-        client.wait_for_workers(1, timeout=_CONNECT)
-    except OSError:
+        client.wait_for_workers(1, timeout=_FIRST)
+    except TimeoutError:
         _LOG.warning("%s has no worker yet: waiting %s s for one", address, _ALONE)
         try:
             client.wait_for_workers(1, timeout=_ALONE)
-        except OSError:
+        except TimeoutError:
             raise InputError(
                 f"no worker has joined the Dask scheduler at {address} within {_ALONE} s: start one with "
                 f"`dask worker {address}`"

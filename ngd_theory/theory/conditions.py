@@ -87,11 +87,11 @@ def check_conditions(
     return tuple(
         condition
         for name in approximation.requirements
-        for condition in CHECKS[name](name, net, lin, float(damping))
+        for condition in CHECKS[name](name, approximation, net, lin, float(damping))
     )
 
 
-def _distinct_inputs(name, net, lin, damping) -> Iterator[Condition]:
+def _distinct_inputs(name, approximation, net, lin, damping) -> Iterator[Condition]:
     x = np.asarray(lin.layers[0].inputs).reshape(lin.num_samples, -1)
     square = np.sum(x**2, axis=1)
     distance = square[:, None] + square[None, :] - 2 * x @ x.T
@@ -126,13 +126,13 @@ def _positive_definite(name, matrix, what, layer, advice) -> Condition:
     )
 
 
-def _positive_definite_ntk(name, net, lin, damping) -> Iterator[Condition]:
+def _positive_definite_ntk(name, approximation, net, lin, damping) -> Iterator[Condition]:
     total = sum(np.asarray(layer_kernel(y)) for y in lin.layers) / lin.num_samples
     advice = "remove duplicated inputs, widen the network or use fewer samples"
     yield _positive_definite(name, total, "Theta", None, advice)
 
 
-def _positive_definite_layer_kernels(name, net, lin, damping) -> Iterator[Condition]:
+def _positive_definite_layer_kernels(name, approximation, net, lin, damping) -> Iterator[Condition]:
     advice = (
         "the layer alone cannot move every output: remove duplicated inputs, widen it, use fewer "
         "samples, or biases"
@@ -142,7 +142,7 @@ def _positive_definite_layer_kernels(name, net, lin, damping) -> Iterator[Condit
         yield _positive_definite(name, kernel, f"Theta_{index}", index, advice)
 
 
-def _invertible_coupling(name, net, lin, damping) -> Iterator[Condition]:
+def _invertible_coupling(name, approximation, net, lin, damping) -> Iterator[Condition]:
     depth = net.depth
     smallest = float(np.abs(np.linalg.eigvalsh(tridiagonal_coupling(depth))).min())
     holds = depth % 3 != 2
@@ -159,10 +159,17 @@ def _invertible_coupling(name, net, lin, damping) -> Iterator[Condition]:
     )
 
 
-def _well_conditioned_damped_system(name, net, lin, damping) -> Iterator[Condition]:
+def _well_conditioned_damped_system(name, approximation, net, lin, damping) -> Iterator[Condition]:
     if damping == 0:
         return
-    system, _ = _tridiagonal_system(lin)
+    coupling = tridiagonal_coupling(net.depth)
+    roots = [_root(np.asarray(layer_kernel(y)) / lin.num_samples) for y in lin.layers]
+    system = np.block(
+        [
+            [c * u @ v for c, v in zip(row, roots, strict=True)]
+            for row, u in zip(coupling, roots, strict=True)
+        ]
+    )
     eigenvalues = np.abs(np.linalg.eigvalsh(system) + damping)
     condition = float(eigenvalues.max() / max(eigenvalues.min(), np.finfo(system.dtype).tiny))
     limit = float(1e-3 / np.finfo(system.dtype).eps)
@@ -177,17 +184,14 @@ def _well_conditioned_damped_system(name, net, lin, damping) -> Iterator[Conditi
     )
 
 
-def _positive_damped_map(name, net, lin, damping) -> Iterator[Condition]:
+def _positive_damped_map(name, approximation, net, lin, damping) -> Iterator[Condition]:
     if damping == 0:
         return
-    system, roots = _tridiagonal_system(lin)
-    eigenvalues, vectors = np.linalg.eigh(system)
-    shifted, floor = eigenvalues + damping, round_off(eigenvalues)
-    half = vectors.T @ roots
-    spectrum = np.linalg.eigvalsh(
-        (half.T / np.where(np.abs(shifted) < floor, floor, shifted)) @ half
-    )
-    smallest, limit = float(spectrum[0]), -round_off(spectrum)
+    k = np.asarray(approximation.function_space_map(lin, damping))
+    if not np.isfinite(k).all():
+        return  # other conditions say why
+    eigenvalues = np.linalg.eigvalsh((k + k.T) / 2)
+    smallest, limit = float(eigenvalues[0]), -round_off(eigenvalues)
     yield Condition(
         name,
         smallest > limit,
@@ -201,18 +205,6 @@ def _positive_damped_map(name, net, lin, damping) -> Iterator[Condition]:
             "step size trains; take a smaller damping, or 0"
         ),
     )
-
-
-def _tridiagonal_system(lin) -> tuple[np.ndarray, np.ndarray]:
-    """S = ``(U W U^T)`` of docs/theory.md section 3 with U the stacked square roots of the layers' kernels; S and U."""
-    roots = [_root(np.asarray(layer_kernel(y)) / lin.num_samples) for y in lin.layers]
-    system = np.block(
-        [
-            [c * u @ v for c, v in zip(row, roots, strict=True)]
-            for row, u in zip(tridiagonal_coupling(len(roots)), roots, strict=True)
-        ]
-    )
-    return system, np.concatenate(roots)
 
 
 def _root(kernel: np.ndarray) -> np.ndarray:
@@ -232,7 +224,7 @@ def _live(layer) -> np.ndarray:
     return np.any(np.asarray(layer.sensitivities) != 0, axis=(0, 1, 3))
 
 
-def _equal_leverages(name, net, lin, damping) -> Iterator[Condition]:
+def _equal_leverages(name, approximation, net, lin, damping) -> Iterator[Condition]:
     for index, layer in enumerate(lin.layers[:-1], start=1):
         n, t, p = layer.inputs.shape
         leverages = _leverages(np.asarray(layer.inputs).reshape(n * t, p)).reshape(n, t)
@@ -252,14 +244,14 @@ def _equal_leverages(name, net, lin, damping) -> Iterator[Condition]:
     yield _full_rank(name, lin.layers[-1], len(lin.layers))
 
 
-def _full_rank_inputs(name, net, lin, damping) -> Iterator[Condition]:
+def _full_rank_inputs(name, approximation, net, lin, damping) -> Iterator[Condition]:
     for index, (layer, size) in enumerate(zip(lin.layers, net.layer_sizes, strict=True), start=1):
         n, c, _, _ = layer.sensitivities.shape
         # A unit has at most so many independent Jacobian rows a sample, all in the range of a.
         yield _full_rank(name, layer, index, n * min(c, size.geometry.windows))
 
 
-def _full_rank_features(name, net, lin, damping) -> Iterator[Condition]:
+def _full_rank_features(name, approximation, net, lin, damping) -> Iterator[Condition]:
     # Layers before the last two add nothing to K, so that the network's inputs matter in short networks only.
     first = 0 if net.depth <= 2 else 1
     for index, layer in enumerate(lin.layers[first:], start=first + 1):
@@ -283,7 +275,7 @@ def _full_rank(name, layer, index, needed: int | None = None) -> Condition:
     return Condition(name, rank >= needed, rank, needed, why, index)
 
 
-def _full_rank_sensitivities(name, net, lin, damping) -> Iterator[Condition]:
+def _full_rank_sensitivities(name, approximation, net, lin, damping) -> Iterator[Condition]:
     # The output layer's B is I_C whatever its rank.
     for index, layer in enumerate(lin.layers[:-1], start=1):
         delta = np.asarray(layer.sensitivities).reshape(-1, layer.sensitivities.shape[-1])
@@ -296,7 +288,7 @@ def _full_rank_sensitivities(name, net, lin, damping) -> Iterator[Condition]:
         yield Condition(name, rank == needed, rank, needed, why, index)
 
 
-def _many_units(name, net, lin, damping) -> Iterator[Condition]:
+def _many_units(name, approximation, net, lin, damping) -> Iterator[Condition]:
     expected = unit_wise_dispersion(net)
     units = sum(s.num_units for s in net.layer_sizes[:-1])
     holds = expected < 0.1
@@ -310,7 +302,7 @@ def _many_units(name, net, lin, damping) -> Iterator[Condition]:
     )
 
 
-def _isotropic_by_design(name, net, lin, damping) -> Iterator[Condition]:
+def _isotropic_by_design(name, approximation, net, lin, damping) -> Iterator[Condition]:
     yield Condition(
         name, False, np.nan, np.nan, "the map keeps a spectrum of its own at every width"
     )

@@ -40,6 +40,23 @@ def test_batches_are_items_one_by_one(accelerator, batch):
     assert len(accelerator) == 2
 
 
+@pytest.mark.parametrize(("size", "batch"), [(1000, 3), (7, 4), (64, 16), (5, 9)])
+def test_no_batch_is_larger_than_asked_for(accelerator, monkeypatch, size, batch):
+    sizes = []
+
+    def vmap(function):
+        def batched(items):
+            sizes.append(len(items))
+            return items
+
+        return batched
+
+    monkeypatch.setattr(jax, "vmap", vmap)
+    found = map_items(lambda item: item, np.arange(float(size)), batch)
+    np.testing.assert_array_equal(found, np.arange(size))
+    assert max(sizes) == min(batch, size)
+
+
 def test_as_many_items_as_fit_in_the_budget():
     assert batch_size(10, 10, itemsize=8, budget=8000) == 10
     assert batch_size(10, 10, itemsize=8, budget=1) == 1
@@ -50,7 +67,7 @@ def test_unit_wise_in_batches(accelerator, monkeypatch, damping):
     p = problem(BY_NAME["L2 C3 tanh bias"])
     approximation = ngd.fisher.by_name("unit-wise")
     rho = ngd.fisher.as_damping(damping)
-    # Batches of three of the seven units, and a rest.
+    # Two batches of three of the seven units, and a rest.
     monkeypatch.setattr("ngd_theory.fisher.unit_wise.batch_size", lambda *_, **__: 3)
     gradient = jax.jit(lambda: approximation.precondition(p.lin, p.residual, rho))()
     k = jax.jit(lambda: approximation.preconditioned_map(p.lin, rho, p.at))()

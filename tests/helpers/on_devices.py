@@ -12,7 +12,8 @@ import sys
 from dataclasses import dataclass
 
 PROCESSES = 2 if sys.argv[1] == "hosts" else 1
-os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={8 // PROCESSES}"
+FLAG = f"--xla_force_host_platform_device_count={8 // PROCESSES}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402

@@ -159,7 +159,7 @@ def test_any_other_scheduler_is_refused_before_anything_is_made(make_study, fold
 def test_a_scheduler_without_workers_is_waited_for_and_says_so(
     make_study, folder, monkeypatch, caplog
 ):
-    for name in ("_CONNECT", "_ALONE"):
+    for name in ("_FIRST", "_ALONE"):
         monkeypatch.setattr(f"ngd_theory.sweeps.cluster.{name}", 0.5)
     with distributed.LocalCluster(
         n_workers=0, processes=False, protocol="tcp", dashboard_address=":0", silence_logs=50

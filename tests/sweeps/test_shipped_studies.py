@@ -46,7 +46,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(command, tmp_path, monkeypatc
     monkeypatch.setattr(sweeps, "run", interrupted)
     result = command("run", STUDIES / "smoke.toml", "--out", tmp_path)
     assert result.exit_code == 130
-    assert f"Finished cells are in {tmp_path}/: the same command goes on" in result.stderr
+    assert f"interrupted; what is finished is in {tmp_path}/; the same" in result.stderr
 
 
 def test_run_measures_and_prints_verdicts_and_resumes(command, tmp_path):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layer_kernels
 from ngd_theory.networks import LayerLinearization, Linearization, Network
 from ngd_theory.networks.layout import ParameterLayout
+from ngd_theory.precision import full_precision
 
 
 def linearize(
@@ -62,6 +63,7 @@ def linearize(
     return part(slice(0, n)), None if x_test is None else part(slice(n, None))
 
 
+@full_precision
 def square_root(kernel: Float[Array, "N N"]) -> Float[Array, "N N"]:
     """Symmetric R with ``R R = kernel``; eigenvalues that rounding left below 0 count as 0."""
     eigenvalues, vectors = jnp.linalg.eigh(kernel)

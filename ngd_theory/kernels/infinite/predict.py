@@ -20,6 +20,7 @@ from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, nngp
 from ngd_theory.kernels.infinite.limit import linearize
 from ngd_theory.kernels.infinite.units import unit_wise_maps
 from ngd_theory.networks import Network
+from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
 
 #: Default number of units drawn a layer.
@@ -202,6 +203,7 @@ def ensemble(
 
 
 @jax.jit
+@full_precision
 def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensemble:
     n = len(train_map)
     eigenvalues, vectors = jnp.linalg.eigh((train_map + train_map.T) / 2)

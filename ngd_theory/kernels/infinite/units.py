@@ -21,6 +21,7 @@ from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels.infinite.evaluate import layer_kernels
 from ngd_theory.kernels.infinite.limit import square_root
 from ngd_theory.networks import Network
+from ngd_theory.precision import full_precision
 
 Estimate = tuple[Float[Array, "A N"], Float[Array, "A N"]]
 
@@ -136,6 +137,7 @@ def _average(unit: Callable, key, num_units: int, zero: Array) -> Estimate:
     return mean, jnp.sqrt(squares / (num_units * (num_units - 1)))
 
 
+@full_precision
 def _output_map(a, damping, n: int):
     here = a[:n] / n
     if damping == 0:
