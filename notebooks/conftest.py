@@ -20,6 +20,10 @@ METADATA = {
 }
 
 
+# Half the compilation, as in tests/conftest.py; kernels inherit it.
+OLD_EMITTERS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+
+
 def pytest_configure(config):
     folder = tempfile.TemporaryDirectory(prefix="ipython-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
@@ -27,6 +31,7 @@ def pytest_configure(config):
     startup.parent.mkdir(parents=True)
     startup.write_text(STARTUP)
     os.environ["IPYTHONDIR"] = folder.name
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}"
 
 
 def joined(outputs):
