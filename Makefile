@@ -10,8 +10,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p $(USABLE) && { command -v $$p; break; }; done)
 
 ARGS ?=
-# The tests of a file share what they have compiled: all go to one process.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Half of the files in their order to each process, as the tests of a file share what they have compiled; who is done
+# first takes from the other.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 LOCK_ARGS ?=
 
 .DEFAULT_GOAL := help
