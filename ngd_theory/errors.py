@@ -22,7 +22,13 @@ class MissingDependencyError(NGDTheoryError, ImportError):
 
 
 def require_type(name, value, kind, advice):
-    """Raise `InputError` unless ``value`` is a ``kind``; ``advice`` says how to get one."""
+    """Check the class of an argument.
+
+    Raises
+    ------
+    InputError
+        Unless ``value`` is a ``kind``; ``advice`` says how to get one.
+    """
     if not isinstance(value, kind):
         plain = isinstance(value, str | int | float | None)
         shown = repr(value) if plain else f"a {type(value).__name__}"

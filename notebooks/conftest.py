@@ -20,7 +20,7 @@ METADATA = {
 }
 
 
-# Half the compilation, as in tests/conftest.py; kernels inherit it.
+# Less compilation, as in tests/conftest.py; kernels inherit it.
 OLD_EMITTERS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 
 

@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).with_name("helpers")))
 jax.config.update("jax_enable_x64", True)
-# Nearly all the time goes into compiling some thousand small programs: a third of it with these two. The second is an
+# Most of the time goes into compiling some ten thousand small programs: much less with these two. The second is an
 # extra option, which a JAX that does not know it ignores; processes that tests start inherit it.
 jax.config.update("jax_disable_most_optimizations", True)
 OLD_EMITTERS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"

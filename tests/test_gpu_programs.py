@@ -22,24 +22,24 @@ IMAGES = ngd.networks.cnn((4, 4, 1), [3], 2)
 LIBRARIES = ("cusolver_", "cublas_", "cu_", "cudnn_", "stablehlo.cholesky")
 
 
-def calls(function, *args, dtype="float32"):
+def program(function, *args):
+    """The CUDA program of a function of float32 arrays."""
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, "float32"), args)
+    return export.export(jax.jit(function), platforms=("cuda",))(*shapes).mlir_module()
+
+
+def calls(function, *args):
     """Names of the external functions that the CUDA program calls."""
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, dtype), args)
-    module = export.export(jax.jit(function), platforms=("cuda",))(*shapes).mlir_module()
-    return set(re.findall(r"(?<=stablehlo.custom_call @)\w+|stablehlo.cholesky", module))
+    found = program(function, *args)
+    return set(re.findall(r"(?<=stablehlo.custom_call @)\w+|stablehlo.cholesky", found))
 
 
 def short_products(function, *args):
     """Shapes of the results of the matrix products that may lose digits (TF32)."""
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, "float32"), args)
-    module = export.export(jax.jit(function), platforms=("cuda",))(*shapes).mlir_module()
-    products = [line for line in module.splitlines() if "stablehlo.dot_general" in line]
-    results = [re.search(r"-> tensor<([\dx]+)xf32>", line) for line in products]
-    return {
-        tuple(map(int, found[1].split("x")))
-        for line, found in zip(products, results, strict=True)
-        if "HIGHEST" not in line and found
-    }
+    lines = program(function, *args).splitlines()
+    products = [x for x in lines if "stablehlo.dot_general" in x and "HIGHEST" not in x]
+    results = [re.search(r"-> tensor<([\dx]+)xf32>", x) for x in products]
+    return {tuple(map(int, found[1].split("x"))) for found in results if found}
 
 
 def example(net):

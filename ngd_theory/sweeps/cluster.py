@@ -34,8 +34,6 @@ _CONNECT, _FIRST, _LOOK, _FETCH, _ALONE = 10, 5, 1.0, 10, 300
 #: Ctrl-C reaches the whole process group; it is this process that ends its workers.
 _IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 _LOST = "the connection to the Dask scheduler was lost: run again to go on"
-
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -107,6 +105,7 @@ def existing(address: str) -> Iterator[Executor]:
 
 
 def _await_worker(client: Any, address: str) -> None:
+    """Wait for the first worker, with a word if it takes long; raise `InputError` if none comes."""
     try:
         client.wait_for_workers(1, timeout=_FIRST)
     except TimeoutError:

@@ -123,14 +123,23 @@ def test_a_cluster_that_is_lost_ends_the_run_which_goes_on_later(
     assert (summary.computed, summary.reused) == (6, 3)
 
 
+def cluster_of(num_workers):
+    """A scheduler and its workers in this process."""
+    return distributed.LocalCluster(
+        n_workers=num_workers,
+        processes=False,
+        protocol="tcp",
+        dashboard_address=":0",
+        silence_logs=50,
+    )
+
+
 def test_a_cluster_whose_workers_stay_away_ends_the_run(
     make_study, trivial_measure, tmp_path, monkeypatch
 ):
     for name in ("_ALONE", "_FETCH"):
         monkeypatch.setattr(f"ngd_theory.sweeps.cluster.{name}", 0.5)
-    with distributed.LocalCluster(
-        n_workers=1, processes=False, protocol="tcp", dashboard_address=":0", silence_logs=50
-    ) as cluster:
+    with cluster_of(1) as cluster:
 
         def lose(state):
             if state.done == 3:
@@ -161,9 +170,7 @@ def test_a_scheduler_without_workers_is_waited_for_and_says_so(
 ):
     for name in ("_FIRST", "_ALONE"):
         monkeypatch.setattr(f"ngd_theory.sweeps.cluster.{name}", 0.5)
-    with distributed.LocalCluster(
-        n_workers=0, processes=False, protocol="tcp", dashboard_address=":0", silence_logs=50
-    ) as cluster:
+    with cluster_of(0) as cluster:
         with pytest.raises(InputError, match=r"no worker has joined .*`dask worker tcp://"):
             sweeps.run(make_study(), folder / "out", scheduler=cluster.scheduler_address)
     assert "has no worker yet: waiting 0.5 s for one" in caplog.text
