@@ -1,11 +1,11 @@
-"""What of a layer's positions and inputs counts: the sharing of weights, without any weight.
+"""What of a layer's positions, units and inputs counts: the sharing of weights, without any weight.
 
-All of it is read off what each layer's `patches` makes of an image of pixel numbers and what the maps after it
-do to a mask, so that a new layer type or pooling needs nothing here.
+All of it is read off what each layer's `patches` makes of an image of pixel numbers and what the maps after it feed
+(`between`), so that a new layer type or pooling needs nothing here. Masks of None are all ones: dense layers of any width
+take no memory.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ngd_theory.networks.activations import Activation
+from ngd_theory.errors import NotPredictedError
+from ngd_theory.networks.between import DRAWS, FEW, Between, between, entry_wise
 
 if TYPE_CHECKING:
     from ngd_theory.networks.network import Block
+
+#: Max pooling of 36 positions leaves some out at a sample even with 2,000 channels; of 4, none with 24.
+MOST_TO_CHOOSE = 9
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Geometry:
     ----------
     live_positions : int
         Positions that the outputs depend on: pooling drops an edge, a stride passes over some.
+    live_units : int
+        Units that the outputs depend on: M but where the maps after the layer leave some out.
     windows : int
         Groups of live positions whose sensitivities differ by the activation's slope alone, such as a pooling window.
     distinct_positions : int
@@ -38,66 +44,136 @@ class Geometry:
     """
 
     live_positions: int
+    live_units: int
     windows: int
     distinct_positions: int
     distinct_inputs: int
     seen: int
 
 
-@lru_cache(maxsize=64)
-def geometries(input_shape: tuple[int, ...], blocks: "tuple[Block, ...]") -> tuple[Geometry, ...]:
-    """The `Geometry` of every layer, first to last."""
+def geometries(
+    input_shape: tuple[int, ...], blocks: "tuple[Block, ...]"
+) -> tuple[list[Geometry], list[bool]]:
+    """The `Geometry` of every layer, first to last, and whether the maps after it are linear.
+
+    Raises
+    ------
+    NotPredictedError
+        Where the theory does not know the ranks behind one of the maps; it names the layer.
+    """
+    index, block = 0, blocks[0]
+    try:
+        maps, looked, shapes = [], {}, [input_shape]
+        for index, block in enumerate(blocks):
+            shape = block.affine.output_shape
+            # Deep networks repeat their maps.
+            key = (block.after, block.active_fraction, block.linear, entry_wise(block.after) or shape)
+            if key not in looked:
+                looked[key] = between(block.after, shape)
+                _check_claims(block, looked[key])
+            maps.append(looked[key])
+            shapes.append(looked[key].shape or shape)
+        if not maps[-1].linear:
+            raise NotPredictedError("the outputs are not linear in the last layer's pre-activations")
+        found, wanted = [], None
+        for index in reversed(range(len(blocks))):
+            block = blocks[index]
+            geometry, wanted = _geometry(block, maps[index], shapes[index], wanted)
+            found.append(geometry)
+    except NotPredictedError as error:
+        raise NotPredictedError(_UNKNOWN.format(index + 1, _names(block), error)) from None
+    return found[::-1], [each.linear for each in maps]
+
+
+_UNKNOWN = (
+    "the theory states no ranks for this network, and so no isotropy constant, dispersion or step size: layer {} is "
+    "followed by {}, and {}. Measure instead: theory.isotropy and theory.largest_monotone_step_size of the "
+    "approximation's function_space_map"
+)
+
+
+def _names(block: "Block") -> str:
+    names = [getattr(f, "name", None) or getattr(f, "__name__", repr(f)) for f in block.after]
+    return ", ".join(map(str, names)) or "no map"
+
+
+def _check_claims(block: "Block", found: Between) -> None:
+    sizes = 1 if found.feeds is None else np.bincount(found.feeds[found.feeds >= 0].ravel())
+    expected = float(np.mean(1 - (1 - block.active_fraction) ** sizes))
+    count = FEW if found.shape is None else prod(found.shape)
+    if not abs(found.active - expected) <= 0.02 + 2.5 / (DRAWS * count) ** 0.5:
+        raise NotPredictedError(
+            f"Block says active_fraction={block.active_fraction}, with which {expected:.2f} of the numbers after its map "
+            f"move with u ~ N(0, 1), but {found.active:.2f} do"
+        )
+    if block.linear != found.linear:
+        raise NotPredictedError(
+            f"Block says linear={block.linear}, but its map is {'' if found.linear else 'not '}linear: build it "
+            f"with linear={found.linear}"
+        )
+
+
+def _geometry(
+    block: "Block", found: Between, shape: tuple[int, ...], wanted: np.ndarray | None
+) -> tuple[Geometry, np.ndarray | None]:
+    """Counts of a layer of which the ``wanted`` numbers after its maps matter, and which numbers before it then do."""
+    layer, layout = block.affine, block.affine.layout
+    live, windows = _pulled_back(block, found, wanted)
+    if layer.sees_all:
+        before, inputs = None, layout.fan_in
+        distinct, seen = 1, inputs
+    else:
+        positions = slice(None) if live is None else live.any(axis=1)
+        patches = _patches(layer, shape)
+        before = np.isin(np.arange(1, prod(shape) + 1), patches[positions]).reshape(shape)
+        distinct, seen = len(np.unique(patches, axis=0)), int(before.sum())
+        inputs = np.unique(patches[:, np.any(patches > 0, axis=0)], axis=1).shape[1]
+        before = None if before.all() else before
+    return Geometry(
+        live_positions=layer.positions if live is None else int(live.any(axis=1).sum()),
+        live_units=layer.units if live is None else int(live.any(axis=0).sum()),
+        windows=windows,
+        distinct_positions=distinct,
+        distinct_inputs=inputs + layout.has_bias,
+        seen=seen,
+    ), before
+
+
+def _patches(layer, shape: tuple[int, ...]) -> np.ndarray:
+    """What each position sees of an image of pixel numbers, from 1: (T, fan_in); 0 is padding."""
+    count = prod(shape)
+    dtype = np.float64 if layer.takes_numpy else np.float32
+    if count > 2 / np.finfo(dtype).eps:
+        raise NotPredictedError(f"its {count} inputs are too many to be numbered in {dtype.__name__}")
+    numbers = np.arange(1, count + 1, dtype=dtype).reshape(1, *shape)
     with jax.ensure_compile_time_eval():
-        shapes, seen = [], []
-        h = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-        for block in blocks:
-            # float32 counts to 2^24 without an error, as many as any image has.
-            numbers = np.arange(1, prod(h.shape) + 1, dtype=np.float32).reshape(h.shape)
-            numbers = numbers if block.affine.takes_numpy else jnp.asarray(numbers)
-            seen.append(np.asarray(block.affine.patches(numbers))[0])
-            shapes.append(h.shape)
-            h = jax.eval_shape(_after(block), _outputs_like(block))
-        found = []
-        wanted = np.ones(h.shape, bool)
-        for block, shape, patches in zip(blocks[::-1], shapes[::-1], seen[::-1], strict=True):
-            live = np.any(_reaches(block, wanted).reshape(len(patches), -1), axis=1)
-            columns = np.unique(patches[:, np.any(patches > 0, axis=0)], axis=1)
-            wanted_before = np.isin(np.arange(1, prod(shape) + 1), patches[live]).reshape(shape)
-            found.append(
-                Geometry(
-                    live_positions=int(live.sum()),
-                    windows=int(wanted.sum()) // block.affine.units,
-                    distinct_positions=len(np.unique(patches, axis=0)),
-                    distinct_inputs=columns.shape[1] + block.affine.layout.has_bias,
-                    seen=int(wanted_before.sum()),
-                )
-            )
-            wanted = wanted_before
-    return tuple(found[::-1])
+        return np.asarray(layer.patches(numbers if layer.takes_numpy else jnp.asarray(numbers)))[0]
 
 
-def _outputs_like(block: "Block"):
-    return jax.ShapeDtypeStruct((1, *block.affine.output_shape), jnp.float32)
-
-
-def _reaches(block: "Block", wanted: np.ndarray) -> np.ndarray:
-    """Which pre-activations the ``wanted`` numbers after the block depend on."""
-    if all(isinstance(function, Activation) for function in block.after):
-        return wanted
-    # Slopes at one are not zero, and masks do not cancel.
-    ones = np.ones((1, *block.affine.output_shape), np.float32)
-    pulled = jax.jit(_pull_back, static_argnums=0)(_after(block), ones, wanted.astype(np.float32))
-    return np.asarray(pulled) != 0
-
-
-def _pull_back(function, at, cotangent):
-    return jax.vjp(function, at)[1](cotangent)[0]
-
-
-def _after(block: "Block"):
-    def apply(h):
-        for function in block.after:
-            h = function(h)
-        return h
-
-    return apply
+def _pulled_back(
+    block: "Block", found: Between, wanted: np.ndarray | None
+) -> tuple[np.ndarray | None, int]:
+    """Which pre-activations (T, M) the ``wanted`` numbers depend on, and how many of those a unit has."""
+    units = block.affine.units
+    if found.feeds is None:
+        if wanted is None:
+            return None, block.affine.positions
+        feeds = np.arange(wanted.size).reshape(-1, units)
+    else:
+        feeds = found.feeds.reshape(-1, units)
+    chosen = np.ones(prod(found.shape or ()), bool) if wanted is None else wanted.ravel()
+    live = (feeds >= 0) & chosen[feeds]
+    sizes = np.bincount(feeds[live], minlength=len(chosen))[chosen]
+    if not sizes.all():
+        raise NotPredictedError(f"{(sizes == 0).sum()} numbers after its map depend on no unit")
+    if found.chooses and sizes.max() > MOST_TO_CHOOSE:
+        raise NotPredictedError(
+            f"its map chooses one of {sizes.max()} positions, so many that some are not chosen by any unit"
+        )
+    if block.active_fraction < 1 and np.ptp(sizes) > 0:
+        raise NotPredictedError("its map has windows of several sizes")
+    counts = [len(np.unique(column[alive])) for column, alive in zip(feeds.T, live.T, strict=True)]
+    of_live = live[:, live.any(axis=0)]
+    if len(set(counts) - {0}) > 1 or (of_live != of_live[:, :1]).any():
+        raise NotPredictedError("its map takes other positions of one unit than of another")
+    return live, max(counts)

@@ -33,6 +33,8 @@ class Affine(abc.ABC):
 
     #: Whether `patches` leaves NumPy's arrays on the host: then counting sizes (`geometry`) compiles nothing.
     takes_numpy: ClassVar[bool] = False
+    #: Whether there is one position, which sees every number before it once: then nothing has to be counted.
+    sees_all: ClassVar[bool] = False
     units: int
     weight_std: float
     bias_std: float
@@ -77,7 +79,10 @@ class Affine(abc.ABC):
     def __call__(self, params: dict, h: Float[Array, "N *S"]) -> Float[Array, "N *T M"]:
         """Pre-activations of the layer."""
         u = self.weigh(params["weight"], self.scale * h)
-        return u + self.bias_std * params["bias"] if self.layout.has_bias else u
+        if not self.layout.has_bias:
+            return u
+        bias = self.bias_std * params["bias"]
+        return u + bias.reshape((1,) * (u.ndim - 1) + bias.shape)
 
     def init(self, key, dtype) -> dict:
         """Draw the layer's parameters from N(0, 1)."""
@@ -100,6 +105,7 @@ class Dense(Affine):
     """
 
     takes_numpy = True
+    sees_all = True
     fan_in: int
     units: int
     weight_std: float

@@ -1,15 +1,21 @@
 """Networks as a chain of blocks: an affine layer, then parameter-free maps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from math import prod
+from operator import and_
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ngd_theory.errors import InputError, require_type
-from ngd_theory.networks.geometry import geometries
+from ngd_theory.arguments import checked, is_floating
+from ngd_theory.errors import InputError, NotPredictedError, require_type, shown
+from ngd_theory.networks.between import shape_after
+from ngd_theory.networks.geometry import Geometry, geometries
 from ngd_theory.networks.layers import Affine
 from ngd_theory.networks.sizes import LayerSize
 
@@ -22,11 +28,14 @@ class Block:
     ----------
     affine : Affine
         Such as `ngd_theory.networks.layers.Dense`.
-    after : tuple of entry-wise or pooling functions
+    after : tuple of functions
+        Each of (N, ...) arrays, sample by sample. The theory states ranks and constants where every number after them is
+        made of positions of one unit that nothing else is made of (activations, pooling, slices, other orders), and
+        says so where it states none. Networks with other maps are linearised and trained all the same.
     active_fraction : float
         gamma of the layer's units.
     linear : bool
-        Whether ``after`` is linear.
+        Whether ``after`` is linear. This and ``active_fraction`` are compared with what the maps do at random points.
     """
 
     affine: Affine
@@ -48,6 +57,7 @@ class Network:
         Name of the hidden activation, for reports.
     """
 
+    made_by: ClassVar[str] = "ngd.networks.mlp(3, [64], 1), say"
     input_shape: tuple[int, ...]
     blocks: tuple[Block, ...] = field(repr=False)
     activation: str = "identity"
@@ -57,56 +67,71 @@ class Network:
         """L, the number of affine layers."""
         return len(self.blocks)
 
-    @property
+    @cached_property
     def output_dim(self) -> int:
         """C, the number of outputs."""
-        return self.layer_sizes[-1].num_units
+        last = self.blocks[-1]
+        return prod(shape_after(last.after, last.affine.output_shape))
 
-    @property
+    @cached_property
     def layer_sizes(self) -> tuple[LayerSize, ...]:
-        """Sizes of the affine layers, first to last."""
-        sizes = []
-        linear = all(block.linear for block in self.blocks)
-        biased = any(block.affine.layout.has_bias for block in self.blocks)
-        # Dimensions that the whole of one sample's hidden image is a linear function onto; None past a nonlinearity.
-        linear_rank: int | None = prod(self.input_shape)
-        for index, (block, geometry) in enumerate(
-            zip(self.blocks, geometries(self.input_shape, self.blocks), strict=True)
-        ):
-            layer, layout = block.affine, block.affine.layout
-            if linear_rank is not None:
-                linear_rank = min(linear_rank, geometry.seen)
-            # Patches overlap: no bound is known for those of a linear image.
-            later = self.blocks[index:]
-            sizes.append(
-                LayerSize(
-                    positions=layer.positions,
-                    num_inputs=layout.num_inputs,
-                    num_units=layout.num_units,
-                    active_fraction=block.active_fraction,
-                    geometry=geometry,
-                    linear_input_rank=(
-                        linear_rank + layout.has_bias
-                        if linear_rank is not None and layer.positions == 1
-                        else None
-                    ),
-                    linear_sensitivity_rank=(
-                        min(prod(b.affine.output_shape) for b in later)
-                        if all(b.linear for b in later)
-                        else None
-                    ),
-                    linear_image_rank=linear_rank + biased if linear and linear_rank else None,
-                )
-            )
-            if not block.linear:
-                linear_rank = None
-        return tuple(sizes)
+        """Sizes of the affine layers, first to last.
 
-    @property
+        Counted from shapes; maps other than activations are looked at at a few random points. Where the theory knows no
+        ranks after them, the sizes say why (`LayerSize.unknown`), and raise `NotPredictedError` when asked for a rank.
+        """
+        layers = [block.affine for block in self.blocks]
+        layouts = [layer.layout for layer in layers]
+        unknown = None
+        try:
+            geometry, linear = geometries(self.input_shape, self.blocks)
+        except NotPredictedError as error:
+            unknown, linear = str(error), [False] * self.depth
+            geometry = [_without_maps(layer) for layer in layers]
+        # Linear images and sensitivities have no more dimensions than what they pass through. Patches overlap: no bound
+        # is known for those of a linear image.
+        images = accumulate([prod(self.input_shape), *(g.seen for g in geometry)], min)
+        numbers = [g.live_units * g.windows for g in geometry]
+        passed = list(accumulate(map(min, (prod(y.output_shape) for y in layers[::-1]), numbers[::-1]), min))
+        linear_before = list(accumulate([True, *linear[:-1]], and_))
+        linear_after = list(accumulate(linear[::-1], and_))
+        biased = any(layout.has_bias for layout in layouts)
+        next(images)
+        return tuple(
+            LayerSize(
+                positions=layer.positions,
+                num_inputs=layout.num_inputs,
+                num_units=layer.units,
+                active_fraction=block.active_fraction,
+                output_dim=self.output_dim,
+                geometry=counts,
+                linear_input_rank=(
+                    image + layout.has_bias if before and layer.positions == 1 else None
+                ),
+                linear_sensitivity_rank=outputs if after else None,
+                linear_image_rank=image + biased if linear_after[-1] else None,
+                unknown=unknown,
+            )
+            for block, layer, layout, counts, image, outputs, before, after in zip(
+                self.blocks,
+                layers,
+                layouts,
+                geometry,
+                images,
+                passed[::-1],
+                linear_before,
+                linear_after[::-1],
+                strict=True,
+            )
+        )
+
+    @cached_property
     def num_parameters(self) -> int:
         """Number of scalar parameters."""
-        return sum(s.num_inputs * s.num_units for s in self.layer_sizes)
+        layouts = [block.affine.layout for block in self.blocks]
+        return sum(y.num_inputs * y.num_units for y in layouts)
 
+    @checked
     def init(self, key, dtype=None) -> tuple[dict[str, Array], ...]:
         """Draw parameters, every entry from N(0, 1).
 
@@ -147,9 +172,11 @@ class Network:
         return h, hidden
 
     def check(self, params, x) -> None:
-        """Raise `InputError` unless ``params`` and ``x`` have this network's shapes."""
-        if not hasattr(x, "shape"):
-            raise InputError(f"inputs are a {type(x).__name__}, not an array: jax.numpy.asarray(x)")
+        """Raise `InputError` unless ``params`` and ``x`` are floating arrays of this network's shapes."""
+        if not is_floating(x):
+            raise InputError(
+                f"x is {shown(x)}; it must be a floating array: jax.numpy.asarray(x, float)"
+            )
         require_type(
             "params", params, Sequence, "one dict a layer, as network.init(key) makes them"
         )
@@ -162,7 +189,20 @@ class Network:
         if len(params) != self.depth:
             raise InputError(f"parameters of {len(params)} layers for a network of {self.depth}")
         for index, (block, given) in enumerate(zip(self.blocks, params, strict=True), start=1):
+            where = f"parameters of layer {index}"
+            require_type(where, given, Mapping, '{"weight": ...}, as network.init(key) makes them')
+            for name, value in given.items():
+                if not is_floating(value):
+                    raise InputError(
+                        f"{name!r} in the {where} is {shown(value)}; it must be a floating array"
+                    )
             wanted = block.affine.layout.shapes
             found = {name: jnp.shape(value) for name, value in given.items()}
             if found != wanted:
-                raise InputError(f"parameters of layer {index} have shapes {found}, not {wanted}")
+                raise InputError(f"{where} have shapes {found}, not {wanted}")
+
+
+def _without_maps(layer: Affine) -> Geometry:
+    """Counts of a layer that nothing follows."""
+    t, inputs = layer.positions, layer.layout.num_inputs
+    return Geometry(t, layer.units, t, t, inputs, inputs)

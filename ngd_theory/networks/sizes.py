@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from scipy.special import bdtrc
 
+from ngd_theory.errors import NotPredictedError
 from ngd_theory.networks.geometry import Geometry
 
 
@@ -21,6 +22,8 @@ class LayerSize:
         M, the output units or channels.
     active_fraction : float
         gamma = P(delta != 0) of the layer's units; 1 for the output layer.
+    output_dim : int
+        C, the outputs of the whole network.
     geometry : Geometry
         Which positions and inputs count.
     linear_input_rank : int or None
@@ -30,20 +33,37 @@ class LayerSize:
         nonlinearity stands after the layer, else None.
     linear_image_rank : int or None
         Where the whole network is linear: the dimensions before the layer, and one of biases, that J_l is linear in.
+    unknown : str or None
+        Why the theory knows no ranks of this network: its methods then raise `NotPredictedError`, and ``geometry`` is
+        that of a layer without maps.
     """
 
     positions: int
     num_inputs: int
     num_units: int
     active_fraction: float
+    output_dim: int
     geometry: Geometry
     linear_input_rank: int | None = None
     linear_sensitivity_rank: int | None = None
     linear_image_rank: int | None = None
+    unknown: str | None = None
+
+    @property
+    def known_geometry(self) -> Geometry:
+        """``geometry``; raises `NotPredictedError` where it is not known."""
+        if self.unknown is not None:
+            raise NotPredictedError(self.unknown)
+        return self.geometry
+
+    @property
+    def live_units(self) -> int:
+        """Units that the outputs depend on."""
+        return self.known_geometry.live_units
 
     def input_rank(self, num_samples: int) -> int:
         """Rank of the (N*T, P) matrix of layer inputs, in general position."""
-        seen = self.geometry
+        seen = self.known_geometry
         rank = min(num_samples * seen.distinct_positions, seen.distinct_inputs)
         return rank if self.linear_input_rank is None else min(rank, self.linear_input_rank)
 
@@ -51,18 +71,18 @@ class LayerSize:
         """Rank of the (N*C*T, M) matrix of sensitivities, in general position."""
         shared = self.linear_sensitivity_rank
         if shared is None:
-            rows = num_samples * output_dim * self.geometry.live_positions
+            rows = num_samples * output_dim * self.known_geometry.live_positions
         else:
-            rows = min(output_dim, shared) * self.geometry.windows
-        return min(rows, self.num_units)
+            rows = min(output_dim, shared) * self.known_geometry.windows
+        return min(rows, self.live_units)
 
     def unit_rank(self, output_dim: int) -> float:
-        """Mean rank of one unit's (C, T) sensitivities at one sample.
+        """Mean rank of one live unit's (C, T) sensitivities at one sample.
 
         ``min(C, R)`` with R windows of positions that have an active one, each position active by itself with
         probability gamma. Neighbouring positions are not independent, but with many of them R is hardly ever below C.
         """
-        live, windows = self.geometry.live_positions, self.geometry.windows
+        live, windows = self.known_geometry.live_positions, self.known_geometry.windows
         active = 1 - (1 - self.active_fraction) ** (live / windows)
         return float(sum(bdtrc(r, windows, active) for r in range(min(output_dim, windows))))
 

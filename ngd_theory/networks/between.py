@@ -1,0 +1,224 @@
+"""What the maps after a layer do to its pre-activations, read off several points.
+
+The theory's ranks are known where every number after the maps is made of positions of one unit that nothing else is made
+of: activations, pooling, slices, other orders. A cotangent at a random point tells which: it holds random numbers,
+so that nothing cancels, times the digits of each entry's own number. What it is pulled back to, divided by what the random
+numbers alone are pulled back to, is the number of the entry that a pre-activation feeds, if it feeds one only.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ngd_theory.errors import NotPredictedError
+from ngd_theory.networks.activations import Activation
+
+#: Centre and spread of the random points: the first for the slopes of a Gaussian, the others where one side is flat.
+POINTS = ((0.0, 1.0), (0.0, 0.1), (3.0, 0.5), (-3.0, 0.5))
+#: Random points at each of them.
+DRAWS = 6
+#: Entry-wise maps are read off so many numbers, whatever the width.
+FEW = 256
+#: Digits of an entry's number are told apart in float32, too.
+BASE = 64
+#: Most numbers that are looked at, position by position, where maps choose among positions.
+MOST = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Between:
+    """What the maps after a layer do.
+
+    Attributes
+    ----------
+    shape : tuple of int or None
+        Of one sample after the maps; None for entry-wise ones, which keep it.
+    feeds : int array like one sample's pre-activations, or None
+        Number of the entry after the maps that each feeds, -1 for none; None where each feeds its own.
+    linear : bool
+    active : float
+        Share of the entries that move with u, at u ~ N(0, 1).
+    chooses : bool
+        Whether an entry listens to some of its positions only, to others at other points: max pooling.
+    """
+
+    shape: tuple[int, ...] | None
+    feeds: np.ndarray | None
+    linear: bool
+    active: float
+    chooses: bool = False
+
+
+def composed(after: tuple[Callable, ...]) -> Callable:
+    """One function that applies them in turn."""
+
+    def apply(h):
+        for function in after:
+            h = function(h)
+        return h
+
+    return apply
+
+
+def entry_wise(after: tuple[Callable, ...]) -> bool:
+    """Whether the maps are activations only."""
+    return all(isinstance(function, Activation) for function in after)
+
+
+def shape_after(after: tuple[Callable, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of one sample after the maps; nothing is computed."""
+    if entry_wise(after):
+        return shape
+    given = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
+    return jax.eval_shape(composed(after), given).shape[1:]
+
+
+def between(after: tuple[Callable, ...], shape: tuple[int, ...]) -> Between:
+    """Look at the maps after a layer.
+
+    Parameters
+    ----------
+    after : tuple of functions
+    shape : tuple of int
+        Of one sample's pre-activations; the last axis is the units.
+
+    Raises
+    ------
+    NotPredictedError
+        Where the theory does not know the ranks after such maps: "its map ..." in words.
+    """
+    if not entry_wise(after):
+        return _look(after, shape)
+    if not after:
+        return Between(None, None, linear=True, active=1.0)
+    found = _look(after, (FEW,))
+    if found.shape != (FEW,) or not np.array_equal(found.feeds, np.arange(FEW)):
+        raise NotPredictedError("its activation is not entry-wise")
+    return Between(None, None, found.linear, found.active)
+
+
+@lru_cache(maxsize=64)
+def _look(after: tuple[Callable, ...], shape: tuple[int, ...]) -> Between:
+    rng = np.random.default_rng(0)
+    look, out = _compiled(after, shape, rng)
+    feeds = np.full(shape, -1)
+    active, slopes, steady, straight = [], [], True, True
+
+    def add(u):
+        value, pulled = look(np.stack([u, rng.normal(size=shape)]))
+        if np.any(pulled[:, 1] != 0):
+            raise NotPredictedError("its map lets samples see each other")
+        fed = _fed(value, pulled[:, 0], prod(out))
+        if ((feeds >= 0) & (fed >= 0) & (feeds != fed)).any():
+            raise NotPredictedError(
+                "its map sends a unit to different numbers at different inputs, as sorting does"
+            )
+        np.copyto(feeds, fed, where=fed >= 0)
+        slopes[1:] = [pulled[0, 0]]
+        return fed
+
+    for centre, spread in POINTS:
+        seen = []
+        for _ in range(DRAWS):
+            fed = add(centre + spread * rng.normal(size=shape))
+            seen.append(fed >= 0)
+            straight &= np.allclose(slopes[0], slopes[-1], rtol=1e-4, atol=0)
+            if (centre, spread) == POINTS[0]:
+                active.append(len(np.unique(fed[fed >= 0])) / prod(out))
+        # Around one side of zero activations do not switch, but what chooses among positions does.
+        steady &= centre == 0 or all(np.array_equal(seen[0], live) for live in seen)
+    if not steady and (feeds < 0).any():
+        for u in _peaks(rng, shape):
+            add(u)
+    if (feeds < 0).all():
+        raise NotPredictedError("no number after its map depends on a unit")
+    _check_units(feeds)
+    first, second = rng.normal(size=(2, *shape))
+    values, _ = look(np.stack([first, second]))
+    of_sum, _ = look(np.stack([0.7 * first - 1.3 * second, second]))
+    error = np.abs(of_sum[0] - (0.7 * values[0] - 1.3 * values[1])).max()
+    if straight != (error <= 1e-4 * np.abs(values).max()):
+        raise NotPredictedError(
+            "its map has the same slopes everywhere and is not linear: it adds constants, or has a gradient of its own"
+        )
+    return Between(out, feeds, straight, float(np.mean(active)), not steady)
+
+
+def _compiled(
+    after: tuple[Callable, ...], shape: tuple[int, ...], rng
+) -> tuple[Callable, tuple[int, ...]]:
+    """A function from two samples to their values and what the first one's cotangents are pulled back to; a shape."""
+    function = composed(after)
+    # Compiled ahead, so that it runs where this is called inside jit.
+    given = jax.ShapeDtypeStruct((2, *shape), jnp.result_type(float))
+    out = jax.eval_shape(function, given)
+    count = prod(out.shape[1:])
+    if out.shape[0] != 2 or count == 0 or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise NotPredictedError(f"its map makes {out.shape} of {given.shape}, of type {out.dtype}")
+    places = -(-count.bit_length() // (BASE.bit_length() - 1))
+    digits = np.arange(count) // BASE ** np.arange(places)[:, None] % BASE + 1
+    rows = np.concatenate([np.ones((1, count)), digits]) * rng.uniform(0.5, 1.5, count)
+    cotangents = np.stack([rows, np.zeros_like(rows)], 1).reshape(-1, *out.shape)
+
+    def look(u, cotangents):
+        value, pull = jax.vjp(function, u)
+        return value, jax.vmap(lambda c: pull(c)[0])(cotangents)
+
+    like = jax.ShapeDtypeStruct(cotangents.shape, out.dtype)
+    compiled = jax.jit(look).lower(given, like).compile()
+    cotangents = cotangents.astype(out.dtype)
+
+    def run(u):
+        value, pulled = compiled(u.astype(given.dtype), cotangents)
+        return np.asarray(value, float), np.asarray(pulled, float)
+
+    return run, out.shape[1:]
+
+
+def _fed(value, pulled, count: int) -> np.ndarray:
+    """The entry that each pre-activation feeds at a point, -1 for none."""
+    if not (np.isfinite(value).all() and np.isfinite(pulled).all()):
+        raise NotPredictedError("its map has values or slopes that are not finite")
+    live = pulled[0] != 0
+    ratios = pulled[1:] / np.where(live, pulled[0], 1)
+    digits = np.rint(ratios)
+    if (np.abs(ratios - digits) > 1e-2)[:, live].any():
+        raise NotPredictedError(
+            "its map lets a unit reach several numbers after it, as normalisation over units, softmax, overlapping "
+            "windows and copies do"
+        )
+    powers = (BASE ** np.arange(len(digits))).reshape(-1, *[1] * (digits.ndim - 1))
+    fed = np.where(live, ((digits - 1) * powers).sum(0), -1).astype(int)
+    if (fed >= count).any():
+        raise NotPredictedError("its map has slopes that are lost in round-off")
+    return fed
+
+
+def _peaks(rng, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Points at which one position after the other is the largest, and the smallest."""
+    positions = prod(shape[:-1])
+    if 2 * positions * prod(shape) > MOST:
+        raise NotPredictedError(
+            f"its map chooses among positions, and {positions} of them are too many to look at each"
+        )
+    for position in range(positions):
+        for sign in (1, -1):
+            u = 0.2 * rng.normal(size=(positions, shape[-1]))
+            u[position] += 3 * sign
+            yield u.reshape(shape)
+
+
+def _check_units(feeds: np.ndarray) -> None:
+    """Raise unless every entry is fed by one unit."""
+    units = np.broadcast_to(np.arange(feeds.shape[-1]), feeds.shape)[feeds >= 0]
+    entries = feeds[feeds >= 0]
+    owner = np.full(entries.max(initial=-1) + 1, -1)
+    owner[entries] = units
+    if (owner[entries] != units).any():
+        raise NotPredictedError("its map mixes units in one number after it")
+
