@@ -21,6 +21,16 @@ class MissingDependencyError(NGDTheoryError, ImportError):
     """A package that an optional part needs is not installed."""
 
 
+def shown(value) -> str:
+    """A value in a few words, for an error."""
+    if isinstance(value, str | int | float | complex | None):
+        text = repr(value)
+        return text if len(text) <= 60 else f"{text[:57]}..."
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array of {value.dtype} of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
 def require_type(name, value, kind, advice):
     """Check the class of an argument.
 
@@ -30,9 +40,9 @@ def require_type(name, value, kind, advice):
         Unless ``value`` is a ``kind``; ``advice`` says how to get one.
     """
     if not isinstance(value, kind):
-        plain = isinstance(value, str | int | float | None)
-        shown = repr(value) if plain else f"a {type(value).__name__}"
-        raise InputError(f"{name} is {shown}; it must be of type {kind.__name__}: {advice}")
+        raise InputError(
+            f"{name} is {shown(value)}; it must be of type {kind.__name__}: {advice}"
+        )
 
 
 def choose(table, name, what):
@@ -48,3 +58,14 @@ def choose(table, name, what):
     except (KeyError, TypeError):
         known = ", ".join(map(str, table))
         raise InputError(f"unknown {what} {name!r}; choose one of: {known}") from None
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Whether memory ran out: Python's, or JAX's, which has one class for all that goes wrong in a program."""
+    exhausted = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return exhausted or isinstance(error, MemoryError)
+
+
+def is_foreseen(error: Exception) -> bool:
+    """Whether an error comes from what was asked for or from the machine; all others are faults of this package."""
+    return isinstance(error, NGDTheoryError | OSError) or is_exhausted(error)

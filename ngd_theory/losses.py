@@ -6,13 +6,105 @@ respect to the outputs, so the parameter gradient is ``J^T residual / N``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import wraps
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ngd_theory.errors import choose
+from ngd_theory.arguments import is_array, is_known
+from ngd_theory.errors import InputError, choose, shown
+
+#: How far from 1 a row of probabilities may add up: they may come from float32 or from a table.
+SUM_TOLERANCE = 1e-4
+
+
+def _real(targets: np.ndarray) -> np.ndarray:
+    return np.full(len(targets), True)
+
+
+def _distributions(targets: np.ndarray) -> np.ndarray:
+    total = np.sum(targets, axis=-1, dtype=np.float64)
+    floating = jnp.issubdtype(targets.dtype, jnp.floating)
+    rounding = 4 * float(jnp.finfo(targets.dtype).eps) if floating else 0.0
+    return np.all(targets >= 0, axis=-1) & (np.abs(total - 1) <= max(SUM_TOLERANCE, rounding))
+
+
+def _fractions(targets: np.ndarray) -> np.ndarray:
+    return np.all((targets >= 0) & (targets <= 1), axis=-1)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the targets of a loss are.
+
+    Attributes
+    ----------
+    words : str
+        What each row must be, and how to get such rows.
+    holds : ``(targets (N, C) of the host) -> (N,)``
+        Which rows are in it.
+    """
+
+    words: str
+    holds: Callable[[np.ndarray], np.ndarray]
+
+
+REAL = Domain("real numbers", _real)
+DISTRIBUTIONS = Domain(
+    'a distribution over the classes, numbers from 0 on that add up to 1: data.load(..., targets="one-hot"), or '
+    "jax.nn.one_hot of the labels",
+    _distributions,
+)
+FRACTIONS = Domain("numbers from 0 to 1", _fractions)
+
+
+def check_targets(domain: Domain, outputs, targets) -> None:
+    """Check shapes, and the values of targets that can be read.
+
+    Targets inside jit, vmap or grad are checked for their shape alone. NaN is left to those who look for it.
+
+    Raises
+    ------
+    InputError
+        For targets of another shape than the outputs', or rows outside ``domain``.
+    """
+    for name, value in (("outputs", outputs), ("targets", targets)):
+        if not is_array(value):
+            raise InputError(f"{name} are {shown(value)}; they must be an array (N, C)")
+    if outputs.ndim != 2 or targets.shape != outputs.shape:
+        raise InputError(
+            f"targets have shape {targets.shape}; the outputs have {outputs.shape}: both must be (N, C)"
+        )
+    if domain is REAL or not is_known(targets) or not getattr(targets, "is_fully_addressable", 1):
+        return
+    rows = np.asarray(targets)
+    wrong = ~domain.holds(rows) & ~np.isnan(rows).any(axis=-1)
+    if wrong.any():
+        n = int(np.argmax(wrong))
+        raise InputError(
+            f"row {n} of the targets is {np.array2string(rows[n], precision=3, threshold=6)}; it must be {domain.words}"
+        )
+
+
+def _on(domain: Domain):
+    """Decorator of functions of outputs and targets: check both first."""
+
+    def decorate(function):
+        @wraps(function)
+        def wrapped(outputs, targets):
+            check_targets(domain, outputs, targets)
+            return function(outputs, targets)
+
+        return wrapped
+
+    return decorate
+
+
+def _outputs(outputs: Float[Array, "N C"]) -> Float[Array, "N C"]:
+    return outputs
 
 
 @dataclass(frozen=True)
@@ -33,15 +125,24 @@ class Loss:
         Whether ``Lambda = I``.
     mean : ``outputs (N, C) -> (N, C)``
         Expected target under the predictive distribution.
+    domain : Domain
+        What targets may be. The losses of this package refuse others in ``value`` and ``residual`` wherever they can
+        be read, and `ngd_theory.dynamics` and `ngd_theory.optim` for any loss.
     """
 
+    made_by: ClassVar[str] = 'ngd.losses.by_name("mse")'
     name: str
     value: Callable
     residual: Callable
     fisher_factor: Callable
     sample_score: Callable
     unit_fisher: bool = False
-    mean: Callable = lambda outputs: outputs
+    mean: Callable = _outputs
+    domain: Domain = REAL
+
+    def check(self, outputs, targets) -> None:
+        """Raise `InputError` for targets of another shape than the outputs', or outside `domain` where they are known."""
+        check_targets(self.domain, outputs, targets)
 
     def squared_error(self, outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):
         """``(1/N) sum |mean(outputs) - targets|^2``, no 1/2: the reconstruction error of an autoencoder."""
@@ -56,24 +157,32 @@ class Loss:
         return jnp.moveaxis(rows(basis), 0, 1)
 
 
+@_on(REAL)
 def _mse_value(outputs: Float[Array, "N C"], targets: Float[Array, "N C"]) -> Float[Array, ""]:
     return 0.5 * jnp.sum((outputs - targets) ** 2) / outputs.shape[0]
 
 
+@_on(REAL)
 def _mse_residual(outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):
     return outputs - targets
+
+
+def _mse_factor(outputs: Float[Array, "N C"], tangent: Float[Array, "N C"]):
+    return tangent
 
 
 def _mse_score(key, outputs: Float[Array, "N C"]) -> Float[Array, "N C"]:
     return jax.random.normal(key, outputs.shape, outputs.dtype)
 
 
+@_on(DISTRIBUTIONS)
 def _cross_entropy_value(
     outputs: Float[Array, "N C"], targets: Float[Array, "N C"]
 ) -> Float[Array, ""]:
     return -jnp.sum(targets * jax.nn.log_softmax(outputs, axis=-1)) / outputs.shape[0]
 
 
+@_on(DISTRIBUTIONS)
 def _cross_entropy_residual(outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):
     return jax.nn.softmax(outputs, axis=-1) * targets.sum(-1, keepdims=True) - targets
 
@@ -90,10 +199,12 @@ def _cross_entropy_score(key, outputs: Float[Array, "N C"]) -> Float[Array, "N C
     return jax.nn.softmax(outputs, axis=-1) - drawn
 
 
+@_on(FRACTIONS)
 def _sigmoid_value(outputs: Float[Array, "N C"], targets: Float[Array, "N C"]) -> Float[Array, ""]:
     return jnp.sum(jax.nn.softplus(outputs) - targets * outputs) / outputs.shape[0]
 
 
+@_on(FRACTIONS)
 def _sigmoid_residual(outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):
     return jax.nn.sigmoid(outputs) - targets
 
@@ -108,16 +219,24 @@ def _sigmoid_score(key, outputs: Float[Array, "N C"]) -> Float[Array, "N C"]:
     return p - jax.random.bernoulli(key, p).astype(p.dtype)
 
 
-MSE = Loss(
-    "mse", _mse_value, _mse_residual, lambda outputs, tangent: tangent, _mse_score, unit_fisher=True
-)
+def _softmax(outputs: Float[Array, "N C"]) -> Float[Array, "N C"]:
+    return jax.nn.softmax(outputs, axis=-1)
+
+
+def _sigmoid(outputs: Float[Array, "N C"]) -> Float[Array, "N C"]:
+    return jax.nn.sigmoid(outputs)
+
+
+# All their functions are of this module: a pickled loss names them, and its copy is equal.
+MSE = Loss("mse", _mse_value, _mse_residual, _mse_factor, _mse_score, unit_fisher=True)
 CROSS_ENTROPY = Loss(
     "cross-entropy",
     _cross_entropy_value,
     _cross_entropy_residual,
     _cross_entropy_factor,
     _cross_entropy_score,
-    mean=partial(jax.nn.softmax, axis=-1),
+    mean=_softmax,
+    domain=DISTRIBUTIONS,
 )
 #: Independent Bernoulli outputs, targets in [0, 1]: the loss of an autoencoder with logits as outputs.
 SIGMOID_CROSS_ENTROPY = Loss(
@@ -126,7 +245,8 @@ SIGMOID_CROSS_ENTROPY = Loss(
     _sigmoid_residual,
     _sigmoid_factor,
     _sigmoid_score,
-    mean=jax.nn.sigmoid,
+    mean=_sigmoid,
+    domain=FRACTIONS,
 )
 LOSSES = {loss.name: loss for loss in (MSE, CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY)}
 

@@ -17,7 +17,7 @@ ENTRY = "of type Approximation: ngd.fisher.by_name"
 CASES = [
     (lambda: ngd.networks.mlp(3, 64, 1), "hidden_widths is 64"),
     (lambda: ngd.networks.cnn((4, 4, 1), 64, 1), "channels is 64"),
-    (lambda: ngd.networks.linearize(net, params, [[1.0, 2.0, 3.0]]), "inputs are a list"),
+    (lambda: ngd.networks.linearize(net, params, [[1.0, 2.0, 3.0]]), "x is a list"),
     (lambda: net.apply(None, x), "params is None"),
     (lambda: ngd.dynamics.train(net, params, x, y, "kfac", 0.1, 1, 1e-3), ENTRY),
     (lambda: ngd.dynamics.predict("kfac", lin, y, 0.1, 1, 1e-3), ENTRY),

@@ -3,31 +3,32 @@
 import math
 
 import jax.numpy as jnp
-import numpy as np
 
-from ngd_theory.errors import InputError
-from ngd_theory.networks.sharding import on_host
+from ngd_theory.arguments import check_finite, is_array, is_known
+from ngd_theory.errors import InputError, shown
+from ngd_theory.losses import Loss
 
 
 def check_schedule(step_size, num_steps) -> None:
-    """Raise `InputError` unless the step size is positive and finite and ``num_steps >= 0``."""
-    if np.ndim(step_size) != 0 or not (math.isfinite(step_size) and step_size > 0):
+    """Raise `InputError` unless the step size is positive and finite, where it is known, and ``num_steps >= 0``."""
+    if is_known(step_size) and not (math.isfinite(step_size) and step_size > 0):
         raise InputError(f"step_size is {step_size}; it must be one positive, finite number")
-    if int(num_steps) != num_steps or num_steps < 0:
+    if num_steps < 0:
         raise InputError(f"num_steps is {num_steps}; it must be a whole number of at least 0")
 
 
-def check_targets(targets, shape):
-    """``targets`` as an array; raise `InputError` unless finite and of the outputs' shape."""
-    if jnp.shape(targets) != shape:
-        raise InputError(f"targets have shape {jnp.shape(targets)}; the outputs have {shape}")
+def check_targets(loss: Loss, targets, outputs):
+    """``targets`` in the type of the outputs, which need a shape only.
+
+    Raises
+    ------
+    InputError
+        For another shape, numbers that are not real, and where they are known a NaN or infinity, or a row that the
+        loss has no meaning for.
+    """
+    real = (jnp.floating, jnp.integer, jnp.bool_)
+    if not (is_array(targets) and any(jnp.issubdtype(targets.dtype, kind) for kind in real)):
+        raise InputError(f"targets are {shown(targets)}; they must be an array of real numbers")
     check_finite("targets", targets)
-    return jnp.asarray(targets)
-
-
-def check_finite(name, values) -> None:
-    """Raise `InputError` naming the first NaN or infinity in ``values``."""
-    finite = np.isfinite(on_host(values))
-    if not finite.all():
-        where = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise InputError(f"{name} has a NaN or infinity at index {where}; clean the data first")
+    loss.check(outputs, targets)
+    return jnp.asarray(targets, outputs.dtype)

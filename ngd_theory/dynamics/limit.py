@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ngd_theory.arguments import checked
 from ngd_theory.dynamics.predict import predict_from_maps
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.fisher import Approximation
@@ -10,6 +11,7 @@ from ngd_theory.kernels import infinite
 from ngd_theory.networks import Network
 
 
+@checked
 def predict_limit(
     approximation: Approximation,
     network: Network,

@@ -8,24 +8,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
+from ngd_theory.arguments import check_finite, checked, is_finite
 from ngd_theory.dynamics.checks import check_schedule, check_targets
 from ngd_theory.dynamics.trajectory import Trajectory
+from ngd_theory.errors import InputError
 from ngd_theory.fisher import Approximation
-from ngd_theory.fisher.base import require_approximation
-from ngd_theory.fisher.damping import as_damping
+from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.networks import Linearization
 from ngd_theory.precision import full_precision
 
 
+@checked
 def predict(
     approximation: Approximation,
     lin: Linearization,
     targets: Float[Array, "N C"],
     step_size: float,
     num_steps: int,
-    damping: float,
+    damping: float | Damping,
     at: Linearization | None = None,
-    loss: str = "mse",
+    loss: str | losses.Loss = "mse",
 ) -> Trajectory:
     """Predict training with ``f <- f - eta K residual(f)``, K frozen at ``lin``.
 
@@ -43,6 +45,7 @@ def predict(
     lin : Linearization
         At the N training inputs, at initialisation.
     targets : (N, C)
+        Real numbers; for cross-entropy a distribution a row.
     step_size : float
         eta.
     num_steps : int
@@ -50,7 +53,7 @@ def predict(
         rho.
     at : Linearization, optional
         At N' test inputs.
-    loss : {"mse", "cross-entropy"}
+    loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
 
     Returns
     -------
@@ -61,13 +64,15 @@ def predict(
     Raises
     ------
     InputError
-        For targets of the wrong shape, a step size that is not positive, or ``num_steps < 0``.
+        For targets of the wrong shape or that the loss has no meaning for, a NaN or infinity, a step size that is not
+        positive, or ``num_steps < 0``. Inside jit, vmap and grad values are not known, and only shapes are checked.
+    SingularKernelError
+        Where a solve breaks down; inside jit the trajectory is NaN instead.
     """
     objective = losses.by_name(loss)
-    require_approximation(approximation)
     check_schedule(step_size, num_steps)
-    targets = check_targets(targets, lin.outputs.shape)
-    if objective is losses.MSE:
+    targets = check_targets(objective, targets, lin.outputs)
+    if objective == losses.MSE:
         k = approximation.function_space_map(lin, damping)
         q = None if at is None else approximation.function_space_map(lin, damping, at)
         test_outputs = None if at is None else at.outputs
@@ -82,10 +87,14 @@ def predict(
         at,
         objective,
     )
+    if not is_finite(outputs[:2]):
+        # Says so if it was a solve; else the outputs grew without bound.
+        approximation.natural_gradient(lin, objective.residual(lin.outputs, targets), damping)
     values = jax.vmap(lambda f: objective.value(f, targets))(outputs)
     return Trajectory(outputs, test, values, distances, displacement=moved)
 
 
+@checked
 def predict_from_maps(
     k: Float[Array, "NC NC"],
     outputs: Float[Array, "N C"],
@@ -109,12 +118,30 @@ def predict_from_maps(
     q : (N'*C, N*C), optional
         Map to the test set; needs ``test_outputs``, f_0 there.
     test_outputs : (N', C), optional
+
+    Raises
+    ------
+    InputError
+        As `predict`; for maps of other shapes than the outputs ask for, or a ``q`` without ``test_outputs``.
     """
     check_schedule(step_size, num_steps)
-    targets = check_targets(targets, outputs.shape)
+    targets = check_targets(losses.MSE, targets, outputs)
+    _check_map("k", k, outputs, outputs)
+    if (q is None) != (test_outputs is None):
+        raise InputError("q and test_outputs belong together: give both, or neither")
+    if q is not None:
+        _check_map("q", q, test_outputs, outputs)
+    check_finite("outputs", (outputs, test_outputs))
     eta = jnp.asarray(step_size, k.dtype)
     train, test = _spectral(k, q, outputs, test_outputs, targets, eta, num_steps)
     return Trajectory(train, test, jax.vmap(lambda f: losses.MSE.value(f, targets))(train))
+
+
+def _check_map(name, map, rows, columns):
+    wanted = (rows.size, columns.size)
+    if map.shape != wanted:
+        raise InputError(f"{name} has shape {map.shape}; outputs of these numbers need {wanted}")
+    check_finite(name, map)
 
 
 @partial(jax.jit, static_argnames="num_steps")

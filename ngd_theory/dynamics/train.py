@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
-from ngd_theory.dynamics.checks import check_finite, check_schedule, check_targets
+from ngd_theory.arguments import check_finite, checked, require_known
+from ngd_theory.dynamics.checks import check_schedule, check_targets
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.fisher import Approximation
-from ngd_theory.fisher.base import require_approximation
-from ngd_theory.fisher.damping import as_damping
+from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.networks import Network, linearize
 from ngd_theory.networks.sharding import on_host
 from ngd_theory.theory import check_conditions
@@ -24,6 +24,7 @@ from ngd_theory.theory import check_conditions
 DIVERGENCE_FACTOR = 1e8
 
 
+@checked
 def train(
     network: Network,
     params,
@@ -32,9 +33,9 @@ def train(
     approximation: Approximation,
     step_size: float,
     num_steps: int,
-    damping: float,
+    damping: float | Damping,
     x_test: Float[Array, "M *S"] | None = None,
-    loss: str = "mse",
+    loss: str | losses.Loss = "mse",
     on_step: Callable[[int, float], None] | None = None,
 ) -> Trajectory:
     """Train ``network`` by ``theta <- theta - eta (G + rho I)^-1 grad`` on the full batch.
@@ -46,6 +47,7 @@ def train(
         Left as they are.
     x : (N, *input_shape)
     y : (N, C)
+        Targets: real numbers; for cross-entropy a distribution a row.
     approximation : Approximation
         G, rebuilt at every step.
     step_size : float
@@ -54,7 +56,9 @@ def train(
     damping : float
         rho.
     x_test : (N', *input_shape), optional
-    loss : {"mse", "cross-entropy"}
+        Where the outputs are recorded too. Any points: rows of ``x`` among them are no error, and no test of what was
+        learnt (`ngd_theory.data.load` refuses them).
+    loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
     on_step : callable, optional
         Called with the step and its training loss, for progress.
 
@@ -67,16 +71,18 @@ def train(
     Raises
     ------
     InputError
-        For wrong shapes, NaN in the data, or a bad step size, damping or number of steps.
+        For wrong shapes, a NaN or infinity in the data or the parameters, targets that the loss has no meaning for, or
+        a bad step size, damping or number of steps; inside jit, vmap or grad, where no number can be read.
     SingularKernelError
         When the natural gradient is not finite though the outputs are: a solve broke down.
     """
     objective = losses.by_name(loss)
-    require_approximation(approximation)
+    require_known("train", params, x, y, x_test, damping, step_size)
     check_schedule(step_size, num_steps)
     network.check(params, x)
     check_finite("x", x)
-    y = check_targets(y, (x.shape[0], network.output_dim))
+    check_finite("params", params)
+    y = check_targets(objective, y, jax.eval_shape(network.apply, params, x))
     if x_test is not None:
         network.check(params, x_test)
         check_finite("x_test", x_test)

@@ -1,5 +1,7 @@
 """Floor 3: Fisher approximations, each a small function of a linearisation."""
 
+from dataclasses import fields
+
 from ngd_theory.errors import InputError, choose
 from ngd_theory.fisher.base import Approximation, approximation
 from ngd_theory.fisher.damping import Damping, as_damping
@@ -49,16 +51,15 @@ def by_name(name: str, **options) -> Approximation:
     Raises
     ------
     InputError
-        For an unknown name or an option that this approximation does not have.
+        For an unknown name, an option that this approximation does not have, or a value of another type.
     """
     cls = choose(APPROXIMATIONS, name, "approximation")
-    try:
-        return cls(**options)
-    except TypeError:
-        known = ", ".join(getattr(cls, "__dataclass_fields__", {})) or "none"
+    known = [field.name for field in fields(cls)]
+    if unknown := [option for option in options if option not in known]:
         raise InputError(
-            f"approximation {name!r} does not take {', '.join(options)}; its options: {known}"
-        ) from None
+            f"approximation {name!r} does not take {', '.join(unknown)}; its options: {', '.join(known) or 'none'}"
+        )
+    return cls(**options)
 
 
 __all__ = [

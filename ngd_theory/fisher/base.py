@@ -1,6 +1,7 @@
 """The one interface of every Fisher approximation."""
 
 import abc
+from collections.abc import Callable
 from dataclasses import fields
 from typing import ClassVar
 
@@ -8,11 +9,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ngd_theory.errors import InputError, require_type
+from ngd_theory import losses
+from ngd_theory.arguments import check_finite, checked, checked_fields, is_finite, is_known
+from ngd_theory.errors import InputError, SingularKernelError, require_type
 from ngd_theory.fisher.damping import Damping, as_damping
+from ngd_theory.fisher.kinds import TrueFisher
 from ngd_theory.networks import LayerSize, Linearization
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
+
+
+#: How near the limit a result must be where its damping is below the rounding.
+SAME = 1e-2
 
 
 class Approximation(abc.ABC):
@@ -23,6 +31,7 @@ class Approximation(abc.ABC):
     It is a JAX pytree, so that it can be an argument of a jitted function.
     """
 
+    made_by: ClassVar[str] = "ngd.fisher.by_name('kfac'), say"
     name: ClassVar[str]
     #: Whether K becomes isotropic only as the width grows, not at any width that meets the conditions.
     asymptotic: ClassVar[bool] = False
@@ -35,6 +44,7 @@ class Approximation(abc.ABC):
     #: Names of the conditions in `ngd_theory.theory.conditions` under which K is isotropic.
     requirements: ClassVar[tuple[str, ...]] = ()
 
+    @checked
     def natural_gradient(
         self, lin: Linearization, cotangent: Float[Array, "N C"], damping
     ) -> PyTree[Array]:
@@ -56,16 +66,26 @@ class Approximation(abc.ABC):
         Raises
         ------
         InputError
-            For a cotangent of the wrong shape, a negative damping, or the linearisation of a function without layers
-            where G needs them.
+            For a cotangent of the wrong shape, a negative damping, a NaN or infinity in what is given, or the
+            linearisation of a function without layers where G needs them.
+        SingularKernelError
+            Where the result is not finite though all that is given is: a solve broke down. Values are read outside jit,
+            vmap and grad only; inside, the result is then NaN.
         """
         self._check_layers(lin)
         if jnp.shape(cotangent) != lin.outputs.shape:
             raise InputError(
                 f"cotangent has shape {jnp.shape(cotangent)}; the outputs have {lin.outputs.shape}"
             )
-        return _natural_gradient(self, lin, jnp.asarray(cotangent), as_damping(damping))
+        rho = as_damping(damping)
+        found = _natural_gradient(self, lin, jnp.asarray(cotangent), rho)
+        self._check_result("natural gradient", found, lin, rho, cotangent)
+        self._check_digits(
+            "natural gradient", found, lin, rho, lambda: self.natural_gradient(lin, cotangent, 0.0)
+        )
+        return found
 
+    @checked
     def function_space_map(
         self, lin: Linearization, damping, at: Linearization | None = None
     ) -> Float[Array, "MC NC"]:
@@ -85,14 +105,70 @@ class Approximation(abc.ABC):
         -------
         (N'*C, N*C) array
             Row index ``n'*C + c``.
+
+        Raises
+        ------
+        InputError, SingularKernelError
+            As `natural_gradient`; for an ``at`` with other layers.
         """
         self._check_layers(lin)
         at = lin if at is None else at
         if [y.layout for y in at.layers] != [y.layout for y in lin.layers]:
             raise InputError("`at` linearises a network with other layers than `lin`")
-        return _function_space_map(self, lin, as_damping(damping), at)
+        rho = as_damping(damping)
+        found = _function_space_map(self, lin, rho, at)
+        self._check_result("function-space map", found, (lin, at), rho)
+        self._check_digits(
+            "function-space map", found, lin, rho, lambda: self.function_space_map(lin, 0.0, at)
+        )
+        return found
+
+    def _check_result(self, what: str, found, lin, damping, cotangent=None) -> None:
+        """Say why a result is not finite; no more than one look at it where it is."""
+        if is_finite(found):
+            return
+        if cotangent is not None:
+            check_finite("cotangent", cotangent)
+        check_finite("lin", lin)
+        reason = None if cotangent is None else self.breakdown(lin, cotangent, damping)
+        reason = reason or (
+            "digits are lost where samples are alike or sizes differ much: raise the damping, use float64, or damping 0 "
+            "(pseudo-inverse)"
+        )
+        raise SingularKernelError(
+            f"{self.name}: the {what} is not finite with damping {damping.value}: {reason}"
+        )
+
+    def _check_digits(
+        self, what: str, found, lin: Linearization, damping: Damping, limit: Callable
+    ) -> None:
+        """Compare with the limit rho -> 0 where rho is below the rounding of the kernel.
+
+        There a solve has no digit of rho, and is right only if the limit is: not for copies of a sample, say. Both are
+        of the true Fisher under MSE; others need not have a limit.
+        """
+        if not (is_known(damping.value) and is_known(lin.outputs)):
+            return
+        rho, eps = float(damping.value), float(jnp.finfo(lin.outputs.dtype).eps)
+        never_isotropic = type(self).damping_bias is Approximation.damping_bias
+        # Above sqrt(eps) it is larger than the rounding of any kernel below 1/sqrt(eps).
+        if not 0 < rho < eps**0.5 or never_isotropic or not _is_plain(self):
+            return
+        rounding = eps * float(_largest_trace(lin))
+        if rho >= self.matched_damping(rounding):
+            return
+        try:
+            there = limit()
+        except InputError:  # conjugate gradients have none
+            return
+        if not float(_distance(found, there)) <= SAME * float(_distance(there)):
+            raise SingularKernelError(
+                f"{self.name}: damping {rho:.1e} is below the rounding of this kernel, {rounding:.1e}, and so are some of "
+                f"its eigenvalues: the {what} has no correct digits. Take damping 0 (pseudo-inverse) or a larger one"
+            )
 
     def _check_layers(self, lin: Linearization) -> None:
+        require_type("lin", lin, Linearization, Linearization.made_by)
         if self.needs_layers and lin.grouping is not None:
             raise InputError(
                 f"{self.name!r} is made of the inputs and units of affine layers, and this linearisation has groups of "
@@ -182,7 +258,30 @@ class Approximation(abc.ABC):
 
 def require_approximation(approximation) -> None:
     """Raise `InputError` unless it is an `Approximation`."""
-    require_type("approximation", approximation, Approximation, "ngd.fisher.by_name('kfac'), say")
+    require_type("approximation", approximation, Approximation, Approximation.made_by)
+
+
+def _is_plain(approximation: Approximation) -> bool:
+    """Whether it is of the true Fisher under MSE: Lambda = I."""
+    kind = getattr(approximation, "kind", TrueFisher())
+    return isinstance(kind, TrueFisher) and losses.by_name(kind.loss).unit_fisher
+
+
+@jax.jit
+def _distance(tree, other=None):
+    """Euclidean, of all leaves together."""
+    difference = tree if other is None else jax.tree.map(jnp.subtract, tree, other)
+    return jnp.linalg.norm(jnp.stack([jnp.linalg.norm(y) for y in jax.tree.leaves(difference)]))
+
+
+@jax.jit
+def _largest_trace(lin):
+    """At least the trace of the kernel ``J J^T / N``, and equal to it for dense layers."""
+    each = [
+        jnp.sum(jnp.sum(y.inputs**2, (1, 2)) * jnp.sum(y.sensitivities**2, (1, 2, 3)))
+        for y in lin.layers
+    ]
+    return sum(each) / lin.num_samples
 
 
 @jax.jit
@@ -197,7 +296,9 @@ def _function_space_map(approximation, lin, damping, at):
 
 
 def approximation(cls):
-    """Class decorator: make a frozen dataclass approximation a pytree whose only leaf is ``kind``."""
-    names = [f.name for f in fields(cls)]
-    data = [name for name in names if name == "kind"]
-    return pytree(*data)(cls)
+    """Class decorator: make a frozen dataclass approximation a pytree whose only leaf is ``kind``.
+
+    Options are checked by the annotations of their fields (`ngd_theory.arguments.checked`).
+    """
+    data = [f.name for f in fields(cls) if f.name == "kind"]
+    return pytree(*data)(checked_fields(cls))

@@ -5,23 +5,30 @@ Every kind is ``F = (1/N) sum_n J_n^T Lambda_n J_n`` with ``Lambda_n = R_n R_n^T
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
+from ngd_theory.arguments import checked_fields
 from ngd_theory.errors import InputError
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
 
 
 @pytree()
+@checked_fields
 @dataclass(frozen=True)
 class TrueFisher:
     """Expectation over the model's own predictive distribution, exact: the GGN of the loss."""
 
-    loss: str = "mse"
+    made_by: ClassVar[str] = "ngd.fisher.TrueFisher()"
+    loss: str | losses.Loss = "mse"
+
+    def __post_init__(self):
+        losses.by_name(self.loss)
 
     def root(self, outputs: Float[Array, "N C"]) -> Array | None:
         """(N, C, C) root, or None for MSE."""
@@ -29,9 +36,16 @@ class TrueFisher:
 
 
 @pytree("key")
+@checked_fields
 @dataclass(frozen=True)
 class SampledFisher:
     """Monte Carlo over targets drawn from the predictive distribution: unbiased for the true Fisher.
+
+    The draws are a function of the key and of nothing else that changes between two calls: under MSE the scores are
+    the same at any outputs, under cross-entropy the same random numbers choose the classes. Differences between two
+    parameters, dampings or widths are then not those of two draws, and a function-space map stays one map while
+    `ngd_theory.dynamics` trains or predicts, as the theory supposes. Where every step is to draw afresh, as an
+    optimiser does, give each its own key, which compiles nothing anew: ``SampledFisher(jax.random.fold_in(key, step))``.
 
     Attributes
     ----------
@@ -41,14 +55,18 @@ class SampledFisher:
         K draws a data point; the variance falls as 1/K.
     """
 
+    made_by: ClassVar[str] = "ngd.fisher.SampledFisher(jax.random.key(0))"
     key: Array
-    loss: str = "mse"
+    loss: str | losses.Loss = "mse"
     num_samples: int = 1
+
+    def __post_init__(self):
+        losses.by_name(self.loss)
+        if self.num_samples < 1:
+            raise InputError(f"num_samples is {self.num_samples}; it must be at least 1")
 
     def root(self, outputs: Float[Array, "N C"]) -> Float[Array, "N C K"]:
         """(N, C, K): the scores of the K draws, over sqrt(K)."""
-        if self.num_samples < 1:
-            raise InputError(f"num_samples is {self.num_samples}; it must be at least 1")
         score = losses.by_name(self.loss).sample_score
         keys = jax.random.split(self.key, self.num_samples)
         scores = jax.vmap(score, in_axes=(0, None), out_axes=-1)(keys, outputs)
@@ -56,6 +74,7 @@ class SampledFisher:
 
 
 @pytree("targets")
+@checked_fields
 @dataclass(frozen=True)
 class EmpiricalFisher:
     """Second moment of the loss gradients at the targets given: not the Fisher, though often so called.
@@ -66,8 +85,12 @@ class EmpiricalFisher:
     loss : str
     """
 
+    made_by: ClassVar[str] = "ngd.fisher.EmpiricalFisher(targets)"
     targets: Array
-    loss: str = "mse"
+    loss: str | losses.Loss = "mse"
+
+    def __post_init__(self):
+        losses.by_name(self.loss)
 
     def root(self, outputs: Float[Array, "N C"]) -> Float[Array, "N C 1"]:
         """(N, C, 1): the residuals."""

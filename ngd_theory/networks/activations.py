@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ class Activation:
         gamma = P(phi'(u) != 0) for a centred Gaussian u (docs/theory.md section 3).
     """
 
+    made_by: ClassVar[str] = 'one of ngd.networks.ACTIVATIONS, such as "relu"'
     name: str
     function: Callable
     active_fraction: float
@@ -30,14 +32,35 @@ class Activation:
         return self.function(u)
 
 
+# Functions of this module: a pickled network names them, and its copy is equal.
+def _relu(u):
+    return jax.nn.relu(u)
+
+
+def _tanh(u):
+    return jnp.tanh(u)
+
+
+def _erf(u):
+    return jax.scipy.special.erf(u)
+
+
+def _gelu(u):
+    return jax.nn.gelu(u, approximate=False)
+
+
+def _identity(u):
+    return u
+
+
 ACTIVATIONS = {
     a.name: a
     for a in (
-        Activation("relu", jax.nn.relu, 0.5),
-        Activation("tanh", jnp.tanh, 1.0),
-        Activation("erf", jax.scipy.special.erf, 1.0),
-        Activation("gelu", lambda u: jax.nn.gelu(u, approximate=False), 1.0),
-        Activation("identity", lambda u: u, 1.0),
+        Activation("relu", _relu, 0.5),
+        Activation("tanh", _tanh, 1.0),
+        Activation("erf", _erf, 1.0),
+        Activation("gelu", _gelu, 1.0),
+        Activation("identity", _identity, 1.0),
     )
 }
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
 from ngd_theory.networks import activations
+from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.checks import require_size
 from ngd_theory.networks.initialization import standard_parameterization
 from ngd_theory.networks.layers import Dense
@@ -18,11 +20,12 @@ AUTOENCODERS = {
 }
 
 
+@checked
 def autoencoder(
     input_dim: int,
     encoder_widths: Sequence[int],
-    activation: str = "tanh",
-    code_activation: str = "identity",
+    activation: str | Activation = "tanh",
+    code_activation: str | Activation = "identity",
 ) -> Network:
     """Build an encoder and its mirror image, ``L = 2 len(encoder_widths)`` affine layers.
 
@@ -53,7 +56,7 @@ def autoencoder(
     8
     """
     phi, code_phi = activations.by_name(activation), activations.by_name(code_activation)
-    if not encoder_widths:
+    if len(encoder_widths) == 0:
         raise InputError("encoder_widths is empty; give at least the width of the code")
     encoder = [
         require_size("input_dim", input_dim),

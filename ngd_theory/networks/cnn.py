@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, choose
 from ngd_theory.networks import activations
+from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.convolution import (
     PADDINGS,
@@ -24,6 +26,7 @@ from ngd_theory.networks.network import Block, Network
 READOUTS = MappingProxyType({"flatten": Flatten(), "pool": GlobalAveragePool()})
 
 
+@checked
 def cnn(
     input_shape: Sequence[int],
     channels: Sequence[int],
@@ -31,7 +34,7 @@ def cnn(
     kernel_size: int | Sequence[int] = 3,
     stride: int | Sequence[int] = 1,
     padding: str = "same",
-    activation: str = "relu",
+    activation: str | Activation = "relu",
     readout: str = "flatten",
     weight_std: float = 2**0.5,
     bias_std: float = 0.0,
@@ -117,7 +120,7 @@ def cnn(
 
 def _of_each(name: str, value: int | Sequence[int], count: int) -> list[int]:
     """One whole number a convolution."""
-    if isinstance(value, int) or np.ndim(value) == 0:
+    if np.ndim(value) == 0:
         return [require_size(name, value)] * count
     if len(value) != count:
         raise InputError(f"{name} has {len(value)} values for {count} convolutions")

@@ -13,12 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ngd_theory.errors import InputError
+from ngd_theory.arguments import check_finite, checked, is_floating, is_known
+from ngd_theory.errors import InputError, shown
 from ngd_theory.networks.grouping import Grouping
 from ngd_theory.networks.layout import GroupLayout
-from ngd_theory.networks.linearization import LayerLinearization, Linearization
+from ngd_theory.networks.linearization import (
+    LayerLinearization,
+    Linearization,
+    require_precision,
+)
 
 
+@checked
 def linearize_function(
     apply: Callable,
     params,
@@ -52,9 +58,12 @@ def linearize_function(
     Raises
     ------
     InputError
-        For outputs that are not (N, C), parameters that are no floating arrays, or groups that overlap or leave
-        parameters out; outside jit, for samples that see each other.
+        For outputs that are not (N, C) or not of float32 or float64, parameters that are no floating arrays, or groups
+        that overlap or leave parameters out; outside jit, for a NaN or infinity in ``params``, ``x`` or the outputs, and
+        for samples that see each other.
     """
+    if not is_floating(x):
+        raise InputError(f"x is {shown(x)}; it must be a floating array: jax.numpy.asarray(x, float)")
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     for path, leaf in paths:
         kind = _type(leaf)
@@ -65,8 +74,6 @@ def linearize_function(
             )
     if not paths:
         raise InputError("params has no array")
-    if isinstance(groups, str):
-        raise InputError(f"groups is the text {groups!r}; it must be a sequence: ({groups!r},)")
     grouping = _grouping(paths, structure, groups)
     found = jax.eval_shape(apply, params, x)
     n = x.shape[0]
@@ -75,6 +82,9 @@ def linearize_function(
         raise InputError(f"apply(params, x) gives {shapes}; it must give one array (N, C), N = {n}")
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise InputError(f"apply(params, x) gives numbers of type {found.dtype}, not floating")
+    require_precision(found.dtype)
+    check_finite("x", x)
+    check_finite("params", params)
 
     def one(sample):
         value, pull = jax.vjp(lambda p: apply(p, sample[None])[0], params)
@@ -100,12 +110,14 @@ def linearize_function(
 
 def _check_samples(apply, params, x, outputs) -> None:
     """Raise `InputError` where outputs of all samples at once are not those of each by itself; not inside jit."""
-    try:
-        apart, together = np.asarray(outputs), np.asarray(apply(params, x))
-    except jax.errors.TracerArrayConversionError:
+    all_at_once = apply(params, x)
+    if not (is_known(outputs) and is_known(all_at_once)):
         return
+    check_finite("apply(params, x)", all_at_once, "its range must be that of its type")
+    apart, together = np.asarray(outputs), np.asarray(all_at_once)
     difference, scale = np.max(np.abs(together - apart)), np.max(np.abs(together))
-    if difference > float(jnp.finfo(apart.dtype).eps) ** 0.5 * scale:
+    # A NaN fails.
+    if not difference <= float(jnp.finfo(apart.dtype).eps) ** 0.5 * scale:
         raise InputError(
             f"apply(params, x) gives outputs that differ by {difference:.1e} from those of each sample by itself: "
             "samples must not see each other (batch normalisation: use its running averages)"

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
 from ngd_theory.networks.layers import Affine
 from ngd_theory.networks.network import Network
 
 
+@checked
 def standard_parameterization(network: Network) -> Network:
     """The same network with ``u = W h + b`` in every layer, no factor in front.
 
@@ -31,6 +33,7 @@ def standard_parameterization(network: Network) -> Network:
     return replace(network, blocks=blocks)
 
 
+@checked
 def scaled_init(
     network: Network, key, gain: float = 2.0, dtype=None
 ) -> tuple[dict[str, Array], ...]:
@@ -63,6 +66,7 @@ def scaled_init(
     )
 
 
+@checked
 def sparse_init(
     network: Network,
     key,

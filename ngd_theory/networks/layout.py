@@ -63,7 +63,10 @@ class ParameterLayout:
     ) -> Float[Array, "N T M"]:
         """``a[n,t] @ tangent``: the change of the pre-activations along ``tangent``."""
         change = inputs[..., : self.fan_in] @ tangent["weight"].reshape(self.fan_in, -1)
-        return change + inputs[..., -1:] * tangent["bias"] if self.has_bias else change
+        if not self.has_bias:
+            return change
+        bias = tangent["bias"]
+        return change + inputs[..., -1:] * bias.reshape((1,) * (change.ndim - 1) + bias.shape)
 
     def from_matrix(self, matrix: Float[Array, "P M"]) -> dict[str, Array]:
         """Split a (P, M) matrix into stored parameters."""

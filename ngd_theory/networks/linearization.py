@@ -6,11 +6,14 @@ with a network it does with ``a`` and ``delta``; the (NC, P) Jacobian is never f
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ngd_theory.arguments import check_finite, checked
+from ngd_theory.errors import InputError
 from ngd_theory.networks.grouping import Grouping
 from ngd_theory.networks.layout import GroupLayout, ParameterLayout
 from ngd_theory.networks.network import Network
@@ -61,6 +64,7 @@ class Linearization:
         Where the "layers" are groups of the parameters of some function (`linearize_function`).
     """
 
+    made_by: ClassVar[str] = "ngd.networks.linearize(network, params, x)"
     outputs: Array
     layers: tuple[LayerLinearization, ...]
     grouping: Grouping | None = None
@@ -93,6 +97,7 @@ class Linearization:
         return tangent if self.grouping is None else self.grouping.split(tangent)
 
 
+@checked
 def linearize(network: Network, params, x: Float[Array, "N *S"]) -> Linearization:
     """Linearise ``network`` about ``params`` at the inputs ``x``.
 
@@ -113,12 +118,14 @@ def linearize(network: Network, params, x: Float[Array, "N *S"]) -> Linearizatio
     Raises
     ------
     InputError
-        If ``params`` or ``x`` do not fit the network.
+        If ``params`` or ``x`` do not fit the network, are not of float32 or float64, or hold a NaN or infinity (which
+        is seen outside jit, vmap and grad only).
     """
     outputs, layers = backpropagate(network, params, x, _identity_rows)
     return Linearization(outputs, layers)
 
 
+@checked
 def backpropagate(
     network: Network, params, x: Float[Array, "N *S"], rows: Callable
 ) -> tuple[Float[Array, "N C"], tuple[LayerLinearization, ...]]:
@@ -141,11 +148,14 @@ def backpropagate(
     Raises
     ------
     InputError
-        If ``params`` or ``x`` do not fit the network.
+        As `linearize`.
     """
     network.check(params, x)
     n = x.shape[0]
     dtype = jnp.result_type(x, *jax.tree.leaves(params))
+    require_precision(dtype)
+    check_finite("x", x)
+    check_finite("params", params)
     x = jnp.asarray(x, dtype)
     shifts = [jnp.zeros((n, *b.affine.output_shape), dtype) for b in network.blocks]
     outputs, pull, hidden = jax.vjp(
@@ -164,6 +174,15 @@ def backpropagate(
         for block, h, delta in zip(network.blocks, hidden, deltas, strict=True)
     )
     return outputs, layers
+
+
+def require_precision(dtype) -> None:
+    """Raise `InputError` unless numbers are of 4 or 8 bytes: no LAPACK factorises what is shorter."""
+    if jnp.finfo(dtype).bits < 32:
+        raise InputError(
+            f"inputs and parameters are of type {jnp.dtype(dtype).name}, which no solve takes: give one of them as "
+            "float32, x.astype(jax.numpy.float32), and all is computed in it"
+        )
 
 
 def _identity_rows(outputs: Float[Array, "N C"]) -> Float[Array, "N C C"]:

@@ -1,20 +1,22 @@
 """Multi-layer perceptrons."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
-from ngd_theory.errors import require_type
+from ngd_theory.arguments import checked
 from ngd_theory.networks import activations
+from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.layers import Dense
 from ngd_theory.networks.network import Block, Network
 
 
+@checked
 def mlp(
     input_dim: int,
     hidden_widths: Sequence[int],
     output_dim: int,
-    activation: str = "relu",
+    activation: str | Activation = "relu",
     weight_std: float = 2**0.5,
     bias_std: float = 0.0,
 ) -> Network:
@@ -46,7 +48,6 @@ def mlp(
     (3, 1)
     """
     phi = activations.by_name(activation)
-    require_type("hidden_widths", hidden_widths, Iterable, "one width a hidden layer, such as [64]")
     sizes = [
         require_size("input_dim", input_dim),
         *(require_size(f"hidden_widths[{i}]", m) for i, m in enumerate(hidden_widths)),

@@ -13,12 +13,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
 from ngd_theory.networks.network import Network
 
 SAMPLES, WIDTH = "samples", "width"
 
 
+@checked
 def device_mesh(width: int = 1, devices: Sequence | None = None) -> Mesh:
     """A mesh with ``width`` devices a row: units are spread over a row, samples over the rows.
 
@@ -40,6 +42,7 @@ def device_mesh(width: int = 1, devices: Sequence | None = None) -> Mesh:
     return Mesh(np.asarray(devices).reshape(-1, width), (SAMPLES, WIDTH))
 
 
+@checked
 def shard_parameters(mesh: Mesh, network: Network, params):
     """Place parameters: the units of hidden layers, and the inputs of the output layer, along the axis "width".
 

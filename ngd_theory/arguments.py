@@ -1,0 +1,247 @@
+"""Arguments that users hand over: their types, read off annotations, and whether their numbers are finite."""
+
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from inspect import Parameter, signature
+from numbers import Real
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from ngd_theory.errors import InputError, shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def is_known(value) -> bool:
+    """Whether numbers can be read: not inside jit, vmap or grad, where only shapes are there."""
+    return not isinstance(value, Tracer)
+
+
+def is_number(value) -> bool:
+    """Whether it is one real number: Python's, NumPy's, or an array of shape (); a truth value is none."""
+    if isinstance(value, Real):
+        return not isinstance(value, bool)
+    return getattr(value, "shape", None) == () and _holds(value, jnp.floating, jnp.integer)
+
+
+def is_whole(value) -> bool:
+    """Whether it is one whole number whose value is known: 3, 3.0, NumPy's or a concrete array's."""
+    if type(value) is int:
+        return True
+    if not (is_number(value) and is_known(value)):
+        return False
+    return float(value).is_integer()
+
+
+def is_array(value) -> bool:
+    """Whether it has a shape and a type of numbers, as JAX's and NumPy's arrays do."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def is_floating(value) -> bool:
+    """Whether it is an array of real floating numbers."""
+    return is_array(value) and _holds(value, jnp.floating)
+
+
+def _holds(value, *kinds) -> bool:
+    dtype = getattr(value, "dtype", None)
+    return dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+
+
+def _is_key(value) -> bool:
+    return is_array(value) and _holds(value, jax.dtypes.prng_key, jnp.uint32)
+
+
+def _whole(value) -> int:
+    return operator.index(value) if isinstance(value, int | np.integer) else int(value)
+
+
+def _is_sequence(value) -> bool:
+    if isinstance(value, str | bytes | Mapping):
+        return False
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
+
+
+class Kind(NamedTuple):
+    """What an argument may be.
+
+    Attributes
+    ----------
+    accepts : ``value -> bool``
+    words : str
+        What it must be, as in "it must be a number".
+    convert : ``value -> value``, optional
+        To the one type that the function works with.
+    """
+
+    accepts: Callable[[Any], bool]
+    words: str
+    convert: Callable[[Any], Any] | None = None
+
+
+#: Annotation -> what it takes. Classes of this package say in ``made_by`` how to get one.
+_KINDS: Mapping[Any, Kind] = {
+    float: Kind(is_number, "a number"),
+    int: Kind(is_whole, "a whole number", _whole),
+    bool: Kind(lambda value: isinstance(value, bool | np.bool_), "True or False"),
+    str: Kind(lambda value: isinstance(value, str), "a text"),
+    os.PathLike: Kind(lambda value: isinstance(value, os.PathLike), "a path"),
+    NoneType: Kind(lambda value: value is None, "None"),
+    Callable: Kind(callable, "a function"),
+    Sequence: Kind(_is_sequence, "a sequence, such as a list"),
+    Iterable: Kind(_is_sequence, "a sequence, such as a list"),
+}
+_FLOATING = Kind(is_floating, "a floating array: jax.numpy.asarray(..., float)")
+_ARRAY = Kind(is_array, "an array: jax.numpy.asarray(...)")
+_KEY = Kind(_is_key, "a key: jax.random.key(0)")
+
+
+def _kind(annotation) -> Kind | None:
+    """What an annotation takes; None where it says nothing."""
+    origin = get_origin(annotation) or annotation
+    if origin in (Union, UnionType):
+        return _either([_kind(part) for part in get_args(annotation)])
+    if (dtypes := getattr(annotation, "dtypes", None)) is not None:  # jaxtyping's
+        return _FLOATING if isinstance(dtypes, Sequence) and "int32" not in dtypes else _ARRAY
+    if annotation is jax.Array:
+        return _ARRAY
+    if (found := _KINDS.get(origin)) is not None:
+        return found
+    made_by = getattr(annotation, "made_by", None)
+    if not isinstance(annotation, type) or made_by is None:
+        return None
+    return Kind(lambda v: isinstance(v, annotation), f"of type {annotation.__name__}: {made_by}")
+
+
+def _either(kinds: Sequence[Kind | None]) -> Kind | None:
+    known = [kind for kind in kinds if kind is not None]
+    if len(known) < len(kinds):
+        return None
+    words = " or ".join(dict.fromkeys(kind.words for kind in known))
+    whole = _KINDS[int] in known and _KINDS[float] not in known
+    convert = (lambda v: _whole(v) if is_whole(v) else v) if whole else None
+    return Kind(lambda value: any(kind.accepts(value) for kind in known), words, convert)
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: check the types of arguments by their annotations, outside jit and inside.
+
+    Numbers, whole numbers, arrays, sequences, functions, objects of this package, and unions of them are checked;
+    an argument called ``key`` is a key; whole numbers become Python's. What has no annotation is not checked, and no
+    value is read.
+
+    Raises
+    ------
+    InputError
+        From the decorated function, for an argument of another type: it says what it is and what it must be.
+    """
+    named, positional = {}, []
+    for parameter in signature(function).parameters.values():
+        kind = _KEY if parameter.name == "key" else _kind(parameter.annotation)
+        if kind is not None and parameter.default is None and not kind.accepts(None):
+            kind = _either([kind, _KINDS[NoneType]])
+        if kind is not None and parameter.kind is not Parameter.VAR_KEYWORD:
+            named[parameter.name] = kind
+        if parameter.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):
+            positional.append(parameter.name)
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = [_taken(n, v, named.get(n)) for n, v in zip(positional, args, strict=False)]
+        rest = args[len(first) :]
+        options = {name: _taken(name, value, named.get(name)) for name, value in kwargs.items()}
+        return function(*first, *rest, **options)  # pyright: ignore[reportCallIssue]
+
+    return wrapped
+
+
+def checked_fields(cls):
+    """Class decorator of a dataclass: `checked` for the fields that make an object."""
+    cls.__init__ = checked(cls.__init__)
+    return cls
+
+
+def _taken(name: str, value, kind: Kind | None):
+    if kind is None:
+        return value
+    if not kind.accepts(value):
+        where = "" if is_known(value) else " inside jit, vmap or grad"
+        raise InputError(f"{name} is {shown(value)}{where}; it must be {kind.words}")
+    return value if kind.convert is None else kind.convert(value)
+
+
+def require_known(what: str, *values) -> None:
+    """Raise `InputError` where a number in the trees ``values`` cannot be read; ``what`` is who must read it."""
+    if not all(map(is_known, jax.tree.leaves(values))):
+        raise InputError(
+            f"{what} reads numbers, which jit, vmap and grad do not show it: call it outside of them; what it runs is "
+            "compiled already"
+        )
+
+
+def check_finite(name: str, values, advice: str = "clean the data first") -> None:
+    """Check all numbers of an array or tree that can be read.
+
+    Numbers of the host and of CPUs are read in place; those of accelerators are reduced there, all leaves in one
+    program.
+
+    Raises
+    ------
+    InputError
+        That names the first NaN or infinity.
+    """
+    if is_finite(values):
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(values):
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        if not is_finite(leaf):
+            raise InputError(f"{where} has a NaN or infinity{_place(leaf)}; {advice}")
+
+
+def _place(leaf) -> str:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return ""
+    index = np.argwhere(~np.isfinite(np.asarray(leaf)))[0]
+    return f" at index {tuple(int(i) for i in index)}" if len(index) else ""
+
+
+def is_finite(values) -> bool:
+    """Whether no number of an array or tree that can be read is NaN or infinite."""
+    known = [leaf for leaf in jax.tree.leaves(values) if is_known(leaf)]
+    known = [leaf for leaf in known if _has_numbers(leaf)]
+    there = [leaf for leaf in known if not _is_on_host(leaf)]
+    return all(map(_host_finite, filter(_is_on_host, known))) and (
+        not there or bool(_device_finite(there))
+    )
+
+
+def _has_numbers(leaf) -> bool:
+    return np.size(leaf) > 0 and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _is_on_host(leaf) -> bool:
+    if not isinstance(leaf, jax.Array):
+        return True
+    return leaf.is_fully_addressable and all(d.platform == "cpu" for d in leaf.devices())
+
+
+def _host_finite(leaf) -> bool:
+    # Not isfinite of all entries, which makes an array of that size.
+    array = np.asarray(leaf)
+    if array.dtype.kind == "c":
+        return bool(np.isfinite(array).all())
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
+@jax.jit
+def _device_finite(leaves):
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
