@@ -153,20 +153,26 @@ class Evidence:
 def residual_ratios(trajectory: Trajectory, targets) -> np.ndarray:
     """``||f_t - y|| / ||f_0 - y||`` along a trajectory."""
     residuals = np.asarray(trajectory.outputs) - np.asarray(targets)
-    norms = np.linalg.norm(residuals.reshape(len(residuals), -1), axis=1)
+    norms = _norms(residuals)
     return norms / norms[0]
 
 
 def _reach(outputs) -> float:
     outputs = np.asarray(outputs)
-    reach = np.max(np.linalg.norm((outputs - outputs[0]).reshape(len(outputs), -1), axis=1))
-    return float(reach) if np.isfinite(reach) else np.inf
+    return float(np.max(_norms(outputs - outputs[0])))
+
+
+def _norms(steps: np.ndarray) -> np.ndarray:
+    """Norm of every step; infinite where one is not a number or beyond the range of its floats."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.linalg.norm(steps.reshape(len(steps), -1), axis=1)
+    return np.where(np.isnan(norms), np.inf, norms)
 
 
 def sup_gap(left, right, scale: float) -> float:
     """``sup_t ||left_t - right_t||_F / scale`` over the entries both have."""
     length = min(len(left), len(right))
-    difference = np.asarray(left)[:length] - np.asarray(right)[:length]
-    gaps = np.linalg.norm(difference.reshape(length, -1), axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        difference = np.asarray(left)[:length] - np.asarray(right)[:length]
     # A gap that is not a number is no agreement.
-    return float(np.max(np.where(np.isfinite(gaps), gaps, np.inf)) / scale)
+    return float(np.max(_norms(difference)) / scale)

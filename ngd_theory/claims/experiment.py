@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from ngd_theory.claims.settings import Settings
 from ngd_theory.claims.statements import EDGE_SCALE, edge_targets
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.kernels import ntk
+from ngd_theory.theory.isotropy import summarise
 
 #: Steps of the run beyond the edge of stability.
 EDGE_STEPS = 3
@@ -84,7 +86,7 @@ def verify(settings: Settings, progress: Callable[[str], None] | None = None) ->
         if dataset.num_test
         else None
     )
-    spectrum = np.linalg.eigvalsh(np.asarray(ntk(lin) / lin.num_samples))
+    spectrum = kernel_spectrum(np.asarray(ntk(lin) / lin.num_samples))
     floor = len(spectrum) * np.finfo(spectrum.dtype).eps * spectrum[-1]
     condition = float(spectrum[-1] / max(spectrum[0], floor))
     run = _Run(settings, dataset, net, params, lin, at, condition)
@@ -99,6 +101,29 @@ def verify(settings: Settings, progress: Callable[[str], None] | None = None) ->
     )
 
 
+def kernel_spectrum(kernel: np.ndarray) -> np.ndarray:
+    """Eigenvalues of the NTK over N at the start, smallest first.
+
+    Raises
+    ------
+    SingularKernelError
+        If the network at its start is of no use: its kernel is zero or beyond the range of its floats.
+    """
+    mend = "change weight_std, the depth, the width or the seed"
+    if not np.isfinite(kernel).all():
+        raise SingularKernelError(
+            f"the network's kernel at its start is beyond the range of {kernel.dtype}: {mend}, or scale the data"
+        )
+    spectrum = np.linalg.eigvalsh(kernel)
+    # Below this its round-off is no number of its own.
+    if not spectrum[-1] > np.finfo(kernel.dtype).tiny / np.finfo(kernel.dtype).eps:
+        raise SingularKernelError(
+            "the network's kernel at its start is zero, or as good as zero: no output depends on the parameters "
+            f"(every unit is dead, or the weights are tiny); {mend}"
+        )
+    return spectrum
+
+
 @dataclass(frozen=True)
 class _Run:
     """What all approximations share."""
@@ -110,6 +135,23 @@ class _Run:
     lin: networks.Linearization
     at: networks.Linearization | None
     ntk_condition: float
+
+
+def checked_step_size(name: str, scale: float, rate: float) -> float:
+    """``scale / rate``, where both are positive and finite.
+
+    Raises
+    ------
+    SingularKernelError
+        For the map of an approximation that turns steps round or moves nothing.
+    """
+    size = scale / rate if rate > 0 else np.nan
+    if not 0 < size < np.inf:
+        raise SingularKernelError(
+            f"{name}: no step size follows from a step scale of {scale:g} over {rate:.3g}, the constant or largest "
+            "eigenvalue of K: change the step scale, the damping or the network"
+        )
+    return size
 
 
 def load_data(settings: Settings) -> data.Dataset:
@@ -128,7 +170,30 @@ def load_data(settings: Settings) -> data.Dataset:
     )
 
 
-def make_network(settings: Settings, dataset: data.Dataset) -> networks.Network:
+class DataSize(NamedTuple):
+    """What a network must know of its data."""
+
+    input_dim: int
+    output_dim: int
+
+
+def data_size(settings: Settings) -> DataSize:
+    """M_0 and C of the data that the settings ask for; only one row of them is prepared.
+
+    Raises
+    ------
+    InputError
+        If there are no such data.
+    """
+    input_dim, output_dim = settings.chosen_dims
+    if input_dim is not None and output_dim is not None:
+        return DataSize(input_dim, output_dim)
+    one = {"num_train": 1, "num_test": 0, "forster": False, "input_dim": None}
+    found = load_data(settings.model_copy(update=one))
+    return DataSize(input_dim or found.input_dim, found.output_dim)
+
+
+def make_network(settings: Settings, dataset: data.Dataset | DataSize) -> networks.Network:
     """The network that the settings ask for."""
     return networks.mlp(
         dataset.input_dim,
@@ -150,16 +215,11 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
     k = approximation.function_space_map(lin, damping)
     if not bool(jnp.all(jnp.isfinite(k))):
         raise SingularKernelError(_singular(name, damping, k.dtype, conditions))
-    isotropy = theory.isotropy(k)
+    isotropy = summarise(k)
     mse = settings.loss == "mse"
     constant = theory.isotropy_constant(approximation, run.network, lin.num_samples)
     rate = float(isotropy.max_eigenvalue) if constant is None else constant
-    if not rate > 0:
-        raise SingularKernelError(
-            f"{name}: K is zero, so no output depends on the parameters (every unit is dead); widen "
-            "the network or choose another seed"
-        )
-    step_size = settings.step_scale / rate
+    step_size = checked_step_size(name, settings.step_scale, rate)
 
     targets = jnp.asarray(run.dataset.targets, k.dtype)
     q = None if run.at is None else approximation.function_space_map(lin, damping, run.at)
@@ -224,9 +284,8 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
         )
     moved, furthest = prediction.displacement, prediction.displacement
     if mse:
-        reach = jnp.linalg.norm(
-            (prediction.outputs - lin.outputs).reshape(settings.steps + 1, -1), axis=1
-        )
+        travelled = (prediction.outputs - lin.outputs).reshape(settings.steps + 1, -1)
+        reach = jnp.linalg.norm(travelled, axis=1)
         last = settings.steps
         moved = _displacement(approximation, lin, prediction, targets, step_size, damping, last)
         turn = int(jnp.argmax(reach))
@@ -253,7 +312,7 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
         prediction=prediction,
         training=training,
         beyond_edge=beyond,
-        predicted_distance=_norm(moved),
+        predicted_distance=np.inf if moved is None else _norm(moved),
         parameter_norm=_norm(run.params),
         displacement=_operator_displacement(run.network, furthest),
         ntk_condition=run.ntk_condition,
@@ -265,13 +324,17 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
 
 
 def _displacement(approximation, lin, prediction, targets, step_size, damping, step):
-    """``theta_0 - theta_t`` of the linearised network under MSE."""
-    residuals = (prediction.outputs[:step] - targets).sum(0)
-    return approximation.natural_gradient(lin, step_size * residuals, damping)
+    """``theta_0 - theta_t`` of the linearised network under MSE; None where it is beyond all numbers."""
+    residuals = step_size * (prediction.outputs[:step] - targets).sum(0)
+    if not bool(jnp.isfinite(residuals).all()):
+        return None
+    return approximation.natural_gradient(lin, residuals, damping)
 
 
 def _operator_displacement(network, moved) -> float:
     """See `Evidence.displacement`."""
+    if moved is None:
+        return np.inf
     found = [0.0]
     for index, (size, block, change) in enumerate(
         zip(network.layer_sizes, network.blocks, moved, strict=True)

@@ -15,7 +15,10 @@ CROSS_ENTROPY_APPROXIMATIONS = ("identity", "exact", "block-diagonal")
 #: Those that run unless named. Both of K-FAC's test predictions are too near for the claim of distinct minima.
 DEFAULT_APPROXIMATIONS = tuple(n for n in fisher.APPROXIMATIONS if n != "kfac-tridiagonal")
 
-PositiveInt = Annotated[int, Field(ge=1)]
+#: Counts fit the integers of arrays.
+PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
+#: Every layer is compiled by itself: more than this takes hours.
+Depth = Annotated[int, Field(ge=1, le=10_000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -28,9 +31,9 @@ class Settings(BaseModel):
     dataset: str = "mnist"
     classes: tuple[str, ...] | None = None
     num_train: PositiveInt = 100
-    num_test: Annotated[int, Field(ge=0)] = 100
+    num_test: Annotated[int, Field(ge=0, lt=2**63)] = 100
     width: PositiveInt = 1024
-    depth: PositiveInt = 3
+    depth: Depth = 3
     activation: str = "relu"
     weight_std: Positive = 2**0.5
     bias_std: NonNegative = 0.0

@@ -4,42 +4,35 @@ import os
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ngd_theory.cli.memory import MemoryPlan, available_memory, gigabytes
-from ngd_theory.cli.status import Exit, fail
-from ngd_theory.errors import NGDTheoryError
+from ngd_theory.cli.status import Debug, Exit, Output, guarded
 
 #: Sources whose files may or may not be here.
 _SOURCES = ("mnist", "fashion-mnist", "cifar10", "svhn", "digits")
 _OPTIONAL = ("neural-tangents", "kfac-jax", "distributed")
 
 
+@guarded
 def doctor(
     width: Annotated[int, typer.Option(help="M of the network whose memory is told.")] = 1024,
     num_train: Annotated[int, typer.Option(help="N.")] = 100,
-) -> None:
+    debug: Debug = False,
+) -> int:
     """Print versions, devices, data, memory of a step.
 
     Precision and folders too: all that decides how a run will go here.
 
     Exit status 0; 2: bad input.
     """
-    try:
-        _doctor(width, num_train)
-    except NGDTheoryError as error:
-        fail(error, debug=False)
-    raise typer.Exit(Exit.HOLDS)
-
-
-def _doctor(width: int, num_train: int) -> None:
     from ngd_theory import claims, data
     from ngd_theory.data.curves import CACHE_VARIABLE
     from ngd_theory.data.sources.folders import ENVIRONMENT_VARIABLE
     from ngd_theory.environment import environment, package_version
 
-    console = Console(width=None if Console().is_terminal else 120, highlight=False)
+    settings = claims.parse({"width": width, "num_train": num_train, "dataset": "gaussian"})
+    console = Output(120)
     found = environment()
     versions = found["versions"] | {name: package_version(name) for name in _OPTIONAL}
     rows = {
@@ -59,8 +52,8 @@ def _doctor(width: int, num_train: int) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
-    settings = claims.parse({"width": width, "num_train": num_train, "dataset": "gaussian"})
-    console.print(MemoryPlan(settings).table())
+    MemoryPlan(settings).show(console)
+    return Exit.HOLDS
 
 
 def _cache() -> str:

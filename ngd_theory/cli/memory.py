@@ -1,8 +1,11 @@
 """What a run will hold, told before it runs."""
 
+import abc
 import os
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -11,15 +14,25 @@ from ngd_theory.errors import InputError
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 #: Copies of the parameters that `verify` has at most: at the start, trained, new, their gradient, two displacements.
 _COPIES = 6
-#: Bytes of Python, JAX and compiled programs.
-_PROGRAM = 400_000_000
+#: Bytes of Python and JAX, and of the compiled programs of a layer.
+_PROGRAM, _LAYER = 400_000_000, 2_000_000
+#: The model is right within this factor (`ngd_theory.theory.step_memory`): a run that it puts above so many times
+#: the free memory cannot fit.
+MARGIN = 2.0
+_FITS = ("it fits", "it may not fit", "it cannot fit, and is refused without --memory-limit")
+_MEND = "lower --width, --num-train or --steps, or use --precision float32 (--explain shows what takes it)"
+_MEND_STUDY = 'make its network or its number of samples smaller, or use precision = "float32"'
+_LARGE = ((1e18, "EB"), (1e15, "PB"), (1e12, "TB"), (1e9, "GB"))
 
 
 def gigabytes(count: float | None) -> str:
     """Bytes in words."""
     if count is None:
         return "unknown"
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+    if count >= 1e21:
+        return f"{count:.0e} bytes"
+    size, unit = next((pair for pair in _LARGE if count >= pair[0]), (1e6, "MB"))
+    return f"{count / size:.{0 if unit == 'MB' else 1}f} {unit}"
 
 
 def parse_bytes(text: str) -> int:
@@ -74,20 +87,73 @@ def _control_group() -> int | None:
         return None
 
 
-class MemoryPlan:
-    """What a run of ``verify`` will hold, by the model; reads the data, for their sizes.
+class Plan(abc.ABC):
+    """What a run will hold, by the model of `ngd_theory.theory.step_memory`: counted, nothing is made for it."""
+
+    #: What will run, and what to do where that is too much, in words.
+    what: str
+    mend: str
+
+    @property
+    @abc.abstractmethod
+    def total(self) -> int:
+        """Bytes at the peak of the whole run."""
+
+    def _room(self, free: float) -> int:
+        """0: it fits; 1: it may not; 2: it cannot, even if the model is `MARGIN` times too large."""
+        return (self.total > free) + (self.total > MARGIN * free)
+
+    def require(self, limit: str | None) -> None:
+        """Check that the run fits; warn on standard error where it may not.
+
+        Parameters
+        ----------
+        limit : str or None
+            Written as in `parse_bytes`; None: the memory that this machine has free, times `MARGIN`.
+
+        Raises
+        ------
+        InputError
+            If the run would hold more.
+        """
+        need = f"{self.what} would hold about {gigabytes(self.total)}"
+        if limit is not None:
+            if self.total > parse_bytes(limit):
+                raise InputError(f"{need}, above --memory-limit {limit}; {self.mend}")
+            return
+        free = available_memory()
+        room = 0 if free is None else self._room(free)
+        if room == 2:
+            raise InputError(
+                f"{need}, and this machine has {gigabytes(free)} free; {self.mend}. To run it all the same, give a "
+                "larger --memory-limit"
+            )
+        if room == 1:
+            print(
+                f"ngd-theory: {need}, and {gigabytes(free)} are free: it may not fit",
+                file=sys.stderr,
+            )
+
+
+class MemoryPlan(Plan):
+    """A run of ``verify``, or a cell of a theory study.
 
     Parameters
     ----------
     settings : ngd_theory.claims.Settings
+    size : ngd_theory.claims.DataSize, optional
+        That of the settings' data, where it is known.
+    what, mend : str
+        What will run, and what to do where that is too much.
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings, size=None, what: str = "verify", mend: str = _MEND):
         from ngd_theory import claims
         from ngd_theory.theory import step_memory
 
-        self.settings, self.itemsize = settings, 8 if settings.precision == "float64" else 4
-        self.network = claims.make_network(settings, claims.load_data(settings))
+        self.settings, self.itemsize = settings, _itemsize(settings)
+        self.what, self.mend = what, mend
+        self.network = claims.make_network(settings, size or claims.data_size(settings))
         self.steps = {
             name: step_memory(
                 claims.make_approximation(name, settings.loss),
@@ -107,10 +173,13 @@ class MemoryPlan:
         maps = (len(self.steps) + 3) * train**2 + train * test
         if s.kernel == "infinite":
             maps += 4 * self.network.depth * (s.num_train + s.num_test) ** 2
+        # Outputs of every step: predicted and measured, on both sets, and once more while they are made.
+        maps += 4 * (s.steps + 1) * (train + test)
         share = 1 + s.num_test / s.num_train
         largest = max(m.linearisation * share + m.solve for m in self.steps.values())
         copies = _COPIES * self.network.num_parameters
-        return int(_PROGRAM + largest + self.itemsize * (copies + maps))
+        program = _PROGRAM + _LAYER * self.network.depth
+        return int(program + largest + self.itemsize * (copies + maps))
 
     def table(self) -> Table:
         """A step of each approximation, and the whole run."""
@@ -124,13 +193,64 @@ class MemoryPlan:
             table.add_column(name, justify="right")
         for name, m in self.steps.items():
             table.add_row(name, *map(gigabytes, (m.parameters, m.linearisation, m.solve, m.total)))
-        table.caption = f"verify as a whole: about {gigabytes(self.total)}"
         return table
 
-    def require(self, limit: str) -> None:
-        """Raise `InputError` if the run would hold more than the limit, written as in `parse_bytes`."""
-        if self.total > parse_bytes(limit):
-            raise InputError(
-                f"verify would hold about {gigabytes(self.total)}, above --memory-limit {limit}; lower --width or "
-                "--num-train, or use --precision float32 (--explain shows what takes it)"
-            )
+    def show(self, console) -> None:
+        """Print `table`, the whole, and whether this machine has room for it."""
+        console.print(self.table())
+        free = available_memory()
+        fits = "" if free is None else f": {_FITS[self._room(free)]}"
+        console.print(
+            f"{self.what} as a whole: about {gigabytes(self.total)}; "
+            f"{gigabytes(free)} free on this machine{fits}",
+            soft_wrap=True,
+        )
+
+
+class LayersPlan(Plan):
+    """A cell of a layers study: a linearisation, and a map of each layer."""
+
+    what, mend = "the largest cell", _MEND_STUDY
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    @property
+    def total(self) -> int:
+        """Bytes at the peak."""
+        from ngd_theory.theory import step_memory
+
+        s, net, itemsize = self.settings, self.settings.network(), _itemsize(self.settings)
+        step = step_memory(s.make_approximation(), net, s.num_samples, itemsize)
+        maps = (net.depth + 2) * (s.num_samples * net.output_dim) ** 2
+        return int(_PROGRAM + _LAYER * net.depth + step.total + itemsize * maps)
+
+
+def largest_cell(cells) -> Plan | None:
+    """Plan of the cell that holds most; None for a kind of study whose sizes the problem itself fixes.
+
+    Parameters
+    ----------
+    cells : sequence of cells of one study
+    """
+    from ngd_theory import claims
+
+    if not cells or cells[0].kind not in ("theory", "layers"):
+        return None
+    # One cell a shape: a study may have many seeds.
+    settings = {cell.shape: cell.settings for cell in cells}.values()
+    if cells[0].kind == "layers":
+        return max(map(LayersPlan, settings), key=lambda plan: plan.total)
+    sizes: dict[Any, claims.DataSize] = {}
+
+    def plan(s) -> MemoryPlan:
+        key = (s.dataset, s.chosen_classes, s.chosen_dims, s.loss)
+        if key not in sizes:
+            sizes[key] = claims.data_size(s)
+        return MemoryPlan(s, sizes[key], LayersPlan.what, _MEND_STUDY)
+
+    return max(map(plan, settings), key=lambda plan: plan.total)
+
+
+def _itemsize(settings) -> int:
+    return 8 if settings.precision == "float64" else 4

@@ -5,14 +5,17 @@ from typing import Annotated
 
 import typer
 
-from ngd_theory.cli.status import Exit, fail
-from ngd_theory.errors import NGDTheoryError
+from ngd_theory.cli.status import Debug, Exit, guarded, named_path
 
 
+@guarded
 def report(
-    results: Annotated[Path, typer.Argument(help="Results folder of ngd-theory run.")],
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
+    results: Annotated[
+        Path,
+        typer.Argument(parser=named_path, help="Results folder of ngd-theory run."),
+    ],
+    debug: Debug = False,
+) -> int:
     """Draw a sweep: figures, table.csv, report.html.
 
     They go into its folder; the sweep may be unfinished.
@@ -21,10 +24,6 @@ def report(
     """
     from ngd_theory.report.sweep import write_report
 
-    try:
-        paths = write_report(results)
-    except (NGDTheoryError, OSError) as error:
-        fail(error, debug)
-    for path in paths:
+    for path in write_report(results):
         print(path)
-    raise typer.Exit(Exit.HOLDS)
+    return Exit.HOLDS

@@ -14,17 +14,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from ngd_theory.cli.status import Exit, fail
-from ngd_theory.errors import NGDTheoryError
+from ngd_theory.cli.memory import largest_cell
+from ngd_theory.cli.status import Debug, Exit, Output, guarded, named_path, verdict_status
+from ngd_theory.errors import InputError
 
 #: Seconds between two plain progress lines.
 _PACE = 5.0
 
 
+@guarded
 def run(
-    study: Annotated[Path, typer.Argument(help="A study, such as studies/smoke.toml.")],
+    study: Annotated[
+        Path,
+        typer.Argument(parser=named_path, help="A study, such as studies/smoke.toml."),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Results folder; results/NAME when left out.")
+        Path | None,
+        typer.Option(
+            parser=named_path, metavar="FOLDER", help="Results folder; results/NAME when left out."
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -33,46 +41,63 @@ def run(
             "this process when left out."
         ),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="Refuse to run with more, such as 8G, not what is free."),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="A claim that is INCONCLUSIVE or NOT APPLICABLE fails."),
+    ] = False,
+    debug: Debug = False,
+) -> int:
     """Run a study, or go on where it stopped.
 
-    Exit status 0: every cell ran and every claim came out as expected; 1: not so; 2: bad input; 130: Ctrl-C.
+    Exit status 0: no claim came out otherwise than expected; 1: one did; 2: bad input, or a cell that cannot run;
+    3: none could be judged; 4: our fault; 130: Ctrl-C.
     """
     folder = out or Path("results") / study.stem
     try:
-        status = _run(study, folder, scheduler)
-    except (NGDTheoryError, OSError) as error:
-        fail(error, debug)
+        return _run(study, folder, scheduler, memory_limit, strict)
     except KeyboardInterrupt:
-        kept = f"; what is finished is in {folder}/" if folder.is_dir() else ""
-        print(f"ngd-theory: interrupted{kept}; the same command goes on", file=sys.stderr)
-        status = Exit.INTERRUPTED
-    raise typer.Exit(status)
+        kept = [f"what is finished is in {folder}/"] if folder.is_dir() else []
+        raise KeyboardInterrupt(*kept, "the same command goes on") from None
 
 
+@guarded
 def list_(
-    folder: Annotated[Path, typer.Argument(help="Folder of studies.")] = Path("studies"),
-) -> None:
-    """List the studies of a folder with one line each."""
+    folder: Annotated[Path, typer.Argument(parser=named_path, help="Folder of studies.")] = Path(
+        "studies"
+    ),
+    debug: Debug = False,
+) -> int:
+    """List the studies of a folder with one line each.
+
+    Exit status 0; 2: one of the files is broken, or there is none.
+    """
     from ngd_theory import sweeps
 
-    try:
-        studies = sweeps.list_studies(folder)
-    except NGDTheoryError as error:
-        fail(error, debug=False)
+    studies = sweeps.list_studies(folder)
+    if not studies:
+        raise InputError(f"{folder} has no study: there is no file *.toml in it")
     for one in studies:
         print(one.line)
-    raise typer.Exit(Exit.BAD_INPUT if any(one.error for one in studies) else Exit.HOLDS)
+    return Exit.BAD_INPUT if any(one.error for one in studies) else Exit.HOLDS
 
 
-def _run(path: Path, out: Path, scheduler: str | None) -> int:
+def _run(
+    path: Path, out: Path, scheduler: str | None, memory_limit: str | None, strict: bool
+) -> int:
     import jax
 
     from ngd_theory import sweeps
     from ngd_theory.threads import limit_blas_threads
 
     study = sweeps.read(path)
+    largest = largest_cell(study.cells())
+    # The workers of a scheduler that runs already have machines of their own.
+    if largest is not None and not str(scheduler).startswith("tcp:"):
+        largest.require(memory_limit)
     limit_blas_threads()
     jax.config.update("jax_enable_x64", study.precision == "float64")
     with _shown(Console(stderr=True)) as progress:
@@ -81,8 +106,7 @@ def _run(path: Path, out: Path, scheduler: str | None) -> int:
         print(f"set aside and recomputed: {aside.path}: {aside.why}", file=sys.stderr)
     for id, error in summary.failures.items():
         print(f"failed: cell {id[:12]}: {error}", file=sys.stderr)
-    console = Console()
-    wide = console if console.is_terminal else Console(width=160)
+    wide = Output(160)
     if summary.verdicts:
         wide.print(_table(summary.verdicts))
     wide.print(
@@ -90,7 +114,17 @@ def _run(path: Path, out: Path, scheduler: str | None) -> int:
         f"{len(summary.failures)} failed in {summary.seconds:.1f} s. Results in {escape(str(out))}/",
         soft_wrap=True,
     )
-    return Exit.HOLDS if summary.holds else Exit.FAILS
+    unjudged = (sweeps.Outcome.INCONCLUSIVE, sweeps.Outcome.NOT_APPLICABLE)
+    judged = [v for v in summary.verdicts if v.outcome not in unjudged]
+    status = verdict_status(
+        fails=not all(v.as_expected for v in judged),
+        judged=bool(judged),
+        open=len(judged) < len(summary.verdicts),
+        strict=strict,
+    )
+    if status is not Exit.FAILS and summary.failures:
+        return Exit.OUR_FAULT if summary.faults else Exit.BAD_INPUT
+    return status
 
 
 def _table(verdicts) -> Table:

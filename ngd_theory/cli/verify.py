@@ -8,14 +8,15 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ngd_theory.cli.status import Exit, fail
-from ngd_theory.errors import NGDTheoryError
+from ngd_theory.cli.memory import MemoryPlan
+from ngd_theory.cli.status import Debug, Exit, Output, guarded, named_path, verdict_status
 
 
 def _split(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
+@guarded
 def verify(
     dataset: Annotated[
         str,
@@ -47,7 +48,10 @@ def verify(
         int | None, typer.Option(help="Keep this many principal components (gaussian: M_0).")
     ] = None,
     output_dim: Annotated[int | None, typer.Option(help="C, for gaussian.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of original data files.")] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(parser=named_path, metavar="FOLDER", help="Folder of original data files."),
+    ] = None,
     kernel: Annotated[
         str,
         typer.Option(help="empirical, or infinite: predict with the infinite width's kernels too."),
@@ -57,14 +61,19 @@ def verify(
     ] = False,
     memory_limit: Annotated[
         str | None,
-        typer.Option(help="Refuse to run with more, such as 8G."),
+        typer.Option(help="Refuse to run with more, such as 8G, not what is free."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/verify"),
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
+    out: Annotated[
+        Path, typer.Option(parser=named_path, metavar="FOLDER", help="Folder for the results.")
+    ] = Path("results/verify"),
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A claim that is NOT APPLICABLE fails.")
+    ] = False,
+    debug: Debug = False,
+) -> int:
     """Check every claim on one network and data set.
 
-    Exit status 0: all applicable claims hold; 1: one fails; 2: bad input.
+    Exit status 0: no claim fails; 1: one does; 2: bad input; 3: none applies; 4: our fault.
     """
     values = {
         "dataset": dataset,
@@ -89,38 +98,23 @@ def verify(
         "data_dir": data_dir,
         "kernel": kernel,
     }
-    try:
-        if explain:
-            status = _explain(values, memory_limit)
-        else:
-            status = _verify(values, out, memory_limit)
-    except NGDTheoryError as error:
-        fail(error, debug)
-    except OSError as error:
-        fail(f"cannot write results to {out}: {error}; choose another --out", debug)
-    except MemoryError as error:
-        fail(f"out of memory ({error}); lower --width or --num-train", debug)
-    raise typer.Exit(status)
+    return _explain(values, memory_limit) if explain else _verify(values, out, memory_limit, strict)
 
 
 def _explain(values: dict, memory_limit: str | None) -> int:
     from ngd_theory import claims
-    from ngd_theory.cli.memory import MemoryPlan, available_memory, gigabytes
 
     plan = MemoryPlan(claims.parse(values))
-    console = Console(width=None if Console().is_terminal else 120)
-    console.print(plan.table())
+    plan.show(Output(120))
     if memory_limit is not None:
         plan.require(memory_limit)
-    console.print(f"{gigabytes(available_memory())} free on this machine")
     return Exit.HOLDS
 
 
-def _verify(values: dict, out: Path, memory_limit: str | None) -> int:
+def _verify(values: dict, out: Path, memory_limit: str | None, strict: bool) -> int:
     import jax
 
     from ngd_theory import claims, report
-    from ngd_theory.cli.memory import MemoryPlan
     from ngd_theory.files import check_output_folder
     from ngd_theory.threads import limit_blas_threads
 
@@ -128,8 +122,7 @@ def _verify(values: dict, out: Path, memory_limit: str | None) -> int:
     limit_blas_threads()
     jax.config.update("jax_enable_x64", settings.precision == "float64")
     check_output_folder(out)
-    if memory_limit is not None:
-        MemoryPlan(settings).require(memory_limit)
+    MemoryPlan(settings).require(memory_limit)
     errors = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
@@ -152,9 +145,7 @@ def _verify(values: dict, out: Path, memory_limit: str | None) -> int:
         report.draw_dynamics(found, out / "dynamics.png")
         report.draw_isotropy(found, out / "isotropy.png")
 
-    console = Console()
-    # A pipe has no width of its own; the table needs this much.
-    wide = console if console.is_terminal else Console(width=140)
+    wide = Output(140)
     report.print_report(found, wide)
     outcomes = [v.status for v in found.verdicts]
     counts = ", ".join(f"{outcomes.count(s)} {s}" for s in claims.Status)
@@ -164,4 +155,9 @@ def _verify(values: dict, out: Path, memory_limit: str | None) -> int:
         f"Results in {out}/: result.json, dynamics.png, isotropy.png",
         soft_wrap=True,
     )
-    return Exit.HOLDS if found.holds else Exit.FAILS
+    return verdict_status(
+        fails=not found.holds,
+        judged=any(status is not claims.Status.NOT_APPLICABLE for status in outcomes),
+        open=claims.Status.NOT_APPLICABLE in outcomes,
+        strict=strict,
+    )

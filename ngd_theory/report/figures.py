@@ -15,6 +15,9 @@ from ngd_theory.dynamics import Trajectory
 from ngd_theory.files import written
 from ngd_theory.report.style import RC, colour, label, marker
 
+#: Losses from here on are not drawn: the axis of a run that diverges would leave the range of floats.
+_CEILING = 1e100
+
 
 def draw_dynamics(report: Report, path: Path) -> None:
     """Training and test loss of every approximation, measured (markers) and predicted (dashes)."""
@@ -30,11 +33,11 @@ def draw_dynamics(report: Report, path: Path) -> None:
                 measured, *theory = losses_of(report, name, split)
                 for curve, dashes in zip(theory, ("--", ":"), strict=True):
                     if curve is not None:
-                        curve = np.maximum(curve, floor)
-                        axis.plot(curve, dashes, color=colour(name), lw=1.2, zorder=2)
+                        shown = _shown(curve, floor)
+                        axis.plot(shown, dashes, color=colour(name), lw=1.2, zorder=2)
                 assert measured is not None
                 axis.plot(
-                    np.maximum(measured, floor),
+                    _shown(measured, floor),
                     linestyle="none",
                     marker=marker(name),
                     markersize=5,
@@ -59,6 +62,12 @@ def draw_dynamics(report: Report, path: Path) -> None:
         )
         with written(path) as temporary:
             figure.savefig(temporary, format="png")
+
+
+def _shown(curve: np.ndarray, floor: float) -> np.ndarray:
+    """A loss as it is drawn: not below ``floor``, and not where it has run away."""
+    curve = np.asarray(curve, float)
+    return np.where(curve < _CEILING, np.maximum(curve, floor), np.nan)
 
 
 def draw_isotropy(report: Report, path: Path) -> None:
@@ -97,7 +106,8 @@ def draw_isotropy(report: Report, path: Path) -> None:
 def losses_of(report: Report, name: str, split: str) -> tuple[np.ndarray | None, ...]:
     """Losses of an approximation on "training" or "test" at every step: measured, predicted, limit.
 
-    The last is that of the infinitely wide network, None where it was not asked for or there is none.
+    The last is that of the infinitely wide network, None where it was not asked for or there is none. A loss beyond
+    the range of its floats is infinite.
     """
     evidence = report.evidence[name]
     trajectories = (evidence.training, evidence.prediction, evidence.limit)
@@ -105,8 +115,10 @@ def losses_of(report: Report, name: str, split: str) -> tuple[np.ndarray | None,
 
 
 def _losses(report: Report, trajectory: Trajectory, split: str) -> np.ndarray:
-    if split == "training":
-        return np.asarray(trajectory.losses)
-    loss = losses.by_name(report.settings.loss)
-    targets = jnp.asarray(report.dataset.test_targets)
-    return np.array([float(loss.value(f, targets)) for f in jnp.asarray(trajectory.test_outputs)])
+    values = np.asarray(trajectory.losses)
+    if split == "test":
+        loss = losses.by_name(report.settings.loss)
+        targets = jnp.asarray(report.dataset.test_targets)
+        outputs = jnp.asarray(trajectory.test_outputs)
+        values = np.array([float(loss.value(f, targets)) for f in outputs])
+    return np.where(np.isnan(values), np.inf, values)

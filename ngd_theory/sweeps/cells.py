@@ -16,6 +16,9 @@ from ngd_theory.errors import InputError
 #: Part of every identity: raise it when a cell's numbers or columns change their meaning.
 FORMAT = 2
 
+#: Most cells of a study. More would take days, and minutes before anything is measured.
+MOST_CELLS = 100_000
+
 #: Settings that change the numbers of a cell but not the programs compiled for it.
 NOT_SHAPES = ("seed", "damping", "step_scale", "data_dir")
 
@@ -120,6 +123,15 @@ def canonical(value: Any) -> str:
 
 
 AnyCell = TypeVar("AnyCell", bound=HashedCell)
+
+
+def require_few(count: int) -> None:
+    """Raise `InputError` if a study has more than `MOST_CELLS` cells; ask before they are made."""
+    if count > MOST_CELLS:
+        raise InputError(
+            f"the study has {count:,} cells; at most {MOST_CELLS:,} are run in one folder: leave out values of the "
+            "grid, or split it into several studies"
+        )
 
 
 def require_distinct(cells: Sequence[HashedCell], what: str) -> None:

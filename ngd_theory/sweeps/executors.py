@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ngd_theory.errors import InputError
+from ngd_theory.errors import InputError, is_foreseen
 from ngd_theory.sweeps.cells import HashedCell
 
 
@@ -16,16 +16,23 @@ class Failure:
     """Why a cell has no rows.
 
     Text, not the exception: it comes from another process, which may know classes that this one does not.
+
+    Attributes
+    ----------
+    error, traceback : str
+    foreseen : bool
+        See `ngd_theory.errors.is_foreseen`.
     """
 
     error: str
     traceback: str
+    foreseen: bool = True
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
         """Return the failure that an exception is."""
         text = f"{type(error).__name__}: {error}"
-        return cls(text, "".join(traceback.format_exception(error)))
+        return cls(text, "".join(traceback.format_exception(error)), is_foreseen(error))
 
 
 Rows: TypeAlias = list[dict[str, Any]]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ngd_theory.errors import InputError, choose
 from ngd_theory.sweeps import layers, structure, table, training, verdicts
+from ngd_theory.sweeps.cells import MOST_CELLS
 from ngd_theory.sweeps.layers import LayersStudy
 from ngd_theory.sweeps.measure import measure_cell
 from ngd_theory.sweeps.structure import StructureStudy
@@ -32,7 +33,8 @@ class Kind:
     Attributes
     ----------
     study : pydantic model
-        With ``kind``, ``title``, ``statement``, ``claims``, ``precision`` and ``cells()``.
+        With ``kind``, ``title``, ``statement``, ``claims``, ``precision``, ``num_cells`` and
+        ``cells()``.
     columns : dict of str to Column
         What a cell's rows hold.
     config_columns : tuple of str
@@ -50,6 +52,10 @@ class Kind:
     measure: Callable[[Any], list[dict[str, Any]]]
     evaluate: Callable[[Any, pd.DataFrame], tuple[StudyVerdict, ...]]
 
+
+#: Longest study file that is read.
+MOST_BYTES = 4_000_000
+_NESTED = "tables or lists are nested too deep; a study has three levels at most"
 
 #: By the ``kind`` of the file; a new kind is one module and one entry.
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -117,6 +123,10 @@ def read(path: str | Path) -> AnyStudy:
     """
     path = Path(path)
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(
+                f"{path}: has more than {MOST_BYTES:,} bytes; no study of at most {MOST_CELLS:,} cells needs as many"
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
@@ -124,6 +134,8 @@ def read(path: str | Path) -> AnyStudy:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: {_NESTED}") from None
     try:
         return parse(values)
     except InputError as error:
@@ -144,3 +156,5 @@ def parse(values: dict[str, Any]) -> AnyStudy:
         return kind.study.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise InputError("; ".join(error_lines(error, kind.study))) from None
+    except RecursionError:
+        raise InputError(_NESTED) from None

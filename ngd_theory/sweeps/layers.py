@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
@@ -10,17 +11,16 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ngd_theory.claims.settings import Depth, NonNegative, PositiveInt
 from ngd_theory.errors import InputError, SingularKernelError, choose
 from ngd_theory.networks import Network, linearize
-from ngd_theory.sweeps.cells import SettingsCell, require_distinct
+from ngd_theory.sweeps.cells import SettingsCell, require_distinct, require_few
 from ngd_theory.sweeps.measure import isotropy_columns
 from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
 from ngd_theory.sweeps.validation import listed
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 #: Which rows a claim is about, by the layer's place.
 Place = Literal["first", "hidden", "output", "network"]
 
@@ -56,7 +56,7 @@ class _Fixed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sharing: Literal["expand", "reduce"] = "expand"
-    convolutions: PositiveInt = 2
+    convolutions: Depth = 2
     kernel_size: PositiveInt = 3
     stride: PositiveInt = 1
     pool: PositiveInt = 1
@@ -219,6 +219,7 @@ class LayersStudy(_Fixed):
 
     @model_validator(mode="after")
     def _whole(self):
+        require_few(self.num_cells)
         cells = self.cells()
         require_distinct(cells, "a network")
         for claim in self.claims:
@@ -238,6 +239,12 @@ class LayersStudy(_Fixed):
                     )
         return self
 
+    @property
+    def num_cells(self) -> int:
+        """How many networks there are."""
+        axes = (self.approximations, *(getattr(self, name) for name in AXES), self.seeds)
+        return prod(map(len, axes))
+
     def cells(self) -> list[LayersCell]:
         """Every network, in the order of the file."""
         fixed = {name: getattr(self, name) for name in _Fixed.model_fields}
@@ -251,8 +258,8 @@ class LayersStudy(_Fixed):
 
 def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:
     """A row a layer, and one of the network."""
-    from ngd_theory import theory
     from ngd_theory.fisher.solve import gram_rank
+    from ngd_theory.theory.isotropy import summarise
 
     s, dtype = cell.settings, cell.require_precision()
     approximation, net = s.make_approximation(), s.network()
@@ -286,7 +293,7 @@ def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:
                 "input_rank": ranks[0],
                 "sensitivity_rank": ranks[1],
                 "full_rank": ranks == [n * t, n * c * size.geometry.live_positions],
-                **isotropy_columns(theory.isotropy(k), alpha),
+                **isotropy_columns(summarise(k), alpha),
             }
         )
     whole = {
@@ -297,7 +304,7 @@ def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:
         "sensitivity_rank": 0,
         "full_rank": all(row["full_rank"] for row in rows[:-1]),
         **isotropy_columns(
-            theory.isotropy(sum(maps[1:], maps[0])), None if constants is None else sum(constants)
+            summarise(sum(maps[1:], maps[0])), None if constants is None else sum(constants)
         ),
     }
     return [{"approximation": s.approximation, **row} for row in (*rows, whole)]

@@ -29,7 +29,7 @@ class Listing:
         """Name, number of cells and title in one line, or what is wrong."""
         if self.study is None:
             return f"{self.path.stem}: {self.error}"
-        return f"{self.path.stem} ({len(self.study.cells())} cells): {self.study.title}"
+        return f"{self.path.stem} ({self.study.num_cells} cells): {self.study.title}"
 
 
 def list_studies(folder: str | Path) -> list[Listing]:

@@ -74,7 +74,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         whole = all(isinstance(manifest[name], kind) for name, kind in kept.items())
     except FileNotFoundError:
         raise InputError(f"{path.parent} holds no sweep: there is no {path.name}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged ({error}): restore it or choose another --out"
         ) from None

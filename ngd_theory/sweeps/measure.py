@@ -10,14 +10,15 @@ import numpy as np
 from ngd_theory import data, dynamics, losses, networks, theory
 from ngd_theory.claims import Settings
 from ngd_theory.claims.evidence import residual_ratios
+from ngd_theory.claims.experiment import checked_step_size, kernel_spectrum, make_network
 from ngd_theory.claims.experiment import load_data as load_data
 from ngd_theory.claims.experiment import make_approximation as make_approximation
-from ngd_theory.claims.experiment import make_network
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.fisher import Approximation
 from ngd_theory.kernels import infinite, ntk
 from ngd_theory.sweeps.cells import Cell
 from ngd_theory.sweeps.premises import broken_premise
+from ngd_theory.theory.isotropy import summarise
 
 #: Measurements that need the network trained.
 _TRAINED = frozenset(("trajectory", "gap", "rivals", "movement", "kernel-drift", "limit"))
@@ -78,6 +79,8 @@ class _Experiment:
         self.dataset, self.net, self.params, self.lin, self.at = dataset, net, params, lin, at
         self.targets = jnp.asarray(dataset.targets, lin.outputs.dtype)
         self.kernel = np.asarray(_kernel(lin))
+        #: Eigenvalues of the kernel; a network that is of no use is refused here.
+        self.eigenvalues = kernel_spectrum(self.kernel)
         #: Final test outputs by approximation: trained, predicted.
         self.finals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -92,10 +95,10 @@ class _Experiment:
                 f"{name}: the function-space map is not finite with damping {damping:g} in {k.dtype}: "
                 "raise the damping, use float64, or damping 0 (pseudo-inverse)"
             )
-        isotropy = theory.isotropy(k)
+        isotropy = summarise(k)
         constant = theory.isotropy_constant(approximation, self.net, lin.num_samples)
         rate = float(isotropy.max_eigenvalue) if constant is None else constant
-        step_size = settings.step_scale / rate
+        step_size = checked_step_size(name, settings.step_scale, rate)
         broken = broken_premise(settings, name)
         common: dict[str, Any] = {
             "approximation": name,
@@ -107,8 +110,8 @@ class _Experiment:
         if "isotropy" in self.wanted:
             common |= isotropy_columns(isotropy, constant)
         if "eigenvalues" in self.wanted:
-            eigenvalues = np.linalg.eigvalsh(self.kernel)
-            common |= {"ntk_min": float(eigenvalues[0]), "ntk_max": float(eigenvalues[-1])}
+            ends = self.eigenvalues[[0, -1]].tolist()
+            common |= dict(zip(("ntk_min", "ntk_max"), ends, strict=True))
         if not self.wanted & _TRAINED:
             return [{**common, "step": 0}]
         steps = self._trained(approximation, k, step_size, damping)

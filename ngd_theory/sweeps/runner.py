@@ -44,6 +44,8 @@ class Summary:
         Cells.
     failures : dict of str to str
         Error of every cell that failed, by id.
+    faults : int
+        How many of them are faults of this package (`ngd_theory.errors.is_foreseen`).
     set_aside : tuple of SetAside
         Damaged and foreign files that were found.
     verdicts : tuple of StudyVerdict
@@ -57,6 +59,7 @@ class Summary:
     set_aside: tuple[SetAside, ...]
     verdicts: tuple[StudyVerdict, ...]
     seconds: float
+    faults: int = 0
 
     @property
     def holds(self) -> bool:
@@ -111,7 +114,8 @@ def run(
             store.record(study, cells)
             finished, aside = store.finished(cells)
             failures: dict[str, str] = {}
-            done = reused = len(finished)
+            faults, done = 0, len(finished)
+            reused = done
             left = grouped_by_shape([cell for cell in cells if cell.id not in finished])
             waiting = {cell.id: cell for cell in left}
 
@@ -126,12 +130,14 @@ def run(
                     done += 1
                 else:
                     failures[cell.id] = failure.error
+                    faults += not failure.foreseen
                 del waiting[cell.id]
                 report()
             verdicts = evaluate(study, load(out)) if study.claims else ()
             write_json(Path(out) / "verdicts.json", [_as_json(v) for v in verdicts])
     seconds = time.perf_counter() - start
-    return Summary(len(cells), done - reused, reused, failures, tuple(aside), verdicts, seconds)
+    computed = done - reused
+    return Summary(len(cells), computed, reused, failures, tuple(aside), verdicts, seconds, faults)
 
 
 def _keep(store: Store, cell: HashedCell, outcome: Outcome) -> Failure | None:

@@ -8,14 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ngd_theory.claims.settings import Positive, PositiveInt
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import SettingsCell, require_distinct
+from ngd_theory.sweeps.cells import SettingsCell, require_distinct, require_few
 from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Quantity = Literal[
     "relative_error", "relative_error_all", "off_tridiagonal_share", "off_tridiagonal_share_all"
 ]
@@ -141,6 +140,7 @@ class StructureStudy(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self):
+        require_few(self.num_cells)
         require_distinct(self.cells(), "a classifier")
         for claim in self.claims:
             about = [
@@ -153,6 +153,11 @@ class StructureStudy(BaseModel):
                     f"claim {claim.statement!r} is about {len(about)} classifiers; name one of the dampings in where"
                 )
         return self
+
+    @property
+    def num_cells(self) -> int:
+        """How many classifiers there are, at every damping."""
+        return len(self.factor_damping) * len(self.seeds)
 
     def cells(self) -> list[StructureCell]:
         """Every classifier at every damping."""

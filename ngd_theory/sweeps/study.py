@@ -3,13 +3,14 @@
 import itertools
 import json
 from collections.abc import Iterator
+from math import prod
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ngd_theory.claims import Settings
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import Cell, require_distinct
+from ngd_theory.sweeps.cells import Cell, require_distinct, require_few
 from ngd_theory.sweeps.premises import PREMISES, broken_premise
 from ngd_theory.sweeps.statistics import Rule
 from ngd_theory.sweeps.table import COLUMNS, CONFIG_COLUMNS
@@ -155,6 +156,7 @@ class Study(BaseModel):
     def _whole(self) -> "Study":
         if "\n" in self.title + self.statement:
             raise InputError("title and statement are one line each")
+        require_few(self.num_cells)
         axes, _ = self._axes()
         for claim in self.claims:
             for name in claim.approximations:
@@ -192,6 +194,11 @@ class Study(BaseModel):
                         f"are {', '.join(map(str, known))}"
                     )
         return self
+
+    @property
+    def num_cells(self) -> int:
+        """How many grid points there are."""
+        return prod(len(values) for values in self._axes()[0].values())
 
     def cells(self) -> list[Cell]:
         """Every grid point, in the order of the file, the last axis fastest.

@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,15 +12,13 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ngd_theory.claims.settings import NonNegative, Positive, PositiveInt
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import SettingsCell, require_distinct
+from ngd_theory.sweeps.cells import SettingsCell, require_distinct, require_few
 from ngd_theory.sweeps.statistics import MIN_SEEDS, Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Option = bool | int | float | str
 
 COLUMNS: dict[str, Column] = {
@@ -209,6 +208,7 @@ class TrainingStudy(BaseModel):
                 raise InputError(
                     f"{c.label!r} has {', '.join(sorted(both))} in options and in grid"
                 )
+        require_few(self.num_cells)
         cells = self.cells()
         require_distinct(cells, "a run")
         for cell in cells:
@@ -228,6 +228,13 @@ class TrainingStudy(BaseModel):
                         f"{MIN_SEEDS} seeds in common, too few for an interval"
                     )
         return self
+
+    @property
+    def num_cells(self) -> int:
+        """How many runs there are."""
+        return sum(
+            prod(map(len, c.grid.values())) * len(c.seeds or self.seeds) for c in self.optimizers
+        )
 
     def cells(self) -> list[TrainingCell]:
         """Every run, in the order of the file."""
