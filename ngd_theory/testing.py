@@ -2,27 +2,37 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
+from pandas.api.types import is_numeric_dtype
 
+from ngd_theory.arguments import checked, require_known
 from ngd_theory.dynamics import Trajectory
-from ngd_theory.errors import InputError
+from ngd_theory.errors import InputError, shown
 from ngd_theory.sweeps.statistics import Outcome, Rule, contraction_rate, judge, power_law
-from ngd_theory.theory import isotropy
+from ngd_theory.theory import Isotropy
+from ngd_theory.theory.isotropy import require_square, summarise
 
 
+@checked
 def assert_isotropic(map: Any, *, dispersion: float = 1e-6) -> None:
-    """Assert that a function-space map is a multiple of the identity.
+    """Assert that a function-space map is a multiple of the identity, and the multiple positive.
 
     Parameters
     ----------
     map : (NC, NC) array
     dispersion : float
         Largest ``||K - alpha I||_F / (alpha sqrt(NC))`` allowed.
+
+    Raises
+    ------
+    AssertionError
+        If it is not, has a NaN or infinity, or a trace that is not positive.
+    InputError
+        If ``map`` is no square array of real numbers, or ``dispersion`` no finite number of at least 0.
     """
     __tracebackhide__ = True
-    _assert_finite(map)
-    found = isotropy(map)
+    _require_number("dispersion", dispersion)
+    found = _measured(map)
     measured = float(found.dispersion)
     if not measured <= dispersion:
         raise AssertionError(
@@ -32,6 +42,7 @@ def assert_isotropic(map: Any, *, dispersion: float = 1e-6) -> None:
         )
 
 
+@checked
 def assert_isotropy_constant(map: Any, expected: float, *, rtol: float = 1e-3) -> None:
     """Assert that ``tr K/(NC)`` is ``expected`` to a relative ``rtol``.
 
@@ -39,29 +50,56 @@ def assert_isotropy_constant(map: Any, expected: float, *, rtol: float = 1e-3) -
     ----------
     map : (NC, NC) array
     expected : float
-        alpha, for example from `ngd_theory.theory.isotropy_constant`.
+        alpha > 0, for example from `ngd_theory.theory.isotropy_constant`.
     rtol : float
+
+    Raises
+    ------
+    AssertionError
+        If it is not, or ``map`` has a NaN or infinity, or a trace that is not positive.
+    InputError
+        If ``map`` is no square array of real numbers, ``expected`` not positive and finite, or ``rtol`` no finite number
+        of at least 0.
     """
     __tracebackhide__ = True
-    _assert_finite(map)
-    measured = float(isotropy(map).constant)
-    if not abs(measured - expected) <= rtol * abs(expected):
+    _require_number("expected", expected, positive=True)
+    _require_number("rtol", rtol)
+    measured = float(_measured(map).constant)
+    if not abs(measured - expected) <= rtol * expected:
         raise AssertionError(
             f"the isotropy constant is off\n  measured: {measured:.8g}\n"
             f"  expected: {expected:.8g} within {rtol:.3g} of it"
         )
 
 
-def _assert_finite(map) -> None:
+def _measured(map) -> Isotropy:
+    """The isotropy of a map that is finite and has a positive trace."""
     __tracebackhide__ = True
-    if not jnp.isfinite(map).all():
-        where = np.argwhere(~np.isfinite(map))
+    map = require_square(map)
+    require_known("an assertion", map)
+    values = np.asarray(map)
+    if not np.isfinite(values).all():
+        where = np.argwhere(~np.isfinite(values))
         raise AssertionError(
             f"the map has a NaN or infinity at {tuple(where[0].tolist())}, {len(where)} of them: "
             "a solve broke down; raise the damping, use float64, or see ngd_theory.theory.check_conditions"
         )
+    if not np.trace(values) > 0:
+        raise AssertionError(
+            f"the map has the trace {np.trace(values):.3g}, which is not positive: it contracts no residual; see "
+            "ngd_theory.theory.check_conditions"
+        )
+    return summarise(map)
 
 
+def _require_number(name: str, value: float, *, positive: bool = False) -> None:
+    if not ((value > 0 if positive else value >= 0) and value < np.inf):
+        raise InputError(
+            f"{name} is {value}; it must be finite and {'positive' if positive else 'at least 0'}"
+        )
+
+
+@checked
 def assert_convergence_rate(
     trajectory: Trajectory, expected: float, *, tolerance: float = 0.05, floor: float | None = None
 ) -> None:
@@ -78,21 +116,51 @@ def assert_convergence_rate(
     floor : float, optional
         Residual, relative to the first, below which nothing is fitted; see
         `ngd_theory.sweeps.contraction_rate`. By default 1,000 epsilons of the trajectory's precision.
+
+    Raises
+    ------
+    AssertionError
+        If it does not, or a loss is not finite.
+    InputError
+        For fewer than two losses, a first one of 0, negative ones (not MSE's), or numbers that are negative or not finite.
     """
     __tracebackhide__ = True
-    losses = np.asarray(trajectory.losses)
-    floor = 1e3 * float(np.finfo(losses.dtype).eps) if floor is None else floor
-    residuals = np.sqrt(losses)
+    for name, value in (("expected", expected), ("tolerance", tolerance), ("floor", floor)):
+        if value is not None:
+            _require_number(name, value)
+    residuals = np.sqrt(_losses(trajectory))
+    floor = 1e3 * float(np.finfo(residuals.dtype).eps) if floor is None else floor
     measured = contraction_rate(residuals, floor)
     if not abs(measured - expected) <= tolerance:
-        shown = ", ".join(f"{r:.3g}" for r in residuals[:6] / residuals[0])
+        first = ", ".join(f"{r:.3g}" for r in residuals[:6] / residuals[0])
         raise AssertionError(
             f"the residual does not shrink at the expected rate\n  measured: {measured:.6g} a step\n"
-            f"  expected: {expected:.6g} within {tolerance:.3g}\n  ||r_t||/||r_0||: {shown}"
+            f"  expected: {expected:.6g} within {tolerance:.3g}\n  ||r_t||/||r_0||: {first}"
             + (", ..." if len(residuals) > 6 else "")
         )
 
 
+def _losses(trajectory: Trajectory) -> np.ndarray:
+    """Losses of an MSE trajectory that has a rate."""
+    __tracebackhide__ = True
+    require_known("an assertion", trajectory.losses)
+    losses = np.asarray(trajectory.losses)
+    if losses.ndim != 1 or len(losses) < 2 or not np.issubdtype(losses.dtype, np.floating):
+        raise InputError(
+            f"the trajectory's losses are {shown(losses)}; a rate takes two floating ones at least, one a step"
+        )
+    if not np.isfinite(losses).all():
+        step = int(np.argmin(np.isfinite(losses)))
+        raise AssertionError(
+            f"the loss is {losses[step]} at step {step}: training broke down or diverged; take a smaller step or a larger "
+            "damping"
+        )
+    if (losses < 0).any():
+        raise InputError(f"the trajectory has the loss {losses.min():.3g}: losses under MSE are not negative")
+    return losses
+
+
+@checked
 def assert_gap_shrinks(
     frame: Any, exponent: float, *, column: str = "gap", over: str = "width"
 ) -> None:
@@ -109,14 +177,36 @@ def assert_gap_shrinks(
     exponent : float
         Such as -0.5.
     column, over : str
+
+    Raises
+    ------
+    AssertionError
+        If it does not, or the column has a NaN.
+    InputError
+        For something else than a frame with these columns of numbers, a frame without rows or of several approximations,
+        or an exponent that is not finite.
     """
     __tracebackhide__ = True
+    if not (hasattr(frame, "columns") and hasattr(frame, "groupby")):
+        raise InputError(f"frame is {shown(frame)}; it must be a pandas.DataFrame: ngd.sweeps.load")
+    if not np.isfinite(exponent):
+        raise InputError(f"exponent is {exponent}; it must be finite")
     missing = {"seed", over, column} - set(frame.columns)
     if missing:
         raise InputError(f"the frame lacks the columns {', '.join(sorted(missing))}")
     if "approximation" in frame and frame["approximation"].nunique() > 1:
         raise InputError("the frame holds several approximations: give the rows of one")
+    if len(frame) == 0:
+        raise InputError("the frame has no rows")
+    for name in (over, column):
+        if not is_numeric_dtype(frame[name]):
+            raise InputError(f"the column {name!r} has entries of type {frame[name].dtype}, not numbers")
     keys = [*(["cell"] if "cell" in frame else []), "seed", over]
+    # pandas leaves rows with a NaN out of groups and of their maxima.
+    if frame[keys].isna().any().any():
+        raise InputError(f"a row of the frame lacks one of {', '.join(keys)}")
+    if frame[column].isna().any():
+        raise AssertionError(f"{column} has a NaN in {int(frame[column].isna().sum())} rows of the frame")
     peaks = frame.groupby(keys)[column].max().reset_index()
     measured = power_law(peaks[over], peaks[column], peaks["seed"])
     judgement = judge(measured, Rule(-np.inf, exponent))

@@ -80,3 +80,113 @@ def test_a_frame_of_something_else_is_refused():
     two = pd.concat([frame(-0.6).assign(approximation=name) for name in ("exact", "kfac")])
     with pytest.raises(InputError, match="several approximations"):
         testing.assert_gap_shrinks(two, -0.5)
+
+
+REFUSED = {
+    "rectangular": (jnp.ones((2, 3)), "square"),
+    "a vector": (jnp.ones(4), "square"),
+    "empty": (jnp.ones((0, 0)), "one row at least"),
+    "complex": (jnp.eye(3) * (1 + 0j), "real"),
+    "truth values": (jnp.eye(3, dtype=bool), "real"),
+    "a list": ([[1.0]], "not an array"),
+    "nothing": (None, "not an array"),
+    "a text": ("kfac", "not an array"),
+}
+FAILING = {
+    "negative": (-np.diag(np.arange(1, 7.0)), "trace -21"),
+    "zero": (np.zeros((3, 3)), "trace 0"),
+    "traceless": (np.diag([1.0, -1.0]), "trace 0"),
+    "infinite": (np.diag([1.0, np.inf]), r"infinity at \(1, 1\)"),
+}
+CHECKS = (testing.assert_isotropic, partial(testing.assert_isotropy_constant, expected=1.0))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("case", [*REFUSED, *FAILING])
+def test_what_is_no_map_or_contracts_nothing_passes_no_assertion(check, case):
+    map_, words = (REFUSED | FAILING)[case]
+    with pytest.raises(InputError if case in REFUSED else AssertionError, match=words):
+        check(map_)
+
+
+def test_maps_of_numpy_and_of_whole_numbers_are_maps():
+    for map_ in (3 * np.eye(4), 3 * np.eye(4, dtype=np.float32), 3 * np.eye(4, dtype=int)):
+        testing.assert_isotropic(map_)
+        testing.assert_isotropy_constant(map_, 3.0)
+
+
+NO_NUMBERS = [float("nan"), float("inf"), -1.0]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_tolerances_and_expectations_are_numbers(value):
+    rate = partial(testing.assert_convergence_rate, trajectory(0.5))
+    calls = {
+        "dispersion": lambda: testing.assert_isotropic(jnp.eye(2), dispersion=value),
+        "rtol": lambda: testing.assert_isotropy_constant(jnp.eye(2), 1.0, rtol=value),
+        "expected": lambda: testing.assert_isotropy_constant(jnp.eye(2), value),
+        "expected ": lambda: rate(value),
+        "tolerance": lambda: rate(0.5, tolerance=value),
+        "floor": lambda: rate(0.5, floor=value),
+    }
+    for name, call in calls.items():
+        with pytest.raises(InputError, match=f"{name.strip()} is {value}"):
+            call()
+    if not np.isfinite(value):
+        with pytest.raises(InputError, match=f"exponent is {value}"):
+            testing.assert_gap_shrinks(frame(-0.6), value)
+
+
+@pytest.mark.parametrize("value", ["1", None, True, [1.0], 1j])
+def test_numbers_of_another_type_are_refused(value):
+    for call in (
+        lambda: testing.assert_isotropic(jnp.eye(2), dispersion=value),
+        lambda: testing.assert_isotropy_constant(jnp.eye(2), value),
+        lambda: testing.assert_convergence_rate(trajectory(0.5), value),
+        lambda: testing.assert_gap_shrinks(frame(-0.6), value),
+    ):
+        with pytest.raises(InputError, match="a number"):
+            call()
+
+
+def with_losses(losses):
+    return Trajectory(jnp.zeros((1, 1, 1)), None, jnp.asarray(losses))
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "words"),
+    [
+        ([], InputError, "two floating ones"),
+        ([1.0], InputError, "two floating ones"),
+        ([[1.0, 0.5]], InputError, "two floating ones"),
+        ([4, 2], InputError, "two floating ones"),
+        ([1.0, -0.5], InputError, "not negative"),
+        ([0.0, 0.0], InputError, "above zero"),
+        ([1.0, float("nan"), 0.1], AssertionError, "nan at step 1"),
+        ([1.0, 0.25, float("inf")], AssertionError, "inf at step 2"),
+    ],
+)
+def test_losses_without_a_rate_pass_no_assertion(losses, error, words):
+    with pytest.raises(error, match=words):
+        testing.assert_convergence_rate(with_losses(losses), 0.5)
+
+
+def test_a_rate_is_of_a_trajectory():
+    with pytest.raises(InputError, match=r"trajectory is .*dynamics.train"):
+        testing.assert_convergence_rate(jnp.ones(3), 0.5)
+
+
+def test_rows_without_numbers_do_not_drop_out_of_a_gap():
+    whole = frame(-0.6)
+    with pytest.raises(InputError, match="no rows"):
+        testing.assert_gap_shrinks(whole[:0], -0.5)
+    with pytest.raises(InputError, match="pandas.DataFrame"):
+        testing.assert_gap_shrinks([1.0], -0.5)
+    with pytest.raises(InputError, match="not numbers"):
+        testing.assert_gap_shrinks(whole.assign(gap="0.5"), -0.5)
+    with pytest.raises(InputError, match="lacks one of"):
+        testing.assert_gap_shrinks(whole.assign(width=whole["width"].where(whole["seed"] > 0)), -0.5)
+    for value, words in ((np.nan, "NaN in 18 rows"), (np.inf, "INCONCLUSIVE"), (0.0, "INCONCLUSIVE")):
+        broken = whole.assign(gap=whole["gap"].where(whole["step"] == 0, value))
+        with pytest.raises(AssertionError, match=words):
+            testing.assert_gap_shrinks(broken, -0.5)

@@ -1,7 +1,7 @@
 """What training does to a network, predicted or measured."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array
 
@@ -30,6 +30,7 @@ class Trajectory:
         num_steps + 1 entries, the last of which is the step that showed it.
     """
 
+    made_by: ClassVar[str] = "ngd.dynamics.train(...) or ngd.dynamics.predict(...)"
     outputs: Array
     test_outputs: Array | None
     losses: Array

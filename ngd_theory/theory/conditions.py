@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ngd_theory.errors import InputError, require_type
+from ngd_theory.arguments import checked, is_finite, require_known
+from ngd_theory.errors import InputError, NotPredictedError, require_type
 from ngd_theory.fisher import Approximation, tridiagonal_coupling
-from ngd_theory.fisher.base import require_approximation
+from ngd_theory.fisher.damping import as_damping
 from ngd_theory.fisher.solve import gram_floor, gram_rank, round_off
 from ngd_theory.kernels import layer_kernel
 from ngd_theory.networks import Linearization, Network
@@ -47,52 +48,80 @@ class Condition:
     blocking: bool = True
 
 
+@checked
 def check_conditions(
     approximation: Approximation,
-    net: Network,
+    net: Network | None,
     lin: Linearization,
-    damping: float = 0.0,
+    damping=0.0,
 ) -> tuple[Condition, ...]:
     """Check the conditions of docs/theory.md section 3 on an actual linearisation.
+
+    Each is measured on something that it does not guard, so that a network whose weights or inputs are zero, or whose
+    units are dead, meets none by having nothing to measure. Comparisons with NaN fail.
 
     Parameters
     ----------
     approximation : Approximation
-    net : Network
+    net : Network or None
+        None for a linearisation by `ngd_theory.networks.linearize_function`.
     lin : Linearization
         Of ``net`` at the training inputs; its values are read, so call this outside jit.
-    damping : float
+    damping : float or scalar array
         rho, for the conditioning of the damped block-tridiagonal system.
 
     Returns
     -------
     tuple of Condition
+        One that fails where ``lin`` has a NaN or infinity.
 
     Raises
     ------
     InputError
-        If ``lin`` is not a linearisation of ``net``.
+        If ``lin`` is not a linearisation of ``net``, for an argument of another type, a damping that is no finite number
+        of at least 0, and inside jit.
     """
-    require_approximation(approximation)
-    require_type(
-        "net",
-        net,
-        Network,
-        "the network that was linearised; functions without layers have no conditions",
-    )
-    require_type("lin", lin, Linearization, "ngd.networks.linearize(net, params, x)")
-    sizes = [(s.num_inputs, s.num_units) for s in net.layer_sizes]
-    if sizes != [(y.layout.num_inputs, y.layout.num_units) for y in lin.layers]:
-        raise InputError("`lin` is not a linearisation of `net`: their layers differ")
+    require_known("check_conditions", lin, damping)
+    rho = float(as_damping(damping).value)
+    if lin.grouping is not None and net is not None:
+        raise InputError(
+            "`lin` is of a function (linearize_function), which has groups of parameters and no layers: give None for `net`"
+        )
+    if lin.grouping is None:
+        require_type(
+            "net",
+            net,
+            Network,
+            "the network that was linearised, or None for a function without layers",
+        )
+        assert net is not None
+        if [block.affine.layout for block in net.blocks] != [y.layout for y in lin.layers]:
+            raise InputError("`lin` is not a linearisation of `net`: their layers differ")
+    approximation._check_layers(lin)
+    if not is_finite(lin):
+        return (
+            Condition(
+                "finite-linearisation",
+                False,
+                np.nan,
+                np.nan,
+                "the linearisation has a NaN or infinity: the weights or inputs have, or are too large for their type",
+            ),
+        )
     return tuple(
         condition
         for name in approximation.requirements
-        for condition in CHECKS[name](name, approximation, net, lin, float(damping))
+        for condition in CHECKS[name](name, approximation, net, lin, rho)
     )
 
 
 def _distinct_inputs(name, approximation, net, lin, damping) -> Iterator[Condition]:
+    if net is None:
+        return  # a function shows its Jacobian only
     x = np.asarray(lin.layers[0].inputs).reshape(lin.num_samples, -1)
+    # Squares of large and of tiny numbers are out of range.
+    scale = np.abs(x).max() or 1
+    x = x / scale
     square = np.sum(x**2, axis=1)
     distance = square[:, None] + square[None, :] - 2 * x @ x.T
     np.fill_diagonal(distance, np.inf)
@@ -102,8 +131,8 @@ def _distinct_inputs(name, approximation, net, lin, damping) -> Iterator[Conditi
     yield Condition(
         name,
         closest > floor,
-        closest,
-        floor,
+        float(closest * scale),
+        float(floor * scale),
         "all inputs differ"
         if closest > floor
         else f"inputs {n} and {m} are equal to round-off, so every kernel is singular: "
@@ -112,7 +141,11 @@ def _distinct_inputs(name, approximation, net, lin, damping) -> Iterator[Conditi
 
 
 def _positive_definite(name, matrix, what, layer, advice) -> Condition:
-    eigenvalues = np.linalg.eigvalsh(np.asarray(matrix))
+    matrix = np.asarray(matrix)
+    if not np.isfinite(matrix).all():
+        why = f"{what} is beyond the range of {matrix.dtype}: scale the inputs or the weights"
+        return Condition(name, False, np.nan, np.nan, why, layer)
+    eigenvalues = np.linalg.eigvalsh(matrix)
     smallest, floor = float(eigenvalues[0]), round_off(eigenvalues)
     holds = smallest > floor
     return Condition(
@@ -143,7 +176,7 @@ def _positive_definite_layer_kernels(name, approximation, net, lin, damping) -> 
 
 
 def _invertible_coupling(name, approximation, net, lin, damping) -> Iterator[Condition]:
-    depth = net.depth
+    depth = len(lin.layers)
     smallest = float(np.abs(np.linalg.eigvalsh(tridiagonal_coupling(depth))).min())
     holds = depth % 3 != 2
     yield Condition(
@@ -162,7 +195,7 @@ def _invertible_coupling(name, approximation, net, lin, damping) -> Iterator[Con
 def _well_conditioned_damped_system(name, approximation, net, lin, damping) -> Iterator[Condition]:
     if damping == 0:
         return
-    coupling = tridiagonal_coupling(net.depth)
+    coupling = tridiagonal_coupling(len(lin.layers))
     roots = [_root(np.asarray(layer_kernel(y)) / lin.num_samples) for y in lin.layers]
     system = np.block(
         [
@@ -189,7 +222,8 @@ def _positive_damped_map(name, approximation, net, lin, damping) -> Iterator[Con
         return
     k = np.asarray(approximation.function_space_map(lin, damping))
     if not np.isfinite(k).all():
-        return  # other conditions say why
+        yield Condition(name, False, np.nan, 0.0, "the damped K is not finite: raise the damping, or take 0")
+        return
     eigenvalues = np.linalg.eigvalsh((k + k.T) / 2)
     smallest, limit = float(eigenvalues[0]), -round_off(eigenvalues)
     yield Condition(
@@ -230,10 +264,13 @@ def _equal_leverages(name, approximation, net, lin, damping) -> Iterator[Conditi
         leverages = _leverages(np.asarray(layer.inputs).reshape(n * t, p)).reshape(n, t)
         live = _live(layer)
         leverages = leverages[:, live].sum(1)
-        spread = float(leverages.std() / leverages.mean())
+        total = float(leverages.sum())
+        spread = float(n * leverages.std() / total) if total > 0 else np.nan
         limit = float(10 * np.finfo(leverages.dtype).eps ** 0.5)
-        why = f"leverages of a_{index} sum to {leverages.sum():.4g} of N T = {n * int(live.sum())}"
-        if spread > limit:
+        why = f"leverages of a_{index} sum to {total:.4g} of N T = {n * int(live.sum())}"
+        if not total > 0:
+            why += ": the inputs are zero, or no output depends on the layer (zero weights or dead units)"
+        elif not spread <= limit:
             first = "use fewer samples or more input dimensions"
             first += ", or the Forster transform" if t == 1 else ""
             why += f" and differ by {spread:.2g}, which the layer's K shows at every width: " + (
@@ -244,16 +281,33 @@ def _equal_leverages(name, approximation, net, lin, damping) -> Iterator[Conditi
     yield _full_rank(name, lin.layers[-1], len(lin.layers))
 
 
+def _general_position(name, approximation, net, lin, damping) -> Iterator[Condition]:
+    for index, (layer, size) in enumerate(zip(lin.layers, net.layer_sizes, strict=True), start=1):
+        if size.unknown is not None:
+            return  # no constant is stated
+        a = np.asarray(layer.inputs).reshape(-1, layer.inputs.shape[-1])
+        rank, expected = gram_rank(a), size.input_rank(lin.num_samples)
+        why = f"rank(a_{index}) is {rank} of {expected} in general position"
+        if rank != expected:
+            why += (
+                ", so that alpha is another: inputs are copies or multiples of others, or zero"
+                if index == 1
+                else ", so that alpha is another: layers before this one have zero weights, or dead or saturated units"
+            )
+        yield Condition(name, rank == expected, rank, expected, why, index)
+
+
 def _full_rank_inputs(name, approximation, net, lin, damping) -> Iterator[Condition]:
     for index, (layer, size) in enumerate(zip(lin.layers, net.layer_sizes, strict=True), start=1):
         n, c, _, _ = layer.sensitivities.shape
         # A unit has at most so many independent Jacobian rows a sample, all in the range of a.
-        yield _full_rank(name, layer, index, n * min(c, size.geometry.windows))
+        rows = size.positions if size.unknown else size.geometry.windows
+        yield _full_rank(name, layer, index, n * min(c, rows))
 
 
 def _full_rank_features(name, approximation, net, lin, damping) -> Iterator[Condition]:
     # Layers before the last two add nothing to K, so that the network's inputs matter in short networks only.
-    first = 0 if net.depth <= 2 else 1
+    first = 0 if len(lin.layers) <= 2 else 1
     for index, layer in enumerate(lin.layers[first:], start=first + 1):
         yield _full_rank(name, layer, index)
 
@@ -276,21 +330,31 @@ def _full_rank(name, layer, index, needed: int | None = None) -> Condition:
 
 
 def _full_rank_sensitivities(name, approximation, net, lin, damping) -> Iterator[Condition]:
-    # The output layer's B is I_C whatever its rank.
-    for index, layer in enumerate(lin.layers[:-1], start=1):
-        delta = np.asarray(layer.sensitivities).reshape(-1, layer.sensitivities.shape[-1])
-        n, c, _, _ = layer.sensitivities.shape
-        rank, needed = gram_rank(delta), n * c * int(_live(layer).sum())
+    last = len(lin.layers)
+    for index, (layer, size) in enumerate(zip(lin.layers, net.layer_sizes, strict=True), start=1):
+        delta = np.asarray(layer.sensitivities)
+        n, c, t, m = delta.shape
+        if index == last and (delta == delta[:1]).all() and gram_rank(delta[0].reshape(c, -1)) == c:
+            continue  # then B is I_C in the basis of the outputs, whatever its rank
+        # Not the positions that are seen to be live: with zero weights behind, none is.
+        live = t if size.unknown else size.geometry.live_positions
+        rank, needed = gram_rank(delta.reshape(-1, m)), n * c * live
         why = f"rank(delta_{index}) is {rank} of N C T = {needed}"
-        why += " that the outputs depend on" if needed < len(delta) else ""
-        if rank < needed:
+        why += " that the outputs depend on" if live < t else ""
+        if rank == 0:
+            why += ": no output depends on the layer; layers after it have zero weights or dead units"
+        elif rank < needed:
             why += ": widen the layer, use fewer samples, or a nonlinear activation"
         yield Condition(name, rank == needed, rank, needed, why, index)
 
 
 def _many_units(name, approximation, net, lin, damping) -> Iterator[Condition]:
-    expected = unit_wise_dispersion(net)
-    units = sum(s.num_units for s in net.layer_sizes[:-1])
+    try:
+        expected = unit_wise_dispersion(net)
+    except NotPredictedError as error:
+        yield Condition(name, False, np.nan, 0.1, str(error))
+        return
+    units = sum(s.live_units for s in net.layer_sizes[:-1])
     holds = expected < 0.1
     yield Condition(
         name,
@@ -302,11 +366,56 @@ def _many_units(name, approximation, net, lin, damping) -> Iterator[Condition]:
     )
 
 
-def _isotropic_by_design(name, approximation, net, lin, damping) -> Iterator[Condition]:
+def _active_units(name, approximation, net, lin, damping) -> Iterator[Condition]:
+    n, c = lin.outputs.shape
+    total = np.zeros((n, c, c))
+    for index, (layer, size) in enumerate(zip(lin.layers, net.layer_sizes, strict=True), start=1):
+        projectors = _projectors(np.asarray(layer.sensitivities))
+        total += projectors
+        if size.unknown or index == net.depth:
+            continue
+        most, expected = min(c, size.geometry.windows), size.unit_rank(c)
+        found = float(np.trace(projectors, axis1=1, axis2=2).mean()) / size.live_units
+        off = abs(found / expected - 1)
+        # Three standard deviations of independent units.
+        limit = min(0.5, 0.01 + 3 * ((most - expected) / (expected * size.live_units)) ** 0.5)
+        why = f"units of layer {index} move {found:.3g} outputs a sample, where {expected:.3g} are expected"
+        if not off <= limit:
+            why += ": units are dead or saturated, weights behind them zero, or there are too few"
+        yield Condition(name, off <= limit, off, limit, why, index)
+    if any(size.unknown for size in net.layer_sizes):
+        return  # many-units says so
+    alpha = float(np.trace(total, axis1=1, axis2=2).mean()) / c
+    spread = float(np.sqrt(np.sum((total - alpha * np.eye(c)) ** 2) / (n * c)))
+    spread, limit = spread / alpha if alpha > 0 else np.nan, 0.05 + 3 * unit_wise_dispersion(net)
+    why = f"units move all outputs at all samples alike, but for {spread:.2g}"
+    if not spread <= limit:
+        why += ": at some samples more units are dead than at others, or weights of some outputs are zero or alike"
+    yield Condition(name, spread <= limit, spread, limit, why)
+
+
+def _projectors(delta: np.ndarray) -> np.ndarray:
+    """Sum over units of the projector onto the range of a unit's (C, T) sensitivities, a sample each: (N, C, C)."""
+    found = []
+    for sample in delta:
+        by_unit = np.moveaxis(sample, -1, 0).astype(float)
+        scales = np.abs(by_unit).max(axis=(1, 2), keepdims=True)
+        by_unit = by_unit / np.where(scales > 0, scales, 1)
+        eigenvalues, vectors = np.linalg.eigh(by_unit @ np.swapaxes(by_unit, 1, 2))
+        floor = max(sample.shape[:2]) * np.finfo(delta.dtype).eps * eigenvalues[:, -1:]
+        kept = vectors * (eigenvalues > floor)[:, None, :]
+        found.append(np.einsum("mck,mdk->cd", kept, kept))
+    return np.stack(found)
+
+
+def _isotropic_at_some_width(name, approximation, net, lin, damping) -> Iterator[Condition]:
     yield Condition(
         name, False, np.nan, np.nan, "the map keeps a spectrum of its own at every width"
     )
 
+
+#: The requirement of those whose K the theory says is anisotropic at every width: it never holds.
+NEVER_ISOTROPIC = "isotropic-at-some-width"
 
 CHECKS: dict[str, Callable[..., Iterator[Condition]]] = {
     "distinct-inputs": _distinct_inputs,
@@ -315,10 +424,12 @@ CHECKS: dict[str, Callable[..., Iterator[Condition]]] = {
     "invertible-coupling": _invertible_coupling,
     "well-conditioned-damped-system": _well_conditioned_damped_system,
     "positive-damped-map": _positive_damped_map,
+    "general-position": _general_position,
     "full-rank-inputs": _full_rank_inputs,
     "full-rank-features": _full_rank_features,
     "equal-leverages": _equal_leverages,
     "full-rank-sensitivities": _full_rank_sensitivities,
     "many-units": _many_units,
-    "isotropic-by-design": _isotropic_by_design,
+    "active-units": _active_units,
+    NEVER_ISOTROPIC: _isotropic_at_some_width,
 }

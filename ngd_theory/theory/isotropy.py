@@ -1,11 +1,14 @@
 """How near a function-space map is to a multiple of the identity (docs/theory.md sections 2 and 3)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ngd_theory.errors import InputError
+from ngd_theory.arguments import is_known
+from ngd_theory.errors import InputError, shown
+from ngd_theory.linalg import eigvalsh
 from ngd_theory.pytrees import pytree
 
 
@@ -19,7 +22,8 @@ class Isotropy:
     constant : scalar
         ``tr K / (NC)``, the measured alpha.
     dispersion : scalar
-        ``||K - constant I||_F / (constant sqrt(NC))``; 0 exactly when K is isotropic.
+        ``||K - constant I||_F / (abs(constant) sqrt(NC))``; 0 exactly when K is isotropic, never negative, NaN where the
+        constant is 0.
     min_eigenvalue, max_eigenvalue : scalar
         Of the symmetric part of K.
     """
@@ -30,13 +34,14 @@ class Isotropy:
     max_eigenvalue: Array
 
 
-def isotropy(map: Float[Array, "NC NC"]) -> Isotropy:
+def isotropy(map: Any) -> Isotropy:
     """Measure the isotropy of a function-space map.
 
     Parameters
     ----------
     map : (N*C, N*C) array
-        As `Approximation.function_space_map` returns it, on the training set.
+        As `Approximation.function_space_map` returns it, on the training set: of JAX or NumPy, real; whole numbers are
+        taken as floating ones. Inside jit only its shape and type are checked.
 
     Returns
     -------
@@ -45,14 +50,63 @@ def isotropy(map: Float[Array, "NC NC"]) -> Isotropy:
     Raises
     ------
     InputError
-        If ``map`` is not square.
+        If ``map`` is no square array of real numbers, has a NaN or infinity, or its trace is not positive: K then
+        contracts no residual and has no isotropy constant.
     """
-    if map.ndim != 2 or map.shape[0] != map.shape[1]:
+    return summarise(require_map(map))
+
+
+def require_map(map: Any, name: str = "the map") -> Array:
+    """A function-space map as a floating JAX array.
+
+    Raises
+    ------
+    InputError
+        See `isotropy`.
+    """
+    map = require_square(map, name)
+    if is_known(map):
+        if not bool(jnp.isfinite(map).all()):
+            raise InputError(
+                f"{name} has a NaN or infinity: a solve broke down; raise the damping, use float64, or see "
+                "ngd_theory.theory.check_conditions"
+            )
+        trace = float(jnp.trace(map))
+        if not trace > 0:
+            raise InputError(
+                f"{name} has the trace {trace:.3g}, which is not positive: it contracts no residual, and no isotropy "
+                "constant or step size is read off it; see ngd_theory.theory.check_conditions"
+            )
+    return map
+
+
+def require_square(map: Any, name: str = "the map") -> Array:
+    """A square array of real numbers as a floating JAX array; no number is read.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
+    shape, dtype = getattr(map, "shape", None), getattr(map, "dtype", None)
+    if shape is None or dtype is None:
+        raise InputError(f"{name} is {shown(map)}, not an array: jax.numpy.asarray(map)")
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise InputError(
-            f"the map has shape {map.shape}; isotropy is of a square map, train x train"
+            f"{name} has shape {tuple(shape)}; it must be a square map, train x train, of one row at least"
         )
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise InputError(f"{name} has numbers of type {dtype}; they must be real")
+    return jnp.asarray(map, jnp.promote_types(dtype, jnp.float32))
+
+
+def summarise(map: Float[Array, "NC NC"]) -> Isotropy:
+    """`isotropy` without its checks: of any square map, that of dead units and of indefinite solves too."""
     size = map.shape[0]
     constant = jnp.trace(map) / size
-    deviation = jnp.linalg.norm(map - constant * jnp.eye(size, dtype=map.dtype))
-    eigenvalues = jnp.linalg.eigvalsh((map + map.T) / 2)
-    return Isotropy(constant, deviation / (constant * size**0.5), eigenvalues[0], eigenvalues[-1])
+    # Divided first: squares of large and of tiny numbers are out of range.
+    scaled = map / jnp.where(constant == 0, 1, jnp.abs(constant))
+    deviation = jnp.linalg.norm(scaled - jnp.sign(constant) * jnp.eye(size, dtype=map.dtype))
+    dispersion = jnp.where(constant == 0, jnp.nan, deviation / size**0.5)
+    eigenvalues = eigvalsh((map + map.T) / 2)
+    return Isotropy(constant, dispersion, eigenvalues[0], eigenvalues[-1])

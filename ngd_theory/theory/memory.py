@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from ngd_theory.arguments import checked
 from ngd_theory.fisher import Approximation
-from ngd_theory.fisher.base import require_approximation
 from ngd_theory.networks import Network
+from ngd_theory.networks.checks import require_size
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class StepMemory:
         return self.parameters + self.linearisation + self.solve
 
 
+@checked
 def step_memory(
     approximation: Approximation, net: Network, num_samples: int, itemsize: int = 4
 ) -> StepMemory:
@@ -45,12 +47,18 @@ def step_memory(
     itemsize : int
         Bytes a number: 4 for float32, 8 for float64.
 
+    Raises
+    ------
+    InputError
+        For an argument of another type, or a number that is no whole one of at least 1.
+
     Notes
     -----
     Without what the compiler adds or saves: within a factor 2 of what XLA reports on a CPU. The program itself (Python,
     JAX, compiled code) is some 0.4 GB more.
     """
-    require_approximation(approximation)
+    for name, value in (("num_samples", num_samples), ("itemsize", itemsize)):
+        require_size(name, value)
     sizes, c = net.layer_sizes, net.output_dim
     linearisation = sum(num_samples * s.positions * (s.num_inputs + c * s.num_units) for s in sizes)
     return StepMemory(

@@ -35,11 +35,16 @@ NAMES = {
         "well-conditioned-damped-system",
         "positive-damped-map",
     },
-    "kfac": {"distinct-inputs", "equal-leverages", "full-rank-sensitivities"},
+    "kfac": {
+        "distinct-inputs",
+        "general-position",
+        "equal-leverages",
+        "full-rank-sensitivities",
+    },
     "kfac-tridiagonal": {"distinct-inputs", "full-rank-features", "full-rank-sensitivities"},
-    "unit-wise": {"distinct-inputs", "full-rank-inputs", "many-units"},
-    "entry-wise": {"isotropic-by-design"},
-    "identity": {"isotropic-by-design"},
+    "unit-wise": {"distinct-inputs", "full-rank-inputs", "many-units", "active-units"},
+    "entry-wise": {"isotropic-at-some-width"},
+    "identity": {"isotropic-at-some-width"},
 }
 
 

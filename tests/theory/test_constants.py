@@ -1,5 +1,8 @@
 """THEORY section 3 as numbers: isotropy constants and dispersions, measured on real networks."""
 
+import time
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -302,3 +305,64 @@ def test_no_step_size_is_invented_where_there_is_no_constant():
 def test_largest_monotone_step_size_is_one_over_the_largest_eigenvalue():
     map_ = jnp.diag(jnp.asarray([0.5, 4.0, 1.0]))
     assert float(ngd.theory.largest_monotone_step_size(map_)) == pytest.approx(0.25)
+
+
+# --- Arguments and sizes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [2.5, True, "3", None, float("nan"), float("inf"), 0, -1, [3]])
+def test_what_is_no_number_of_samples_is_refused(value):
+    network, exact = ngd.networks.mlp(4, [8], 1), ngd.fisher.Exact()
+    for call in (
+        ngd.theory.isotropy_constant,
+        ngd.theory.optimal_step_size,
+        ngd.theory.stable_step_sizes,
+        ngd.theory.step_memory,
+    ):
+        with pytest.raises(InputError, match="num_samples is"):
+            call(exact, network, value)
+    with pytest.raises(InputError, match="itemsize is"):
+        ngd.theory.step_memory(exact, network, 3, value)
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.int64(3), np.float32(3), jnp.asarray(3)])
+def test_whole_numbers_of_any_type_count_samples(value):
+    network = ngd.networks.mlp(4, [64], 1)
+    assert ngd.theory.isotropy_constant(ngd.fisher.KFAC(), network, value) == 4
+
+
+def test_the_weights_of_the_coupling_are_its_pseudo_inverse():
+    for depth in range(1, 15):
+        network = ngd.networks.mlp(6, [64] * (depth - 1), 1)
+        coupling = np.eye(depth) + np.eye(depth, k=1) + np.eye(depth, k=-1)
+        expected = np.linalg.pinv(coupling, hermitian=True).sum(axis=1)
+        found = ngd.fisher.BlockTridiagonal().layer_constants(network.layer_sizes, 3)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+NAMES = ("exact", "block-diagonal", "block-tridiagonal", "kfac", "kfac-tridiagonal", "unit-wise")
+
+
+@pytest.mark.parametrize(
+    ("hidden", "activation"),
+    [([10**9], "relu"), ([10**9, 10**9], "tanh"), ([8] * 2_000, "relu"), ([8] * 2_000, "identity")],
+)
+def test_sizes_are_counted_and_not_allocated(hidden, activation):
+    start = time.perf_counter()
+    network = ngd.networks.mlp(10, hidden, 1, activation)
+    sizes = [10, *hidden, 1]
+    assert network.num_parameters == sum(a * b for a, b in pairwise(sizes))
+    assert [s.num_units for s in network.layer_sizes] == sizes[1:]
+    for name in NAMES:
+        approximation = ngd.fisher.by_name(name)
+        alpha = ngd.theory.isotropy_constant(approximation, network, 4)
+        memory = ngd.theory.step_memory(approximation, network, 4)
+        assert type(memory.total) is int
+        assert memory.parameters == 3 * 4 * network.num_parameters
+        if activation != "identity" and hidden[0] > 8:
+            expected = {"exact": 1, "block-diagonal": len(sizes) - 1, "kfac": 4 * len(hidden) + 1}
+            gamma = {"relu": 0.5, "tanh": 1.0}[activation]
+            expected["unit-wise"] = gamma * sum(hidden) + 1
+            assert alpha == expected.get(name, alpha)
+    # Some 0.3 s; what grows as the square of depth or width takes minutes.
+    assert time.perf_counter() - start < 10

@@ -49,9 +49,53 @@ def test_isotropy_can_be_jitted():
     assert float(found.constant) == 1
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (4,)])
-def test_only_a_square_map_has_an_isotropy(shape):
-    # Without the annotations checked: the message is for users, who do not have the import hook.
-    unchecked = getattr(ngd.theory.isotropy, "__wrapped__", ngd.theory.isotropy)
-    with pytest.raises(InputError, match="square map, train x train"):
-        unchecked(jnp.ones(shape))
+REFUSED = {
+    "rectangular": (np.ones((2, 3)), "square map, train x train"),
+    "a vector": (np.ones(4), "square map, train x train"),
+    "empty": (np.ones((0, 0)), "one row at least"),
+    "complex": (np.eye(2) * 1j, "real"),
+    "truth values": (np.eye(2, dtype=bool), "real"),
+    "texts": (np.full((2, 2), "a"), "real"),
+    "a list": ([[1.0]], "not an array"),
+    "nothing": (None, "not an array"),
+    "NaN": (np.diag([1.0, np.nan]), "NaN or infinity.*check_conditions"),
+    "infinite": (np.diag([1.0, np.inf]), "NaN or infinity"),
+    "negative": (-np.diag(np.arange(1, 7.0)), "trace -21, which is not positive"),
+    "traceless": (np.diag([1.0, -1.0]), "trace 0"),
+    "zero": (np.zeros((2, 2)), "trace 0"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize(
+    "measure", [ngd.theory.isotropy, ngd.theory.largest_monotone_step_size], ids=["isotropy", "step"]
+)
+def test_what_is_no_map_or_contracts_nothing_is_refused(measure, case):
+    map_, words = REFUSED[case]
+    with pytest.raises(InputError, match=words):
+        measure(map_)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, jnp.bfloat16])
+def test_maps_of_any_real_type_are_measured(dtype):
+    found = ngd.theory.isotropy(np.asarray(3 * np.eye(4)).astype(dtype))
+    assert (float(found.constant), float(found.dispersion)) == (3, 0)
+    assert float(ngd.theory.largest_monotone_step_size(jnp.diag(jnp.array([1, 4])))) == 0.25
+
+
+def test_inside_jit_a_dispersion_is_never_negative():
+    measure = jax.jit(ngd.theory.isotropy)
+    negative = -np.diag(np.arange(1, 7.0))
+    expected = np.std(np.arange(1, 7)) / 3.5
+    assert float(measure(negative).dispersion) == pytest.approx(expected)
+    assert float(measure(negative).constant) == -3.5
+    for traceless in (np.zeros((3, 3)), np.diag([1.0, -1.0])):
+        assert np.isnan(float(measure(traceless).dispersion))
+    with pytest.raises(InputError, match="square map"):
+        jax.jit(ngd.theory.isotropy)(jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_maps_of_any_size_have_a_dispersion(scale):
+    found = ngd.theory.isotropy(np.float32(scale) * np.diag(np.float32([1, 3])))
+    assert float(found.dispersion) == pytest.approx(0.5)
