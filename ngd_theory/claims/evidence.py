@@ -8,6 +8,7 @@ from ngd_theory.dynamics import Trajectory
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import Network
 from ngd_theory.theory import Condition, Isotropy
+from ngd_theory.theory.conditions import NEVER_ISOTROPIC
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Evidence:
     constant : float or None
         Predicted alpha.
     isotropy : Isotropy
-        Of the measured train map K.
+        Of the measured train map K; under another Fisher of the outputs, Lambda, see `experiment.judged_map`.
     spectrum : (NC,) array
         Eigenvalues of K.
     damping_bias : float or None
@@ -87,6 +88,11 @@ class Evidence:
     def name(self) -> str:
         """The approximation's public name."""
         return self.approximation.name
+
+    @property
+    def never_isotropic(self) -> bool:
+        """Whether the theory says that K is anisotropic at every width; with no constant either it says nothing."""
+        return NEVER_ISOTROPIC in self.approximation.requirements
 
     @property
     def residual_ratios(self) -> np.ndarray:

@@ -34,7 +34,7 @@ class Report:
     network : Network
     evidence : dict of str to Evidence
     maps : dict of str to (NC, NC) array
-        The train map K of each approximation.
+        What each approximation's isotropy is of: see `judged_map`.
     verdicts : tuple of Verdict
     seconds : float
     """
@@ -99,6 +99,49 @@ def verify(settings: Settings, progress: Callable[[str], None] | None = None) ->
     return Report(
         settings, dataset, net, evidence, maps, judge(evidence), time.perf_counter() - start
     )
+
+
+def judged_map(k, outputs, loss: str) -> tuple[theory.Isotropy, np.ndarray]:
+    """Isotropy of what the theory's constant is of, and that map.
+
+    Under MSE it is K. Under another loss the Fisher of the outputs is ``Lambda = R R^T``, and what is a multiple of
+    the identity is ``R^T K R`` on the range of Lambda: its mean eigenvalue there is ``tr(K Lambda) / rank Lambda``.
+    (K itself grows as 1/rho across that range, where no residual lies.)
+
+    Parameters
+    ----------
+    k : (NC, NC) array
+        The train map.
+    outputs : (N, C) array
+    loss : str
+
+    Returns
+    -------
+    Isotropy
+    (NC, NC) array
+    """
+    root = losses.by_name(loss).fisher_root(outputs)
+    if root is None:
+        return summarise(k), np.asarray(k)
+    roots = np.asarray(root)
+    n, c, _ = roots.shape
+    blocks = np.asarray(k).reshape(n, c, n, c)
+    seen = np.einsum("nca,ncmd,mdb->namb", roots, blocks, roots, optimize=True)
+    seen = seen.reshape(n * c, n * c)
+    rank = int(sum(np.linalg.matrix_rank(block) for block in roots))
+    if rank == 0:
+        raise SingularKernelError(
+            "the Fisher of the outputs is zero: the network is certain of every sample at its start; lower weight_std"
+        )
+    eigenvalues = np.linalg.eigvalsh((seen + seen.T) / 2)[-rank:]
+    mean = eigenvalues.mean()
+    summary = (mean, eigenvalues.std() / mean, eigenvalues[0], eigenvalues[-1])
+    return theory.Isotropy(*map(jnp.asarray, summary)), seen
+
+
+def largest_eigenvalue(k) -> float:
+    """Of the symmetric part of a map."""
+    return float(np.linalg.eigvalsh(np.asarray(k + k.T) / 2)[-1])
 
 
 def kernel_spectrum(kernel: np.ndarray) -> np.ndarray:
@@ -215,10 +258,10 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
     k = approximation.function_space_map(lin, damping)
     if not bool(jnp.all(jnp.isfinite(k))):
         raise SingularKernelError(_singular(name, damping, k.dtype, conditions))
-    isotropy = summarise(k)
+    isotropy, judged = judged_map(k, lin.outputs, settings.loss)
     mse = settings.loss == "mse"
     constant = theory.isotropy_constant(approximation, run.network, lin.num_samples)
-    rate = float(isotropy.max_eigenvalue) if constant is None else constant
+    rate = largest_eigenvalue(k) if constant is None else constant
     step_size = checked_step_size(name, settings.step_scale, rate)
 
     targets = jnp.asarray(run.dataset.targets, k.dtype)
@@ -320,7 +363,7 @@ def _measure(run: _Run, name: str) -> tuple[Evidence, np.ndarray]:
         seconds=time.perf_counter() - start,
         limit=limit,
     )
-    return evidence, np.asarray(k)
+    return evidence, judged
 
 
 def _displacement(approximation, lin, prediction, targets, step_size, damping, step):

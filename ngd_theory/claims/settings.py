@@ -9,11 +9,17 @@ from ngd_theory import fisher
 from ngd_theory.errors import InputError, choose
 from ngd_theory.networks import ACTIVATIONS
 
-#: Approximations that have a ``kind``, and so a cross-entropy Fisher, or need none (identity).
+#: Those that run under cross-entropy.
 CROSS_ENTROPY_APPROXIMATIONS = ("identity", "exact", "block-diagonal")
-
-#: Those that run unless named. Both of K-FAC's test predictions are too near for the claim of distinct minima.
-DEFAULT_APPROXIMATIONS = tuple(n for n in fisher.APPROXIMATIONS if n != "kfac-tridiagonal")
+#: Why the others do not.
+_NO_CROSS_ENTROPY = (
+    "no tolerance is derived for them where the Fisher of the outputs changes as training goes on"
+)
+#: Those that run only if they are named, and why.
+NAMED_ONLY = {
+    "kfac-tridiagonal": "its test predictions are too near those of kfac for the claim distinct-minima, so name it to "
+    "run it"
+}
 
 #: Counts fit the integers of arrays.
 PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
@@ -78,7 +84,7 @@ class Settings(BaseModel):
         unfit = set(self.approximations) - set(self._available())
         if unfit:
             raise InputError(
-                f"{', '.join(sorted(unfit))} cannot be predicted under {self.loss}; choose from "
+                f"{', '.join(sorted(unfit))} cannot be predicted under {self.loss} ({_NO_CROSS_ENTROPY}); choose from "
                 + ", ".join(self._available())
             )
         if self.kernel == "infinite" and self.loss != "mse":
@@ -91,10 +97,17 @@ class Settings(BaseModel):
 
     @property
     def chosen_approximations(self) -> tuple[str, ...]:
-        """The approximations to run: those named, or those of `DEFAULT_APPROXIMATIONS` that the loss allows."""
+        """The approximations to run: those named, or all but `left_out`."""
+        left_out = self.left_out
+        return self.approximations or tuple(n for n in fisher.APPROXIMATIONS if n not in left_out)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The approximations that do not run though none was named, each with the reason."""
         if self.approximations:
-            return self.approximations
-        return tuple(n for n in DEFAULT_APPROXIMATIONS if n in self._available())
+            return {}
+        unfit = [n for n in fisher.APPROXIMATIONS if n not in self._available()]
+        return {**NAMED_ONLY, **dict.fromkeys(unfit, _NO_CROSS_ENTROPY)}
 
     @property
     def chosen_dims(self) -> tuple[int | None, int | None]:

@@ -28,8 +28,12 @@ def _isotropic(evidence: Evidence) -> bool:
     return evidence.constant is not None
 
 
+def _not_anisotropic(evidence: Evidence) -> bool:
+    return evidence.constant is not None or not evidence.never_isotropic
+
+
 def _anisotropic(evidence: Evidence) -> bool:
-    return evidence.constant is None
+    return evidence.never_isotropic
 
 
 def _everything(evidence: Evidence) -> bool:
@@ -131,7 +135,7 @@ def _need_isotropy(evidence: Evidence) -> None:
     "isotropy",
     "K = alpha I: the natural gradient is isotropic in function space",
     "Karakida & Osawa 2020; docs/theory.md, section 3",
-    _isotropic,
+    _not_anisotropic,
 )
 def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     """Dispersion of K below what damping, round-off and, unit-wise, the number of units allow.
@@ -139,8 +143,14 @@ def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     Exact, block-wise and K-FAC maps are isotropic at any width that meets the rank conditions, so only
     `Evidence.map_tolerance` is allowed. The unit-wise map is a sum over random units whose dispersion
     has the expectation `unit_wise_dispersion` ~ M^(-1/2): twice it is allowed (with 1/sqrt(sum M) in
-    place of a zero expectation).
+    place of a zero expectation). Of an approximation without a constant that is not said to be anisotropic the theory
+    says nothing.
     """
+    if evidence.constant is None:
+        raise NotApplicableError(
+            f"the theory states nothing of {evidence.name} here, neither a constant nor a spectrum: there is nothing "
+            "to judge (Approximation.layer_constants and requirements say what it states)"
+        )
     _need_isotropy(evidence)
     measured = float(evidence.isotropy.dispersion)
     predicted, tolerance = _map_expectation(evidence)

@@ -33,7 +33,7 @@ def verify(
     weight_std: Annotated[float, typer.Option(help="sigma_w.")] = 2**0.5,
     bias_std: Annotated[float, typer.Option(help="sigma_b; 0 leaves the biases out.")] = 0.0,
     approximations: Annotated[
-        str, typer.Option(help="Comma-separated; all of them when left out.")
+        str, typer.Option(help="Comma-separated; all but kfac-tridiagonal when left out.")
     ] = "",
     step_scale: Annotated[float, typer.Option(help="eta times alpha.")] = 1.0,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 5,

@@ -13,7 +13,7 @@ class Identity(Approximation):
 
     name = "identity"
     by_layers = True
-    requirements = ("isotropic-by-design",)
+    requirements = ("isotropic-at-some-width",)
 
     def precondition(self, lin, cotangent, damping):
         """One vjp."""

@@ -28,6 +28,7 @@ def to_dict(report: Report) -> dict[str, Any]:
             "holds": report.holds,
             "config": report.settings.model_dump(mode="json"),
             "environment": environment(),
+            "left_out": report.settings.left_out,
             "data": {"name": report.dataset.name, **report.dataset.description},
             "network": {
                 "depth": report.network.depth,

@@ -38,6 +38,7 @@ def _approximations(report: Report) -> Table:
     shown = sorted({round(i) for i in np.linspace(0, steps, min(steps + 1, SHOWN_STEPS))})
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
     table.add_column("approximation", no_wrap=True)
+    table.add_column("ρ", justify="right")
     table.add_column("α", justify="right")
     table.add_column("dispersion", justify="right")
     for step in shown:
@@ -51,7 +52,8 @@ def _approximations(report: Report) -> Table:
         # Measured and predicted; below them the infinite width, if it was asked for.
         lines = 3 if report.settings.kernel == "infinite" else 2
         curves = losses_of(report, name, "training")[:lines]
-        cells = [_stack(e.isotropy.constant, e.constant), number(e.isotropy.dispersion)]
+        cells = [number(e.damping), _stack(e.isotropy.constant, e.constant)]
+        cells.append(number(e.isotropy.dispersion))
         cells += [_stack(*(_at(curve, step) for curve in curves)) for step in shown]
         if has_test:
             tests = losses_of(report, name, "test")[:lines]
@@ -68,14 +70,22 @@ def _at(curve, step):
 
 def _legend(report: Report) -> Text:
     s = report.settings
-    return Text(
+    mse = s.loss == "mse"
+    lines = [
         "Upper line measured, lower line predicted"
-        + (", third the infinite width's prediction. " if s.kernel == "infinite" else ". ")
-        + f"loss: training loss after each step at ηα = {s.step_scale:g} (without an α: at "
-        f"η λ_max(K) = {s.step_scale:g}); test loss after the last. dispersion: of K, 0 if isotropic. "
-        f"moved: ‖θ_T − θ_0‖. Damping {s.damping:g} (K-FAC: its square, whose root damps each factor).",
-        style="dim",
-    )
+        + (", third the infinite width's prediction." if s.kernel == "infinite" else "."),
+        f"ρ: damping; --damping is {s.damping:g}, of which K-FAC is given the square: the root damps each factor.",
+        "α: tr K/(NC)." if mse else "α: tr KΛ/rank Λ, with Λ = RRᵀ the Fisher of the outputs.",
+        f"dispersion: of {'K' if mse else 'RᵀKR, on the range of Λ'}, 0 if isotropic.",
+        f"loss: training loss after each step at ηα = {s.step_scale:g} (without an α: at η λ_max(K) = "
+        f"{s.step_scale:g}); test loss after the last; inf: beyond the range of floats, –: not made.",
+        "moved: ‖θ_T − θ_0‖.",
+    ]
+    by_reason: dict[str, list[str]] = {}
+    for name, why in s.left_out.items():
+        by_reason.setdefault(why, []).append(name)
+    lines += [f"Not run: {', '.join(names)}: {why}." for why, names in by_reason.items()]
+    return Text(" ".join(lines), style="dim")
 
 
 def _claims(report: Report) -> Table:

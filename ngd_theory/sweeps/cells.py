@@ -14,7 +14,7 @@ from ngd_theory.claims import Settings
 from ngd_theory.errors import InputError
 
 #: Part of every identity: raise it when a cell's numbers or columns change their meaning.
-FORMAT = 2
+FORMAT = 3
 
 #: Most cells of a study. More would take days, and minutes before anything is measured.
 MOST_CELLS = 100_000

@@ -26,6 +26,7 @@ Place = Literal["first", "hidden", "output", "network"]
 
 COLUMNS: dict[str, Column] = {
     "approximation": Column("string", "public name"),
+    "damping_used": Column("float64", "rho that the approximation was given"),
     "layer": Column("int64", "from 1; 0: the whole network"),
     "place": Column("string", "first, hidden (the layers between), output, or network"),
     "positions": Column("int64", "T"),
@@ -151,7 +152,7 @@ class LayersCell(SettingsCell):
     """One network of a study."""
 
     kind: ClassVar[str] = "layers"
-    format: ClassVar[int] = 2
+    format: ClassVar[int] = 3
     settings: LayersSettings
 
     @property
@@ -307,7 +308,8 @@ def measure_cell(cell: LayersCell) -> list[dict[str, Any]]:
             summarise(sum(maps[1:], maps[0])), None if constants is None else sum(constants)
         ),
     }
-    return [{"approximation": s.approximation, **row} for row in (*rows, whole)]
+    common = {"approximation": s.approximation, "damping_used": damping}
+    return [{**common, **row} for row in (*rows, whole)]
 
 
 def config_row(settings: dict[str, Any]) -> dict[str, Any]:

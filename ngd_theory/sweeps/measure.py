@@ -10,7 +10,13 @@ import numpy as np
 from ngd_theory import data, dynamics, losses, networks, theory
 from ngd_theory.claims import Settings
 from ngd_theory.claims.evidence import residual_ratios
-from ngd_theory.claims.experiment import checked_step_size, kernel_spectrum, make_network
+from ngd_theory.claims.experiment import (
+    checked_step_size,
+    judged_map,
+    kernel_spectrum,
+    largest_eigenvalue,
+    make_network,
+)
 from ngd_theory.claims.experiment import load_data as load_data
 from ngd_theory.claims.experiment import make_approximation as make_approximation
 from ngd_theory.errors import SingularKernelError
@@ -18,7 +24,6 @@ from ngd_theory.fisher import Approximation
 from ngd_theory.kernels import infinite, ntk
 from ngd_theory.sweeps.cells import Cell
 from ngd_theory.sweeps.premises import broken_premise
-from ngd_theory.theory.isotropy import summarise
 
 #: Measurements that need the network trained.
 _TRAINED = frozenset(("trajectory", "gap", "rivals", "movement", "kernel-drift", "limit"))
@@ -95,15 +100,16 @@ class _Experiment:
                 f"{name}: the function-space map is not finite with damping {damping:g} in {k.dtype}: "
                 "raise the damping, use float64, or damping 0 (pseudo-inverse)"
             )
-        isotropy = summarise(k)
+        isotropy, _ = judged_map(k, lin.outputs, settings.loss)
         constant = theory.isotropy_constant(approximation, self.net, lin.num_samples)
-        rate = float(isotropy.max_eigenvalue) if constant is None else constant
+        rate = largest_eigenvalue(k) if constant is None else constant
         step_size = checked_step_size(name, settings.step_scale, rate)
         broken = broken_premise(settings, name)
         common: dict[str, Any] = {
             "approximation": name,
             "applicable": broken is None,
             "reason": "" if broken is None else broken[1],
+            "damping_used": damping,
             "step_size": step_size,
             "diverged": False,
         }

@@ -21,15 +21,6 @@ def _file_dim(path: Path, modified: int) -> int:
     return npz_input_dim(path)
 
 
-def _coupling(settings: Settings, approximation: str) -> str | None:
-    if approximation != "block-tridiagonal" or settings.depth % 3 != 2 or settings.damping == 0:
-        return None
-    return (
-        f"block-tridiagonal at depth {settings.depth} = 3s + 2, where Sigma is singular, with "
-        f"damping {settings.damping:g}: use damping 0 (pseudo-inverse) or another depth"
-    )
-
-
 def _input_rank(settings: Settings, approximation: str) -> str | None:
     dim = settings.chosen_dims[0] or _INPUT_DIMS.get(settings.dataset)
     path = Path(settings.dataset).expanduser()
@@ -67,7 +58,6 @@ def _width(settings: Settings, approximation: str) -> str | None:
 
 
 PREMISES: dict[str, Callable[[Settings, str], str | None]] = {
-    "coupling": _coupling,
     "input-rank": _input_rank,
     "width": _width,
 }

@@ -26,7 +26,7 @@ Measurement = Literal[
     "eigenvalues",
     "limit",
 ]
-Premise = Literal["coupling", "input-rank", "width"]
+Premise = Literal["input-rank", "width"]
 Statistic = Literal["exponent", "max", "min", "mean", "rate", "rate-error"]
 
 MEASUREMENTS: tuple[str, ...] = get_args(Measurement)
@@ -48,6 +48,12 @@ GRID = tuple(
 _MSE_MEASUREMENTS = frozenset(("rivals", "limit"))
 #: Grid points named in one error.
 _SHOWN = 3
+
+
+def _without_coupling(names: Any) -> Any:
+    """Drop what earlier versions took for a premise: the depth of block-tridiagonal."""
+    listed_all = isinstance(names, list | tuple)
+    return tuple(name for name in names if name != "coupling") if listed_all else names
 
 
 Values = Annotated[tuple[Any, ...], BeforeValidator(listed), Field(min_length=1)]
@@ -149,7 +155,7 @@ class Study(BaseModel):
     precision: str = "float64"
     grid: dict[str, Values] = {}
     measure: tuple[Measurement, ...] = Field(min_length=1)
-    allow: tuple[Premise, ...] = ()
+    allow: Annotated[tuple[Premise, ...], BeforeValidator(_without_coupling)] = ()
     claims: tuple[StudyClaim, ...] = ()
 
     @model_validator(mode="after")
@@ -158,6 +164,11 @@ class Study(BaseModel):
             raise InputError("title and statement are one line each")
         require_few(self.num_cells)
         axes, _ = self._axes()
+        if "dataset" not in axes:
+            raise InputError(
+                'the study names no data: write dataset = "mnist" under [data] (or "gaussian"; ngd_theory.data.'
+                "source_names() lists all)"
+            )
         for claim in self.claims:
             for name in claim.approximations:
                 if name not in self.approximations:

@@ -35,13 +35,21 @@ COLUMNS: dict[str, Column] = {
     "applicable": Column("bool", "whether the theory's premises may hold at this grid point"),
     "reason": Column("string", "why not, or empty"),
     "step": Column("int64", "t; updates made so far"),
+    "damping_used": _float(
+        "rho that the approximation was given: `damping`, or what `Approximation.matched_damping` makes of it"
+    ),
     "step_size": _float("eta"),
-    "constant": _float("alpha = tr K/(NC) as measured", "isotropy"),
+    "constant": _float(
+        "alpha = tr K/(NC) as measured; tr(K Lambda)/rank Lambda under cross-entropy", "isotropy"
+    ),
     "predicted_constant": _float("alpha of the theory", "isotropy"),
     "constant_error": _float("abs(measured / predicted - 1)", "isotropy"),
-    "dispersion": _float("||K - alpha I||_F / (alpha sqrt(NC))", "isotropy"),
-    "min_eigenvalue": _float("of K", "isotropy"),
-    "max_eigenvalue": _float("of K", "isotropy"),
+    "dispersion": _float(
+        "||K - alpha I||_F / (alpha sqrt(NC)); of R^T K R where Lambda = R R^T is not 0, under cross-entropy",
+        "isotropy",
+    ),
+    "min_eigenvalue": _float("of the same map", "isotropy"),
+    "max_eigenvalue": _float("of the same map", "isotropy"),
     "residual": _float("||f_t - y|| / ||f_0 - y||, trained (MSE)", "trajectory"),
     "predicted_residual": _float("the same in function space (MSE)", "trajectory"),
     "train_loss": _float("trained", "trajectory"),

@@ -21,6 +21,10 @@ from ngd_theory.sweeps.statistics import (
 from ngd_theory.sweeps.study import Study, StudyClaim
 
 
+#: Columns that are empty where the theory states no constant.
+_OF_A_CONSTANT = ("predicted_constant", "constant_error")
+
+
 @dataclass(frozen=True)
 class StudyVerdict:
     """One claim's outcome for one approximation.
@@ -98,6 +102,9 @@ def _judge(
     wanted = rows[rows["applicable"] != claim.outside_premise]
     if wanted.empty:
         why = "no grid point breaks a premise" if claim.outside_premise else rows["reason"].iloc[0]
+        return StudyVerdict(*label, Outcome.NOT_APPLICABLE, None, why)
+    if claim.of in _OF_A_CONSTANT and wanted[claim.of].isna().all():
+        why = f"the theory states no constant of {approximation} here"
         return StudyVerdict(*label, Outcome.NOT_APPLICABLE, None, why)
     try:
         estimate = STATISTICS[claim.statistic](claim, wanted)

@@ -50,6 +50,7 @@ def measure(cell):
             "applicable": True,
             "reason": "",
             "step": t,
+            "damping_used": s.damping,
             "step_size": s.step_scale,
             "dispersion": dispersion(s),
             "gap": gap(s, name) * t / s.steps,

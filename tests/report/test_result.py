@@ -37,6 +37,7 @@ def test_every_part_is_there(result):
         "holds",
         "config",
         "environment",
+        "left_out",
         "data",
         "network",
         "approximations",

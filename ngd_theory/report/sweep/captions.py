@@ -8,7 +8,8 @@ from ngd_theory.report.style import label
 from ngd_theory.report.sweep.axes import name_of
 from ngd_theory.report.sweep.curves import Panel, Series, spread
 from ngd_theory.report.sweep.html import Html, join, number_cell, row, table, tag
-from ngd_theory.report.sweep.panels import is_geometric, title_of
+from ngd_theory.report.sweep.page import estimate_text
+from ngd_theory.report.sweep.panels import is_geometric, is_logarithmic_above, title_of
 from ngd_theory.report.sweep.trajectories import Trajectories
 from ngd_theory.report.table import number
 
@@ -20,6 +21,15 @@ MEANINGS = {
     "mean": "the mean {} over the steps",
     "rate": "the factor by which the residual shrinks a step",
     "rate-error": "the factor by which the residual shrinks a step",
+}
+#: What a verdict makes of all grid points, by statistic.
+_JUDGED = {
+    "exponent": "the mean over seeds of the exponent",
+    "max": "the mean over seeds of each one's largest number",
+    "min": "the mean over seeds of each one's smallest number",
+    "mean": "the mean over seeds of each one's mean",
+    "rate": "the mean over seeds of each one's largest number",
+    "rate-error": "the mean over seeds of each one's largest distance to |1 − ηα|",
 }
 _DASHES = {
     "exponent": "dashed: fitted power law, its exponent with the half-width of its interval beside it",
@@ -43,11 +53,19 @@ def caption(series: Series) -> str:
     parts.append(_DASHES.get(series.claim.statistic, "dashed: the rule's bound"))
     if series.claim.where:
         parts.append(f"where {title_of(series.claim.where)}")
+    parts.append(f"together: {_JUDGED[series.claim.statistic]}, as in the verdicts")
+    if any(_damped_otherwise(cells) for panel in series.panels for cells in panel.curves.values()):
+        parts.append("ρ is the study's, and K-FAC is given its square (`damping_used` in the table)")
     if series.claim.outside_premise:
         parts.append("grid points outside the theory's premises")
     if hidden := _hidden(series):
         parts.append(f"{hidden} numbers that are not finite, or not positive, are not drawn")
     return "; ".join(parts) + "."
+
+
+def _damped_otherwise(cells: Any) -> bool:
+    """Whether an approximation was given another damping than the study's."""
+    return bool((cells["damping_used"] != cells["damping"]).any())
 
 
 def trajectories_caption(found: Trajectories) -> str:
@@ -90,6 +108,7 @@ def _by_axis(series: Series, panel: Panel) -> Html:
         )
         for x in places
     ]
+    rows.append(row("together", *(number_cell(_judged(panel, name)) for name in bands)))
     return table([name_of(series.axis), *map(label, bands)], rows)
 
 
@@ -98,8 +117,14 @@ def _by_approximation(series: Series, panel: Panel) -> Html:
     for name, cells in panel.curves.items():
         values = cells["value"].to_numpy(float)
         shown = (values.mean(), values.min(), values.max())
-        rows.append(row(label(name), *(number_cell(f"{v:.3g}") for v in shown), str(len(values))))
-    return table(["approximation", "mean", "smallest", "largest", "cells"], rows)
+        numbers = [*(f"{v:.3g}" for v in shown), str(len(values)), _judged(panel, name)]
+        rows.append(row(label(name), *map(number_cell, numbers)))
+    header = ["approximation", "mean", "smallest", "largest", "cells", "together"]
+    return table(header, rows)
+
+
+def _judged(panel: Panel, name: str) -> str:
+    return estimate_text(panel.estimates.get(name))
 
 
 def _cell(band: Any) -> str:
@@ -109,5 +134,5 @@ def _cell(band: Any) -> str:
 
 def _hidden(series: Series) -> int:
     values = series.values.astype(float)
-    drawn = np.isfinite(values) & (values > 0 if is_geometric(series) else True)
+    drawn = np.isfinite(values) & (values > 0 if is_logarithmic_above(series) else True)
     return int((~drawn).sum())

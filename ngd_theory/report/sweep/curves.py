@@ -1,6 +1,7 @@
 """A claim's rows as curves: one number a cell, against one setting, a curve an approximation."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ngd_theory.errors import InputError
-from ngd_theory.sweeps import Study
+from ngd_theory.sweeps import Estimate, Study
 from ngd_theory.sweeps.study import StudyClaim
 from ngd_theory.sweeps.table import CONFIG_COLUMNS
-from ngd_theory.sweeps.verdicts import claimed_rows, contraction_rates, worst
+from ngd_theory.sweeps.verdicts import STATISTICS, claimed_rows, contraction_rates, worst
 
 #: Values of settings without an order that get panels of their own.
 _MOST_CATEGORIES = 6
@@ -27,10 +28,13 @@ class Panel:
         Their values; empty if there is one panel.
     curves : dict of str to pandas.DataFrame
         By approximation: a row a cell, its settings and its number as ``value``.
+    estimates : dict of str to Estimate
+        By approximation: what a verdict on these rows judges.
     """
 
     where: dict[str, Any]
     curves: dict[str, pd.DataFrame]
+    estimates: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,12 @@ def series(study: Study, claim: StudyClaim, frame: pd.DataFrame) -> Series | Non
     InputError
         If a residual has no rate.
     """
-    numbers = {}
+    numbers, judged = {}, {}
     for name in claim.approximations or study.approximations:
         rows = claimed_rows(claim, name, frame)
         rows = rows[rows["applicable"] != claim.outside_premise]
         if not rows.empty:
-            numbers[name] = NUMBERS[claim.statistic](claim, rows)
+            numbers[name], judged[name] = NUMBERS[claim.statistic](claim, rows), rows
     if not numbers:
         return None
     together: Any = pd.concat(numbers.values())
@@ -85,7 +89,13 @@ def series(study: Study, claim: StudyClaim, frame: pd.DataFrame) -> Series | Non
     points = together[each].drop_duplicates().to_dict("records") if each else [{}]
     for where in points:
         cut = {name: matching(cells, where) for name, cells in numbers.items()}
-        panels.append(Panel(where, {name: cells for name, cells in cut.items() if len(cells)}))
+        curves = {name: cells for name, cells in cut.items() if len(cells)}
+        estimates = {}
+        for name in curves:
+            with suppress(InputError):  # too few points, which the verdict says
+                rows = matching(judged[name], where)
+                estimates[name] = STATISTICS[claim.statistic](claim, rows)
+        panels.append(Panel(where, curves, estimates))
     pooled = tuple(n for n in varying if n not in (axis, "seed", *each))
     return Series(claim, axis, tuple(panels), pooled)
 
@@ -93,7 +103,8 @@ def series(study: Study, claim: StudyClaim, frame: pd.DataFrame) -> Series | Non
 def spread(cells: pd.DataFrame, axis: str, geometric: bool) -> pd.DataFrame:
     """``centre``, ``low``, ``high`` and ``count`` of the finite values at each x, which is the index.
 
-    The centre is the geometric mean (of the positive values) or the mean; low and high are the extremes.
+    The centre is the mean, as in the verdicts, or the geometric mean (of the positive values), through which a power
+    law is fitted; low and high are the extremes.
     """
     value = cells["value"]
     kept = cells[np.isfinite(value) & (value > 0 if geometric else True)]

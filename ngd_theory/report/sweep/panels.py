@@ -33,16 +33,16 @@ class Kind:
     ----------
     heading : str
         Of the vertical axis, with the column for ``{}``.
-    geometric : function of a series to bool
-        Whether the vertical axis is logarithmic and centres are geometric means.
+    logarithmic : function of a series to bool
+        Whether the vertical axis is.
     theory : function of axes, series and panel
         Draws the dashes that belong to no curve and returns their labels.
     fitted : bool
-        Whether every curve has a fitted power law.
+        Whether every curve has a fitted power law; its centres are geometric means then.
     """
 
     heading: str
-    geometric: Callable[[Series], bool]
+    logarithmic: Callable[[Series], bool]
     theory: Callable[[Axes, Series, Panel], list[Label]]
     fitted: bool = False
 
@@ -69,8 +69,13 @@ def draw(series: Series) -> Figure:
 
 
 def is_geometric(series: Series) -> bool:
-    """Whether the figure's centres are geometric means, on a logarithmic axis."""
-    return KINDS[series.claim.statistic].geometric(series)
+    """Whether the figure's centres are geometric means."""
+    return KINDS[series.claim.statistic].fitted
+
+
+def is_logarithmic_above(series: Series) -> bool:
+    """Whether the figure's vertical axis is logarithmic."""
+    return KINDS[series.claim.statistic].logarithmic(series)
 
 
 def title_of(where: dict[str, Any]) -> str:
@@ -80,8 +85,7 @@ def title_of(where: dict[str, Any]) -> str:
 
 def _draw_panel(axes: Axes, series: Series, panel: Panel) -> list[Label]:
     kind = KINDS[series.claim.statistic]
-    geometric = kind.geometric(series)
-    if geometric:
+    if kind.logarithmic(series):
         axes.set_yscale("log")
     axes.set_ylabel(kind.heading.format(name_of(series.claim.of or "")))
     curves: list[Label] = []
@@ -90,7 +94,7 @@ def _draw_panel(axes: Axes, series: Series, panel: Panel) -> list[Label]:
     else:
         scale_x(axes, series.axis, pd.concat(panel.curves.values())[series.axis])
         for name, cells in panel.curves.items():
-            curves += _draw_curve(axes, series.axis, name, cells, geometric, kind.fitted)
+            curves += _draw_curve(axes, series.axis, name, cells, kind.fitted)
     # A value may hold a dollar sign, which is no mathematics.
     axes.set_title(title_of(panel.where), parse_math=False)
     return curves + kind.theory(axes, series, panel)
@@ -131,10 +135,10 @@ def _draw_dots(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_curve(
-    axes: Axes, axis: str, name: str, cells: pd.DataFrame, geometric: bool, fitted: bool
+    axes: Axes, axis: str, name: str, cells: pd.DataFrame, fitted: bool
 ) -> list[Label]:
     """Centres with a band and, if asked, a fitted power law; the label of its end."""
-    band = spread(cells, axis, geometric)
+    band = spread(cells, axis, geometric=fitted)
     if band.empty:
         return []
     x, text = band.index.to_numpy(float), label(name)

@@ -76,7 +76,8 @@ def test_the_band_spans_the_seeds(drawn):
 def test_a_column_is_drawn_over_the_width_with_the_rules_bound(drawn):
     (axes,) = drawn(LEVEL)
     x, y = line(axes, "centre-kfac")
-    np.testing.assert_allclose(y, 1e-6 * 6 ** (1 / 3) / x)
+    # Seeds have the factors 1, 2, 3: their mean, which the verdict judges.
+    np.testing.assert_allclose(y, 1e-6 * 2 / x)
     assert set(line(axes, "level")[1]) == {1e-3}
     assert axes.get_ylim()[1] > 1e-3 and axes.get_yscale() == "log"
     assert axes.get_xlabel().startswith("width")
