@@ -1,9 +1,9 @@
 """Convolutions and pooling over images (N, H, W, C), in the NTK parameterisation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,11 @@ class Convolution(Affine):
         ]
         return sizes[0], sizes[1], self.units
 
+    @property
+    def thin(self) -> "Convolution":
+        """One channel to one."""
+        return replace(self, input_shape=(*self.input_shape[:2], 1), units=1)
+
     def patches(self, h: Float[AnyArray, "N H W C"]) -> Float[AnyArray, "N T fan_in"]:
         """k^2 shifted copies of the image side by side: k^2/stride^2 times its memory."""
         stack = _numpy_of(h).stack
@@ -144,6 +149,8 @@ class AveragePool:
         Rows and columns of a window.
     """
 
+    #: Whether it does to every channel what it does to one.
+    each_channel: ClassVar[bool] = True
     window: int
 
     def __call__(self, h: Float[Array, "N H W C"]) -> Float[Array, "N _ _ C"]:
@@ -159,6 +166,8 @@ class AveragePool:
 class GlobalAveragePool:
     """Mean over all positions."""
 
+    each_channel: ClassVar[bool] = True
+
     def __call__(self, h: Float[Array, "N H W C"]) -> Float[Array, "N C"]:
         """Pool."""
         return h.mean((1, 2))
@@ -167,6 +176,8 @@ class GlobalAveragePool:
 @dataclass(frozen=True)
 class Flatten:
     """All positions and channels as one vector."""
+
+    each_channel: ClassVar[bool] = True
 
     def __call__(self, h: Float[Array, "N *S"]) -> Float[Array, "N D"]:
         """Flatten, the channels fastest."""

@@ -5,7 +5,7 @@ All of it is read off what each layer's `patches` makes of an image of pixel num
 take no memory.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ngd_theory.errors import NotPredictedError
-from ngd_theory.networks.between import DRAWS, FEW, Between, between, entry_wise
+from ngd_theory.networks.activations import Activation
+from ngd_theory.networks.between import DRAWS, FEW, Between, between
+from ngd_theory.networks.layers import Affine
 
 if TYPE_CHECKING:
     from ngd_theory.networks.network import Block
@@ -61,25 +63,60 @@ def geometries(
     NotPredictedError
         Where the theory does not know the ranks behind one of the maps; it names the layer.
     """
+    thin = _thin(blocks)
+    if thin is not None:
+        found, linear = _count((*input_shape[:-1], 1), thin)
+        pairs = zip(found, blocks, strict=True)
+        return [_of_all_channels(counts, block.affine) for counts, block in pairs], linear
+    return _count(input_shape, blocks)
+
+
+def _thin(blocks: "tuple[Block, ...]") -> "tuple[Block, ...] | None":
+    """The blocks with one channel each, where layers and maps treat all channels alike: then their number is no matter."""
+    maps = [function for block in blocks for function in block.after]
+    alike = all(isinstance(f, Activation) or getattr(f, "each_channel", False) for f in maps)
+    layers = [block.affine.thin for block in blocks]
+    if not alike or any(layer is None for layer in layers) or all(b.affine.sees_all for b in blocks):
+        return None
+    return tuple(replace(b, affine=y) for b, y in zip(blocks, layers, strict=True) if y is not None)
+
+
+def _of_all_channels(counts: Geometry, layer: Affine) -> Geometry:
+    if layer.sees_all:
+        return counts
+    biases, channels = int(layer.layout.has_bias), layer.layout.weight_shape[-2]
+    return replace(
+        counts,
+        live_units=layer.units,
+        distinct_inputs=(counts.distinct_inputs - biases) * channels + biases,
+        seen=counts.seen * channels,
+    )
+
+
+def _count(
+    input_shape: tuple[int, ...], blocks: "tuple[Block, ...]"
+) -> tuple[list[Geometry], list[bool]]:
     index, block = 0, blocks[0]
     try:
+        # Deep networks repeat their blocks.
         maps, looked, shapes = [], {}, [input_shape]
         for index, block in enumerate(blocks):
-            shape = block.affine.output_shape
-            # Deep networks repeat their maps.
-            key = (block.after, block.active_fraction, block.linear, entry_wise(block.after) or shape)
-            if key not in looked:
-                looked[key] = between(block.after, shape)
-                _check_claims(block, looked[key])
-            maps.append(looked[key])
-            shapes.append(looked[key].shape or shape)
+            if block not in looked:
+                looked[block] = between(block.after, block.affine.output_shape)
+                _check_claims(block, looked[block])
+            maps.append(looked[block])
+            shapes.append(looked[block].shape or block.affine.output_shape)
         if not maps[-1].linear:
             raise NotPredictedError("the outputs are not linear in the last layer's pre-activations")
-        found, wanted = [], None
+        found, counted, wanted = [], {}, None
         for index in reversed(range(len(blocks))):
             block = blocks[index]
-            geometry, wanted = _geometry(block, maps[index], shapes[index], wanted)
+            known = counted.get((block, shapes[index])) if wanted is None else None
+            geometry, before = known or _geometry(block, maps[index], shapes[index], wanted)
+            if wanted is None:
+                counted[block, shapes[index]] = geometry, before
             found.append(geometry)
+            wanted = before
     except NotPredictedError as error:
         raise NotPredictedError(_UNKNOWN.format(index + 1, _names(block), error)) from None
     return found[::-1], [each.linear for each in maps]

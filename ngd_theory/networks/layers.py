@@ -65,6 +65,14 @@ class Affine(abc.ABC):
         """``patches(h) @ weight``, shaped like the pre-activations."""
 
     @property
+    def thin(self) -> "Affine | None":
+        """The layer with one unit on an image of one channel, where it treats all alike; None where it may not.
+
+        `geometry` counts on it, whatever the number of channels.
+        """
+        return None
+
+    @property
     def scale(self) -> float:
         """``weight_std / sqrt(fan_in)``."""
         return self.weight_std / self.layout.fan_in**0.5
@@ -125,6 +133,11 @@ class Dense(Affine):
     def output_shape(self) -> tuple[int, ...]:
         """``(M,)``."""
         return (self.units,)
+
+    @property
+    def thin(self):
+        """Itself: nothing of it is counted."""
+        return self
 
     def patches(self, h):
         """All of h, in the one position there is."""

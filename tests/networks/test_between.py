@@ -199,6 +199,62 @@ def test_ranks_behind_a_map_are_those_of_an_svd(name):
             assert np.linalg.matrix_rank(delta) == size.sensitivity_rank(n, net.output_dim)
 
 
+@pytest.mark.parametrize(
+    "name", ["max pooling", "half of the units", "residual", "global average of the outputs"]
+)
+def test_traces_of_maps_are_the_constants(name):
+    net, n = KNOWN[name][0], 2
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(n, *net.input_shape)))
+    lin = jax.jit(ngd.networks.linearize, static_argnums=0)(net, net.init(jax.random.key(0)), x)
+    # Off full rank, K-FAC's is what its ranks give but for how leverages differ; unit-wise sums random units.
+    tolerances = {"exact": 1e-6, "block-diagonal": 1e-6, "kfac": 0.15, "unit-wise": 0.15}
+    for method, tolerance in tolerances.items():
+        approximation = ngd.fisher.by_name(method)
+        k = np.asarray(approximation.function_space_map(lin, 0.0))
+        predicted = ngd.theory.isotropy_constant(approximation, net, n)
+        assert np.trace(k) / len(k) == pytest.approx(predicted, rel=tolerance), method
+
+
+def test_conditions_of_a_network_without_known_ranks_are_measured():
+    net, x = UNKNOWN["layer normalisation"][0], np.random.default_rng(0).normal(size=(3, 5))
+    lin = ngd.networks.linearize(net, net.init(jax.random.key(0)), jnp.asarray(x))
+    for method in APPROXIMATIONS:
+        approximation = ngd.fisher.by_name(method)
+        conditions = ngd.theory.check_conditions(approximation, net, lin)
+        k = np.asarray(approximation.function_space_map(lin, 0.0))
+        alpha = np.trace(k) / len(k)
+        dispersion = np.linalg.norm(k / alpha - np.eye(len(k))) / np.sqrt(len(k))
+        assert dispersion < 1e-3 or not all(c.holds for c in conditions), method
+    many = {c.name: c for c in conditions}["many-units"]
+    assert not many.holds
+    assert "layer 1 is followed by relu, layer_norm" in many.why
+
+
+def test_sizes_can_be_counted_inside_jit():
+    found = []
+
+    def count(x):
+        net = convolutional((TANH, every_other_image))
+        found.extend(s.input_rank(2) for s in net.layer_sizes)
+        return x
+
+    jax.jit(count)(jnp.ones(2))
+    assert found == [s.input_rank(2) for s in KNOWN["strided slice"][0].layer_sizes]
+
+
+def test_looking_needs_no_forward_derivative_and_no_switch_of_jax():
+    @jax.custom_vjp
+    def squashed(h):
+        return jnp.tanh(h)
+
+    squashed.defvjp(lambda h: (jnp.tanh(h), h), lambda h, g: (g / jnp.cosh(h) ** 2,))
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        sizes = dense((squashed,)).layer_sizes
+    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(False):
+        single = dense((squashed, shuffled)).layer_sizes
+    assert [s.unknown for s in (*sizes, *single)] == [None] * 4
+
+
 UNKNOWN = {
     "layer normalisation": (dense((RELU, layer_norm), 0.5), "reach several numbers"),
     "centred": (dense((centre,), linear=True), "reach several numbers"),

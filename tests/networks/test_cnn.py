@@ -9,7 +9,7 @@ from convolutions import CASES, ConvolutionCase, problem
 
 import ngd_theory as ngd
 from ngd_theory.errors import InputError
-from ngd_theory.networks import cnn
+from ngd_theory.networks import cnn, geometry
 from ngd_theory.networks.checks import require_size
 
 
@@ -203,3 +203,32 @@ def test_images_of_another_shape_are_refused():
     net = ConvolutionCase("", (4, 4, 1), (2,), 1, 1).network
     with pytest.raises(InputError, match=r"\(N, 4, 4, 1\)"):
         net.apply(net.init(jax.random.key(0)), jnp.ones((2, 16)))
+
+
+def test_channels_are_counted_and_not_allocated():
+    few, many = 4, 10**8
+    for options in ({}, {"pool": 2}, {"readout": "pool", "bias_std": 0.3, "stride": 2}):
+        small = cnn((8, 8, 3), [few, few], 2, **options)
+        large = cnn((8, 8, 3), [many, many], 2, **options)
+        for a, b in zip(small.layer_sizes, large.layer_sizes, strict=True):
+            assert (a.geometry.live_positions, a.geometry.windows) == (
+                b.geometry.live_positions,
+                b.geometry.windows,
+            )
+            assert b.geometry.live_units == b.num_units
+        layouts = [block.affine.layout for block in large.blocks]
+        assert large.num_parameters == sum(y.num_inputs * y.num_units for y in layouts)
+        seen = large.layer_sizes[1].geometry
+        assert seen.seen // many == small.layer_sizes[1].geometry.seen // few
+        biases = int(large.blocks[1].affine.layout.has_bias)
+        assert seen.distinct_inputs == 9 * many + biases
+        assert ngd.theory.isotropy_constant(ngd.fisher.BlockDiagonal(), large, 2) == 3
+
+
+@pytest.mark.parametrize("case", RANK_CASES, ids=str)
+def test_counts_of_one_channel_are_those_of_all(case, monkeypatch):
+    net = case.network
+    thin, _ = geometry.geometries(net.input_shape, net.blocks)
+    monkeypatch.setattr(geometry, "_thin", lambda blocks: None)
+    whole, _ = geometry.geometries(net.input_shape, net.blocks)
+    assert thin == whole

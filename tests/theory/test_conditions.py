@@ -1,5 +1,7 @@
 """Every condition, true and false, on networks built for it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -222,3 +224,83 @@ def test_a_condition_that_fails_makes_the_map_anisotropic_and_one_that_holds_doe
             assert holds == isotropic, (name, network, conditions)
             seen.add((name, holds))
     assert len(seen) == 6
+
+
+NETWORKS = {
+    "perceptron": WIDE,
+    "one layer": ngd.networks.mlp(8, [], 2),
+    "convolutions": ngd.networks.cnn((4, 4, 1), [5, 4], 2, pool=2, readout="pool"),
+    "autoencoder": ngd.networks.autoencoder(8, [6, 3]),
+    "standard": ngd.networks.standard_parameterization(WIDE),
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_conditions_take_every_network_of_the_package(case):
+    net = NETWORKS[case]
+    x = np.random.default_rng(0).normal(size=(3, *net.input_shape))
+    lin = linearize(net, net.init(jax.random.key(0)), jnp.asarray(x))
+    for name in NAMES:
+        conditions = ngd.theory.check_conditions(ngd.fisher.by_name(name), net, lin, 1e-6)
+        # Of one layer, whose sensitivities are the outputs' own, K-FAC needs no rank.
+        missing = {"full-rank-sensitivities"} if net.depth == 1 else set()
+        assert {c.name for c in conditions} | missing == NAMES[name] | missing
+
+
+def test_functions_without_layers_have_the_conditions_of_their_kernels():
+    params = jax.random.normal(jax.random.key(0), (2, 8, 16))
+
+    def apply(params, x):
+        return jnp.sum(jnp.tanh(x @ params["a"]) * params["b"].sum(0), 1, keepdims=True)
+
+    params = {"a": params[0], "b": params[1]}
+    exact, x = ngd.fisher.Exact(), gaussian(5, 8)
+    lin = ngd.networks.linearize_function(apply, params, jnp.asarray(x))
+    (c,) = ngd.theory.check_conditions(exact, None, lin)
+    assert (c.name, c.holds) == ("positive-definite-ntk", True)
+    x[1] = x[0]
+    lin = ngd.networks.linearize_function(apply, params, jnp.asarray(x))
+    (c,) = ngd.theory.check_conditions(exact, None, lin)
+    assert not c.holds
+    conditions = ngd.theory.check_conditions(ngd.fisher.by_name("block-tridiagonal"), None, lin)
+    assert "L = 2" in {c.name: c for c in conditions}["invertible-coupling"].why
+    with pytest.raises(InputError, match="give None for `net`"):
+        ngd.theory.check_conditions(exact, WIDE, lin)
+    with pytest.raises(InputError, match="kfac"):
+        ngd.theory.check_conditions(ngd.fisher.KFAC(), None, lin)
+    with pytest.raises(InputError, match="net is None"):
+        layered = linearize(WIDE, WIDE.init(jax.random.key(0)), jnp.asarray(x))
+        ngd.theory.check_conditions(exact, None, layered)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_linearisation_that_is_not_finite_meets_no_condition(value):
+    lin = linearize(WIDE, WIDE.init(jax.random.key(0)), jnp.asarray(gaussian(6, 8)))
+    layer = dataclasses.replace(lin.layers[1], inputs=lin.layers[1].inputs.at[0, 0, 0].set(value))
+    broken = dataclasses.replace(lin, layers=(lin.layers[0], layer, *lin.layers[2:]))
+    for name in NAMES:
+        (c,) = ngd.theory.check_conditions(ngd.fisher.by_name(name), WIDE, broken)
+        assert (c.name, c.holds, c.blocking) == ("finite-linearisation", False, True)
+
+
+@pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
+def test_a_damping_that_is_none_is_refused(damping):
+    lin = linearize(WIDE, WIDE.init(jax.random.key(0)), jnp.asarray(gaussian(6, 8)))
+    with pytest.raises(InputError, match="damping is"):
+        ngd.theory.check_conditions(ngd.fisher.Exact(), WIDE, lin, damping)
+
+
+def test_conditions_cannot_be_read_inside_jit():
+    lin = linearize(WIDE, WIDE.init(jax.random.key(0)), jnp.asarray(gaussian(6, 8)))
+    with pytest.raises(InputError, match="check_conditions reads numbers"):
+        jax.jit(lambda lin: ngd.theory.check_conditions(ngd.fisher.Exact(), WIDE, lin))(lin)
+
+
+def test_single_precision_tells_general_position_too():
+    x = gaussian(6, 8).astype("float32")
+    params = WIDE.init(jax.random.key(0), "float32")
+    for name in ("exact", "kfac", "unit-wise"):
+        conditions = ngd.theory.check_conditions(
+            ngd.fisher.by_name(name), WIDE, linearize(WIDE, params, jnp.asarray(x))
+        )
+        assert all(c.holds for c in conditions if c.name != "many-units"), name
