@@ -182,8 +182,7 @@ def require_known(what: str, *values) -> None:
     """Raise `InputError` where a number in the trees ``values`` cannot be read; ``what`` is who must read it."""
     if not all(map(is_known, jax.tree.leaves(values))):
         raise InputError(
-            f"{what} reads numbers, which jit, vmap and grad do not show it: call it outside of them; what it runs is "
-            "compiled already"
+            f"{what} reads numbers, which jit, vmap and grad do not show it: call it outside of them"
         )
 
 

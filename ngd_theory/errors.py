@@ -57,7 +57,7 @@ def choose(table, name, what):
         return table[name]
     except (KeyError, TypeError):
         known = ", ".join(map(str, table))
-        raise InputError(f"unknown {what} {name!r}; choose one of: {known}") from None
+        raise InputError(f"unknown {what} {shown(name)}; choose one of: {known}") from None
 
 
 def is_exhausted(error: Exception) -> bool:

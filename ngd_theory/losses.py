@@ -64,7 +64,7 @@ FRACTIONS = Domain("numbers from 0 to 1", _fractions)
 def check_targets(domain: Domain, outputs, targets) -> None:
     """Check shapes, and the values of targets that can be read.
 
-    Targets inside jit, vmap or grad are checked for their shape alone. NaN is left to those who look for it.
+    Targets inside jit, vmap or grad are checked for their shape alone. NaN and infinities are left to those who look for them.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def check_targets(domain: Domain, outputs, targets) -> None:
     if domain is REAL or not is_known(targets) or not getattr(targets, "is_fully_addressable", 1):
         return
     rows = np.asarray(targets)
-    wrong = ~domain.holds(rows) & ~np.isnan(rows).any(axis=-1)
+    wrong = ~domain.holds(rows) & np.isfinite(rows).all(axis=-1)
     if wrong.any():
         n = int(np.argmax(wrong))
         raise InputError(

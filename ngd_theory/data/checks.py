@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ngd_theory.data.errors import DataError
+from ngd_theory.errors import shown
 
 
 def require_matrix(x: ArrayLike, where: str) -> np.ndarray:
@@ -35,5 +36,5 @@ def require_finite(x: np.ndarray, where: str) -> None:
 def require_count(value: object, name: str, minimum: int) -> int:
     """Return ``value`` as an int of at least ``minimum``, or raise ``DataError`` naming it."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < minimum:
-        raise DataError(f"{name} is {value!r}; give a whole number of at least {minimum}")
+        raise DataError(f"{name} is {shown(value)}; give a whole number of at least {minimum}")
     return int(value)

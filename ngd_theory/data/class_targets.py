@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ngd_theory.data.errors import DataError
+from ngd_theory.errors import shown
 
 CODINGS = ("centred", "one-hot")
 
@@ -33,7 +34,7 @@ def resolve_classes(
     if classes is None:
         positions = tuple(range(len(class_names)))
     elif isinstance(classes, str) or not isinstance(classes, Sequence):
-        raise DataError(f"classes is {classes!r}; give a list of at least two, e.g. (0, 1)")
+        raise DataError(f"classes is {shown(classes)}; give a list of at least two, e.g. (0, 1)")
     else:
         positions = tuple(_position(class_names, name, where) for name in classes)
     if len(set(positions)) != len(positions):
@@ -62,7 +63,7 @@ def encode_labels(
         If ``coding`` is unknown or ``output_dim`` does not fit it.
     """
     if coding not in CODINGS:
-        raise DataError(f"targets is {coding!r}; choose one of {', '.join(CODINGS)}")
+        raise DataError(f"targets is {shown(coding)}; choose one of {', '.join(CODINGS)}")
     single = num_classes == 2 and coding == "centred"
     allowed = (1, 2) if single else (num_classes,)
     if output_dim is not None and output_dim not in allowed:
@@ -83,7 +84,7 @@ def _position(class_names: Sequence[str], name: object, where: str) -> int:
     if words and isinstance(name, int | np.integer) and not isinstance(name, bool):
         if 0 <= name < len(class_names):
             return int(name)
-    raise DataError(f"{where} has no class {name!r}; its classes are {_listing(class_names)}")
+    raise DataError(f"{where} has no class {shown(name)}; its classes are {_listing(class_names)}")
 
 
 def _listing(class_names: Sequence[str]) -> str:

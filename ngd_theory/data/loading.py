@@ -16,6 +16,11 @@ from ngd_theory.data.selection import select
 from ngd_theory.data.sources import read
 from ngd_theory.data.transforms import principal_components, unit_rows
 from ngd_theory.data.transforms import standardise as standardise_features
+from ngd_theory.errors import shown
+
+
+#: Share of the test rows that may be copies of training rows: published sets have a few.
+MOST_COPIES = 0.01
 
 
 def load(
@@ -44,7 +49,9 @@ def load(
         One of ``source_names()``, ``"openml:NAME"``, or a path that ends in ``.npz``.
     num_train, num_test : int
         Rows to draw, as many of each class as of any other (+-1). Test rows come from the
-        source's own test set where it has one; both sets are disjoint and depend on ``seed`` only.
+        source's own test set where it has one; both sets are disjoint and depend on ``seed`` only. A row that the
+        source has twice may be in both: more than one such test row in a hundred is an error, fewer are counted in
+        the description's notes.
     classes : sequence, optional
         Classes to keep, in this order (names or numbers); all of them if None.
     seed : int
@@ -82,6 +89,9 @@ def load(
     DataError
         With one line that says what is wrong, where, and what to do.
     """
+    for name, value in (("source", source), ("data_dir", "" if data_dir is None else data_dir)):
+        if not isinstance(value, str | os.PathLike):
+            raise DataError(f"{name} is {shown(value)}; it must be a text or a path")
     request = Request(
         name=os.fspath(source),
         num_train=require_count(num_train, "num_train", 1),
@@ -93,9 +103,10 @@ def load(
         data_dir=None if data_dir is None else Path(data_dir).expanduser(),
     )
     if targets not in CODINGS:
-        raise DataError(f"targets is {targets!r}; choose one of {', '.join(CODINGS)}")
+        raise DataError(f"targets is {shown(targets)}; choose one of {', '.join(CODINGS)}")
     raw = read(request)
     train, test, reference, names = _draw(raw, request, classes)
+    copies = _copies(train, test, raw.origin)
     input_shape = raw.input_shape
     steps = []
     if standardise and not raw.is_standard:
@@ -119,7 +130,7 @@ def load(
     description = {
         "source": raw.origin,
         "files": list(raw.files),
-        "notes": list(raw.notes),
+        "notes": [*raw.notes, *copies],
         "classes": list(names),
         "num_train": request.num_train,
         "num_test": request.num_test,
@@ -162,6 +173,25 @@ def _draw(
     test_pool = raw.train if raw.test is None else raw.test
     train = _take(raw.train, selection.train, positions)
     return train, _take(test_pool, selection.test, positions), selection.reference, names
+
+
+def _copies(train: Rows, test: Rows, where: str) -> list[str]:
+    """Remarks on test rows that are training rows too."""
+    known = {_key(row): n for n, row in enumerate(train.inputs)}
+    found = [(m, known[key]) for m, row in enumerate(test.inputs) if (key := _key(row)) in known]
+    if len(found) > MOST_COPIES * len(test.inputs):
+        m, n = found[0]
+        raise DataError(
+            f"{len(found)} of the {len(test.inputs)} test rows of {where} are training rows too (test row {m} is "
+            f"training row {n}): their loss tests nothing; remove the copies from the source, or ask for fewer rows or "
+            "another seed"
+        )
+    return [f"{len(found)} of the {len(test.inputs)} test rows are training rows too"] * bool(found)
+
+
+def _key(row: np.ndarray) -> bytes:
+    # Numbers of one type, and one zero.
+    return (row.astype(np.float64) + 0.0).tobytes()
 
 
 def _groups(rows: Rows, positions: Sequence[int]) -> list[np.ndarray]:

@@ -18,7 +18,6 @@ from ngd_theory.networks import LayerSize, Linearization
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
 
-
 #: How near the limit a result must be where its damping is below the rounding.
 SAME = 1e-2
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
 from ngd_theory.networks import LayerLinearization, Linearization
 from ngd_theory.precision import full_precision
@@ -17,6 +18,7 @@ from ngd_theory.precision import full_precision
 MEMORY_BUDGET = 2**28
 
 
+@checked
 @full_precision
 def layer_kernel(
     layer: LayerLinearization,
@@ -121,6 +123,7 @@ def _over_positions(layer: LayerLinearization, other: LayerLinearization):
     return jnp.einsum("ntms,nctmds->ncmd", a, delta)
 
 
+@checked
 def layerwise_ntk(
     lin: Linearization, other: Linearization | None = None
 ) -> Float[Array, "L NC MC"]:
@@ -146,6 +149,7 @@ def layerwise_ntk(
     return jnp.stack([layer_kernel(a, b) for a, b in _pairs(lin, other)])
 
 
+@checked
 def ntk(lin: Linearization, other: Linearization | None = None) -> Float[Array, "NC MC"]:
     """The neural tangent kernel ``J J'^T``, unnormalised: the sum of `layerwise_ntk` over layers.
 

@@ -1,6 +1,6 @@
 """Checks that all builders of networks share."""
 
-from ngd_theory.errors import InputError
+from ngd_theory.errors import InputError, shown
 
 
 def require_size(name: str, size) -> int:
@@ -16,7 +16,7 @@ def require_size(name: str, size) -> int:
     except (TypeError, ValueError, OverflowError):
         whole = 0
     if whole < 1:
-        raise InputError(f"{name} is {size}; it must be a whole number of at least 1")
+        raise InputError(f"{name} is {shown(size)}; it must be a whole number of at least 1")
     return whole
 
 

@@ -34,6 +34,7 @@ class LayerLinearization:
     layout : ParameterLayout or GroupLayout
     """
 
+    made_by: ClassVar[str] = "a layer of ngd.networks.linearize(network, params, x).layers"
     inputs: Array
     sensitivities: Array
     layout: ParameterLayout | GroupLayout

@@ -180,7 +180,7 @@ class Network:
         require_type(
             "params", params, Sequence, "one dict a layer, as network.init(key) makes them"
         )
-        shape = jnp.shape(x)
+        shape = x.shape
         if len(shape) != 1 + len(self.input_shape) or shape[1:] != self.input_shape:
             wanted = ", ".join(map(str, self.input_shape))
             raise InputError(f"inputs have shape {shape}; this network takes (N, {wanted})")
@@ -197,7 +197,7 @@ class Network:
                         f"{name!r} in the {where} is {shown(value)}; it must be a floating array"
                     )
             wanted = block.affine.layout.shapes
-            found = {name: jnp.shape(value) for name, value in given.items()}
+            found = {name: value.shape for name, value in given.items()}
             if found != wanted:
                 raise InputError(f"{where} have shapes {found}, not {wanted}")
 

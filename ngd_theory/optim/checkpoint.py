@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
 from ngd_theory.files import written
 
 
+@checked
 def save_state(path: str | os.PathLike[str], tree) -> None:
     """Write a pytree of arrays, whole or not at all.
 
@@ -30,13 +32,18 @@ def save_state(path: str | os.PathLike[str], tree) -> None:
     ------
     InputError
         For a leaf that is no array of numbers as NumPy knows them: a typed PRNG key (save
-        ``jax.random.key_data`` of it), bfloat16, a Python number.
+        ``jax.random.key_data`` of it), bfloat16, a Python number; and where no file can be written.
     """
     arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(tree)}
-    with written(Path(path)) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    try:
+        with written(Path(path)) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        advice = "" if Path(path).parent.is_dir() else f"; make the folder {Path(path).parent} first"
+        raise InputError(f"cannot write {path}: {error.strerror or error}{advice}") from None
 
 
+@checked
 def load_state(path: str | os.PathLike[str], like) -> Any:
     """Read what `save_state` wrote.
 

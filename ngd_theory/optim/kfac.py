@@ -1,17 +1,21 @@
 """K-FAC with momentum as its authors published it (Martens & Grosse 2015, algorithm 2), in optax's interface."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
-from ngd_theory.errors import InputError
+from ngd_theory.arguments import check_finite, checked, is_array
+from ngd_theory.errors import InputError, require_type, shown
 from ngd_theory.fisher.factored_damping import factored_damping
 from ngd_theory.fisher.kronecker import KroneckerFisher, kronecker_fisher
 from ngd_theory.networks import Network, backpropagate
+from ngd_theory.networks.linearization import require_precision
 from ngd_theory.optim.options import STRUCTURES, Options
 from ngd_theory.optim.quadratic_model import Minimum, dot, minimise, quadratic_model, value_at
 
@@ -49,7 +53,7 @@ class KFACState(NamedTuple):
     step_size, momentum, model_change : scalar arrays
         alpha, mu and ``M(d) - M(0)`` of the last step.
     reduction_ratio : scalar array
-        Of the objective's change to the model's when last measured; NaN before.
+        Of the objective's change to the model's when last measured; infinite before.
     """
 
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  (as in optax's states)
@@ -68,6 +72,7 @@ class KFACState(NamedTuple):
     reduction_ratio: Array
 
 
+@checked
 def kfac(
     network: Network,
     loss: str | losses.Loss = "mse",
@@ -153,7 +158,7 @@ def kfac(
     -------
     optax.GradientTransformationExtraArgs
         ``update(grads, state, params, x=x, y=y)``, to be jitted by the user. ``grads`` is the gradient of
-        the loss over the batch, without the l2 term.
+        the loss over the batch, without the l2 term. It can be pickled, and its copies are equal to it.
 
         A batch with numbers that are not finite gives a zero update and leaves statistics, inverses and
         dampings as they were: ``state.skipped`` counts. Layers without any signal are damped like others.
@@ -161,7 +166,9 @@ def kfac(
     Raises
     ------
     InputError
-        For an option out of its range, or an update without ``params``, ``x`` or ``y``.
+        For an option out of its range or inside jit, and from ``init`` and ``update`` for parameters, gradients, a
+        state or a batch that do not fit the network, parameters that are not of float32 or float64, an update without
+        ``params``, ``x`` or ``y``, and targets that the loss has no meaning for (their values outside jit only).
 
     Examples
     --------
@@ -200,30 +207,30 @@ def kfac(
         reject_worse=reject_worse,
     )
     method = _KFAC(network, losses.by_name(loss), options)
-
-    def init(params) -> Any:
-        return method.init(params, seed=seed)
-
-    def update(updates, state, params=None, *, x=None, y=None, **_) -> Any:
-        if params is None or x is None or y is None:
-            raise InputError("K-FAC needs update(grads, state, params, x=x, y=y)")
-        return method.update(updates, state, params, x, y)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(_Init(method, seed), _Update(method))
 
 
+@checked
 def averaged_params(state: KFACState, params):
     """The average of the iterates where the state keeps one, else ``params``."""
     return state.average if state.average != () else params
 
 
+@dataclass(frozen=True)
 class _KFAC:
     """The algorithm; its methods are traced, it has no state."""
 
-    def __init__(self, network: Network, loss: losses.Loss, options: Options):
-        self.network, self.loss, self.options = network, loss, options
-        self.bandwidth, self.invert = STRUCTURES[options.structure]
-        if self.bandwidth and any(size.positions > 1 for size in network.layer_sizes):
+    network: Network
+    loss: losses.Loss
+    options: Options
+
+    @property
+    def bandwidth(self) -> int:
+        return STRUCTURES[self.options.structure][0]
+
+    def __post_init__(self):
+        options = self.options
+        if self.bandwidth and any(b.affine.positions > 1 for b in self.network.blocks):
             raise InputError(
                 f'structure="{options.structure}" is defined for dense layers; with convolutions use "block-diagonal"'
             )
@@ -231,7 +238,11 @@ class _KFAC:
     def init(self, params, *, seed: int) -> KFACState:
         """State before the first step."""
         o = self.options
+        one = np.zeros((1, *self.network.input_shape), np.float32)
+        self.network.check(params, one)
+        check_finite("params", params)
         dtype = jnp.result_type(*jax.tree.leaves(params))
+        require_precision(dtype)
         row = jax.ShapeDtypeStruct((1, *self.network.input_shape), dtype)
         key = jax.random.key_data(jax.random.key(seed))
         factors = _zeros(jax.eval_shape(self._statistics, params, row, key))
@@ -252,12 +263,13 @@ class _KFAC:
             step_size=zero,
             momentum=zero,
             model_change=zero,
-            reduction_ratio=zero + jnp.nan,
+            reduction_ratio=jnp.full((), jnp.inf, dtype),
         )
 
     def update(self, grads, state: KFACState, params, x, y):
         """One step; what a batch with a number that is not finite would change stays as it was."""
         o, before = self.options, state
+        self._check(grads, state, params, x, y)
         # The number of this step among those that count: a skipped one leaves no trace in what follows.
         k = state.count - state.skipped + 1
         x, y = (jnp.asarray(rows, state.damping.dtype) for rows in (x, y))
@@ -288,8 +300,8 @@ class _KFAC:
         usable &= _finite(update)
         update = _where(usable, update, jax.tree.map(jnp.zeros_like, update))
         state = state._replace(
-            skipped=state.skipped + ~usable,
-            stale=state.stale + (usable & failed),
+            skipped=state.skipped + (~usable).astype(jnp.int32),
+            stale=state.stale + (usable & failed).astype(jnp.int32),
             factors=_where(usable, state.factors, before.factors),
             inverse=_where(usable, inverse, before.inverse),
             factor_damping=gamma,
@@ -305,6 +317,22 @@ class _KFAC:
             average = _blend(state.average, new, o.averaging, k, usable)
             state = state._replace(average=average)
         return update, state
+
+    def _check(self, grads, state, params, x, y) -> None:
+        """Shapes and types; of targets that can be read, whether they are any."""
+        require_type("state", state, KFACState, "optimizer.init(params)")
+        for name, value in (("x", x), ("y", y)):
+            if not is_array(value) or jnp.issubdtype(value.dtype, jnp.complexfloating):
+                raise InputError(f"{name} is {shown(value)}; it must be an array of real numbers")
+        self.network.check(params, jax.ShapeDtypeStruct(x.shape, state.damping.dtype))
+        outputs = jax.ShapeDtypeStruct((x.shape[0], self.network.output_dim), state.damping.dtype)
+        self.loss.check(outputs, y)
+        wanted = _shapes(params)
+        for name, tree in (("grads", grads), ("state.previous", state.previous)):
+            if (found := _shapes(tree)) != wanted:
+                raise InputError(
+                    f"{name} has the shapes {found}; those of params are {wanted}"
+                )
 
     def _observe(self, factors, params, x, key, k):
         """Statistics after the rows x of step k, where they are due, and whether all numbers are finite."""
@@ -348,7 +376,8 @@ class _KFAC:
                     )
                 )
             )
-        return self.invert(factors, dampings)
+        invert = STRUCTURES[self.options.structure][1]
+        return invert(factors, dampings)
 
     def _precondition(self, inverse, grads):
         layouts = [block.affine.layout for block in self.network.blocks]
@@ -414,11 +443,11 @@ class _KFAC:
             value = self._objective(params, x, y)
             return self._objective(moved, x, y) - value, jnp.finfo(value.dtype).eps * jnp.abs(value)
 
-        nan = jnp.full_like(state.damping, jnp.nan)
-        change, rounding = jax.lax.cond(due | o.reject_worse, compare, lambda: (nan, nan))
+        nothing = jnp.zeros_like(state.damping)
+        change, rounding = jax.lax.cond(due | o.reject_worse, compare, lambda: (nothing, nothing))
         # Within rounding, or where the model itself says worse (a fixed step), the ratio says nothing of it.
         due &= ~(state.model_change >= -rounding)
-        ratio = change / state.model_change
+        ratio = change / jnp.where(due, state.model_change, 1)
         grown = state.damping / o.damping_factor
         lowered = jnp.maximum(state.damping * o.damping_factor, o.min_damping)
         adapted = jnp.where(ratio > 0.75, lowered, state.damping)
@@ -437,6 +466,33 @@ class _KFAC:
     def _objective(self, params, x, y):
         value = self.loss.value(self.network.apply(params, x), y)
         return value + self.options.l2 / 2 * dot(params, params) if self.options.l2 else value
+
+
+@dataclass(frozen=True)
+class _Init:
+    """The transformation's ``init``; unlike a function made inside another it can be pickled and compared."""
+
+    method: _KFAC
+    seed: int
+
+    def __call__(self, params) -> Any:
+        return self.method.init(params, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class _Update:
+    """The transformation's ``update``, likewise."""
+
+    method: _KFAC
+
+    def __call__(self, updates, state, params=None, *, x=None, y=None, **_) -> Any:
+        if params is None or x is None or y is None:
+            raise InputError("K-FAC needs update(grads, state, params, x=x, y=y)")
+        return self.method.update(updates, state, params, x, y)
+
+
+def _shapes(tree):
+    return jax.tree.map(jnp.shape, tree)
 
 
 def _first(x, fraction: float):

@@ -1,7 +1,8 @@
 """Options of the K-FAC optimiser, checked once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from ngd_theory.arguments import checked_fields, require_known
 from ngd_theory.errors import InputError, choose
 from ngd_theory.fisher.kronecker import invert_diagonal, invert_tridiagonal
 
@@ -12,6 +13,7 @@ STRUCTURES = {
 }
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Options:
     """See `ngd_theory.optim.kfac`, whose arguments these are."""
@@ -40,12 +42,16 @@ class Options:
 
     def __post_init__(self):
         choose(STRUCTURES, self.structure, "structure")
-        for name, kind in self.__annotations__.items():
-            _check_type(name, getattr(self, name), kind)
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        require_known("kfac", given)
+        for name, value in given.items():
+            # Numbers of the host: an array would be compiled into the steps, and has no hash.
+            if not isinstance(value, str | bool | int | None):
+                object.__setattr__(self, name, float(value))
         counts = ("damping_period", "factor_damping_period", "inverse_period", "statistics_period")
         for name in (*counts, "num_draws"):
             value = getattr(self, name)
-            if not float(value).is_integer() or value < 1:
+            if value < 1:
                 raise InputError(f"{name} is {value}; it must be a whole number of at least 1")
         for name in ("statistics_fraction", "curvature_fraction"):
             if not 0 < getattr(self, name) <= 1:
@@ -85,21 +91,3 @@ class Options:
     def factor_damping_factor(self) -> float:
         """omega_2: what gamma is multiplied by."""
         return (19 / 20) ** (self.factor_damping_period / 2)
-
-
-#: Annotation -> the types it takes.
-_TYPES = {
-    str: (str,),
-    bool: (bool,),
-    int: (int, float),
-    float: (int, float),
-    float | None: (int, float, type(None)),
-}
-
-
-def _check_type(name: str, value, kind) -> None:
-    fits = isinstance(value, _TYPES[kind])
-    # A truth value is a number to Python.
-    if not fits or (isinstance(value, bool) and kind is not bool):
-        wanted = getattr(kind, "__name__", str(kind))
-        raise InputError(f"{name} is {value!r}; it must be of type {wanted}")

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ngd_theory import data, losses
+from ngd_theory.arguments import checked
 from ngd_theory.errors import choose
 from ngd_theory.networks import (
     AUTOENCODERS,
@@ -103,6 +104,7 @@ PROBLEMS: Mapping[str, Callable[[], Problem]] = MappingProxyType(
 )
 
 
+@checked
 def problem(name: str) -> Problem:
     """Make the problem ``name``.
 

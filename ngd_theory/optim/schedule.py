@@ -1,8 +1,10 @@
 """Growing mini-batches (Martens & Grosse 2015 section 13)."""
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
 
 
+@checked
 def batch_sizes(first: int, last: int, num_steps: int, *, levels: int = 8) -> list[int]:
     """Sizes of mini-batches that grow exponentially, ``first (last/first)^(k/(num_steps - 1))`` at step k.
 
@@ -33,7 +35,7 @@ def batch_sizes(first: int, last: int, num_steps: int, *, levels: int = 8) -> li
     """
     given = {"first": first, "last": last, "num_steps": num_steps, "levels": levels}
     for name, value in given.items():
-        if int(value) != value or value < 1:
+        if value < 1:
             raise InputError(f"{name} is {value}; it must be a whole number of at least 1")
     if last < first:
         raise InputError(f"last is {last}; it must be at least first, {first}")

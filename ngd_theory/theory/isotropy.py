@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import is_known
@@ -97,7 +98,7 @@ def require_square(map: Any, name: str = "the map") -> Array:
         )
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise InputError(f"{name} has numbers of type {dtype}; they must be real")
-    return jnp.asarray(map, jnp.promote_types(dtype, jnp.float32))
+    return jnp.asarray(map, np.promote_types(dtype, np.float32))
 
 
 def summarise(map: Float[Array, "NC NC"]) -> Isotropy:

@@ -115,12 +115,32 @@ def test_forster_gives_isotropic_rows_and_maps_the_test_rows(source):
     assert np.linalg.matrix_rank(linear_map) == 20
 
 
-def test_forster_test_rows_equal_training_rows_where_the_raw_rows_do(write_npz):
+def test_forster_test_rows_equal_training_rows_where_the_raw_rows_point_the_same_way(write_npz):
     x = np.random.default_rng(0).standard_normal((40, 6))
-    path = write_npz(x=x, y=x[:, 0], x_test=x, y_test=x[:, 0])
-    data = load(path, num_train=40, num_test=40, forster=True)
+    path = write_npz(x=x, y=x[:, 0], x_test=2 * x, y_test=x[:, 0])
+    data = load(path, num_train=40, num_test=40, forster=True, standardise=False)
     order, test_order = np.argsort(data.targets[:, 0]), np.argsort(data.test_targets[:, 0])
     np.testing.assert_allclose(data.inputs[order], data.test_inputs[test_order], atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_test_rows_that_are_training_rows_are_refused_or_counted(write_npz, dtype):
+    rng = np.random.default_rng(0)
+    # Halves: the same numbers in both types.
+    x = rng.integers(-(10**6), 10**6, (200, 3)) / 2
+    other = x + [[0.25, 0, 0]]
+    y = np.arange(200) % 2
+    x_test = other.astype(dtype)
+    x_test[7] = x[11]
+    raw = {"num_train": 200, "standardise": False, "unit_norm": False}
+    path = write_npz(x=x.astype(np.float32), y=y, x_test=x_test, y_test=y)
+    one = load(path, num_test=200, **raw)
+    assert one.description["notes"] == ["1 of the 200 test rows are training rows too"]
+    x_test[:5] = x[:5]
+    path = write_npz(x=x.astype(np.float32), y=y, x_test=x_test, y_test=y)
+    with pytest.raises(DataError, match=r"6 of the 200 test rows of .*npz are training rows too"):
+        load(path, num_test=200, **raw)
+    assert load(path, num_test=0, **raw).description["notes"] == []
 
 
 def test_forster_on_images_names_the_remedy():

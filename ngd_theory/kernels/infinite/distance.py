@@ -3,11 +3,13 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ngd_theory.arguments import checked
 from ngd_theory.kernels.empirical import layerwise_ntk as empirical_layerwise_ntk
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layerwise_ntk
 from ngd_theory.networks import Linearization, Network
 
 
+@checked
 def layerwise_distance(
     net: Network,
     lin: Linearization,

@@ -10,12 +10,14 @@ are those of the limit (docs/theory.md section 5), with N + N' pretended units a
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ngd_theory.arguments import checked
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layer_kernels
 from ngd_theory.networks import LayerLinearization, Linearization, Network
 from ngd_theory.networks.layout import ParameterLayout
 from ngd_theory.precision import full_precision
 
 
+@checked
 def linearize(
     net: Network,
     x: Float[Array, "N *S"],
@@ -67,7 +69,7 @@ def linearize(
 def square_root(kernel: Float[Array, "N N"]) -> Float[Array, "N N"]:
     """Symmetric R with ``R R = kernel``; eigenvalues that rounding left below 0 count as 0."""
     eigenvalues, vectors = jnp.linalg.eigh(kernel)
-    return (vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))) @ vectors.T
+    return (vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None]) @ vectors.T
 
 
 def _layer(a: Float[Array, "N P"], b: Float[Array, "N M"], c: int) -> LayerLinearization:

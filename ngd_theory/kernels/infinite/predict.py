@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, NotPredictedError, require_type
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, nngp
 from ngd_theory.kernels.infinite.limit import linearize
@@ -73,6 +74,7 @@ class Predictor:
         return self.test_map / self.constant
 
 
+@checked
 def predictor(
     approximation: Approximation,
     net: Network,
@@ -157,6 +159,7 @@ class Ensemble:
     test_covariance: Float[Array, "T M M"]
 
 
+@checked
 def ensemble(
     maps: Predictor,
     net: Network,
