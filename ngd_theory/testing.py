@@ -58,8 +58,8 @@ def assert_isotropy_constant(map: Any, expected: float, *, rtol: float = 1e-3) -
     AssertionError
         If it is not, or ``map`` has a NaN or infinity, or a trace that is not positive.
     InputError
-        If ``map`` is no square array of real numbers, ``expected`` not positive and finite, or ``rtol`` no finite number
-        of at least 0.
+        If ``map`` is no square array of real numbers, ``expected`` not positive and finite, or ``rtol`` no finite
+        number of at least 0.
     """
     __tracebackhide__ = True
     _require_number("expected", expected, positive=True)
@@ -122,7 +122,8 @@ def assert_convergence_rate(
     AssertionError
         If it does not, or a loss is not finite.
     InputError
-        For fewer than two losses, a first one of 0, negative ones (not MSE's), or numbers that are negative or not finite.
+        For fewer than two losses, a first one of 0, negative ones (not MSE's), or an argument that is negative or not
+        finite.
     """
     __tracebackhide__ = True
     for name, value in (("expected", expected), ("tolerance", tolerance), ("floor", floor)):
@@ -152,11 +153,13 @@ def _losses(trajectory: Trajectory) -> np.ndarray:
     if not np.isfinite(losses).all():
         step = int(np.argmin(np.isfinite(losses)))
         raise AssertionError(
-            f"the loss is {losses[step]} at step {step}: training broke down or diverged; take a smaller step or a larger "
-            "damping"
+            f"the loss is {losses[step]} at step {step}: training broke down or diverged; take a smaller step or a "
+            "larger damping"
         )
     if (losses < 0).any():
-        raise InputError(f"the trajectory has the loss {losses.min():.3g}: losses under MSE are not negative")
+        raise InputError(
+            f"the trajectory has the loss {losses.min():.3g}: losses under MSE are not negative"
+        )
     return losses
 
 
@@ -183,8 +186,8 @@ def assert_gap_shrinks(
     AssertionError
         If it does not, or the column has a NaN.
     InputError
-        For something else than a frame with these columns of numbers, a frame without rows or of several approximations,
-        or an exponent that is not finite.
+        For something else than a frame with these columns of numbers, a frame without rows or of several
+        approximations, or an exponent that is not finite.
     """
     __tracebackhide__ = True
     if not (hasattr(frame, "columns") and hasattr(frame, "groupby")):
@@ -200,13 +203,17 @@ def assert_gap_shrinks(
         raise InputError("the frame has no rows")
     for name in (over, column):
         if not is_numeric_dtype(frame[name]):
-            raise InputError(f"the column {name!r} has entries of type {frame[name].dtype}, not numbers")
+            raise InputError(
+                f"the column {name!r} has entries of type {frame[name].dtype}, not numbers"
+            )
     keys = [*(["cell"] if "cell" in frame else []), "seed", over]
     # pandas leaves rows with a NaN out of groups and of their maxima.
     if frame[keys].isna().any().any():
         raise InputError(f"a row of the frame lacks one of {', '.join(keys)}")
     if frame[column].isna().any():
-        raise AssertionError(f"{column} has a NaN in {int(frame[column].isna().sum())} rows of the frame")
+        raise AssertionError(
+            f"{column} has a NaN in {int(frame[column].isna().sum())} rows of the frame"
+        )
     peaks = frame.groupby(keys)[column].max().reset_index()
     measured = power_law(peaks[over], peaks[column], peaks["seed"])
     judgement = judge(measured, Rule(-np.inf, exponent))

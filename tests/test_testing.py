@@ -180,13 +180,19 @@ def test_rows_without_numbers_do_not_drop_out_of_a_gap():
     whole = frame(-0.6)
     with pytest.raises(InputError, match="no rows"):
         testing.assert_gap_shrinks(whole[:0], -0.5)
-    with pytest.raises(InputError, match="pandas.DataFrame"):
+    with pytest.raises(InputError, match=r"pandas\.DataFrame"):
         testing.assert_gap_shrinks([1.0], -0.5)
     with pytest.raises(InputError, match="not numbers"):
         testing.assert_gap_shrinks(whole.assign(gap="0.5"), -0.5)
     with pytest.raises(InputError, match="lacks one of"):
-        testing.assert_gap_shrinks(whole.assign(width=whole["width"].where(whole["seed"] > 0)), -0.5)
-    for value, words in ((np.nan, "NaN in 18 rows"), (np.inf, "INCONCLUSIVE"), (0.0, "INCONCLUSIVE")):
+        testing.assert_gap_shrinks(
+            whole.assign(width=whole["width"].where(whole["seed"] > 0)), -0.5
+        )
+    for value, words in (
+        (np.nan, "NaN in 18 rows"),
+        (np.inf, "INCONCLUSIVE"),
+        (0.0, "INCONCLUSIVE"),
+    ):
         broken = whole.assign(gap=whole["gap"].where(whole["step"] == 0, value))
         with pytest.raises(AssertionError, match=words):
             testing.assert_gap_shrinks(broken, -0.5)

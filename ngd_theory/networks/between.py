@@ -1,9 +1,9 @@
 """What the maps after a layer do to its pre-activations, read off several points.
 
-The theory's ranks are known where every number after the maps is made of positions of one unit that nothing else is made
-of: activations, pooling, slices, other orders. A cotangent at a random point tells which: it holds random numbers,
-so that nothing cancels, times the digits of each entry's own number. What it is pulled back to, divided by what the random
-numbers alone are pulled back to, is the number of the entry that a pre-activation feeds, if it feeds one only.
+The theory knows the ranks where every number after the maps is made of positions of one unit that nothing else is
+made of: activations, pooling, slices, other orders. Cotangents at a random point tell which those are. They are random,
+so that nothing cancels, and one of them is multiplied by each entry's own number. Where a pre-activation feeds one
+entry only, the two are pulled back to numbers whose ratio is the number of that entry.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ngd_theory.errors import NotPredictedError
-from ngd_theory.networks.activations import Activation
+from ngd_theory.networks.activations import ACTIVATIONS, Activation
 
 #: Centre and spread of the random points: the first for the slopes of a Gaussian, the others where one side is flat.
 POINTS = ((0.0, 1.0), (0.0, 0.1), (3.0, 0.5), (-3.0, 0.5))
@@ -96,8 +96,12 @@ def between(after: tuple[Callable, ...], shape: tuple[int, ...]) -> Between:
         return _look(after, shape)
     if not after:
         return Between(None, None, linear=True, active=1.0)
+    if len(after) == 1 and isinstance(phi := after[0], Activation) and phi in ACTIVATIONS.values():
+        # Nothing is compiled for the package's own.
+        return Between(None, None, phi.name == "identity", phi.active_fraction)
     found = _look(after, (FEW,))
-    if found.shape != (FEW,) or not np.array_equal(found.feeds, np.arange(FEW)):
+    own = np.arange(FEW)
+    if found.feeds is None or found.shape != own.shape or not np.array_equal(found.feeds, own):
         raise NotPredictedError("its activation is not entry-wise")
     return Between(None, None, found.linear, found.active)
 
@@ -221,4 +225,3 @@ def _check_units(feeds: np.ndarray) -> None:
     owner[entries] = units
     if (owner[entries] != units).any():
         raise NotPredictedError("its map mixes units in one number after it")
-

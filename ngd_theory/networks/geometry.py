@@ -1,8 +1,8 @@
 """What of a layer's positions, units and inputs counts: the sharing of weights, without any weight.
 
 All of it is read off what each layer's `patches` makes of an image of pixel numbers and what the maps after it feed
-(`between`), so that a new layer type or pooling needs nothing here. Masks of None are all ones: dense layers of any width
-take no memory.
+(`between`), so that a new layer type or pooling needs nothing here. Masks of None are all ones, and channels that are
+treated alike are counted on one: layers of any width take no memory.
 """
 
 from dataclasses import dataclass, replace
@@ -72,11 +72,15 @@ def geometries(
 
 
 def _thin(blocks: "tuple[Block, ...]") -> "tuple[Block, ...] | None":
-    """The blocks with one channel each, where layers and maps treat all channels alike: then their number is no matter."""
+    """The blocks with one channel each; None where a layer or a map may not treat all channels alike."""
     maps = [function for block in blocks for function in block.after]
     alike = all(isinstance(f, Activation) or getattr(f, "each_channel", False) for f in maps)
     layers = [block.affine.thin for block in blocks]
-    if not alike or any(layer is None for layer in layers) or all(b.affine.sees_all for b in blocks):
+    if (
+        not alike
+        or any(layer is None for layer in layers)
+        or all(b.affine.sees_all for b in blocks)
+    ):
         return None
     return tuple(replace(b, affine=y) for b, y in zip(blocks, layers, strict=True) if y is not None)
 
@@ -100,14 +104,17 @@ def _count(
     try:
         # Deep networks repeat their blocks.
         maps, looked, shapes = [], {}, [input_shape]
-        for index, block in enumerate(blocks):
+        for index in range(len(blocks)):
+            block = blocks[index]
             if block not in looked:
                 looked[block] = between(block.after, block.affine.output_shape)
                 _check_claims(block, looked[block])
             maps.append(looked[block])
             shapes.append(looked[block].shape or block.affine.output_shape)
         if not maps[-1].linear:
-            raise NotPredictedError("the outputs are not linear in the last layer's pre-activations")
+            raise NotPredictedError(
+                "the outputs are not linear in the last layer's pre-activations"
+            )
         found, counted, wanted = [], {}, None
         for index in reversed(range(len(blocks))):
             block = blocks[index]
@@ -140,8 +147,8 @@ def _check_claims(block: "Block", found: Between) -> None:
     count = FEW if found.shape is None else prod(found.shape)
     if not abs(found.active - expected) <= 0.02 + 2.5 / (DRAWS * count) ** 0.5:
         raise NotPredictedError(
-            f"Block says active_fraction={block.active_fraction}, with which {expected:.2f} of the numbers after its map "
-            f"move with u ~ N(0, 1), but {found.active:.2f} do"
+            f"Block says active_fraction={block.active_fraction}, with which {expected:.2f} of the numbers after its "
+            f"map move with u ~ N(0, 1), but {found.active:.2f} do"
         )
     if block.linear != found.linear:
         raise NotPredictedError(
@@ -181,7 +188,9 @@ def _patches(layer, shape: tuple[int, ...]) -> np.ndarray:
     count = prod(shape)
     dtype = np.float64 if layer.takes_numpy else np.float32
     if count > 2 / np.finfo(dtype).eps:
-        raise NotPredictedError(f"its {count} inputs are too many to be numbered in {dtype.__name__}")
+        raise NotPredictedError(
+            f"its {count} inputs are too many to be numbered in {dtype.__name__}"
+        )
     numbers = np.arange(1, count + 1, dtype=dtype).reshape(1, *shape)
     with jax.ensure_compile_time_eval():
         return np.asarray(layer.patches(numbers if layer.takes_numpy else jnp.asarray(numbers)))[0]

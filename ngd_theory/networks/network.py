@@ -29,8 +29,8 @@ class Block:
     affine : Affine
         Such as `ngd_theory.networks.layers.Dense`.
     after : tuple of functions
-        Each of (N, ...) arrays, sample by sample. The theory states ranks and constants where every number after them is
-        made of positions of one unit that nothing else is made of (activations, pooling, slices, other orders), and
+        Each of (N, ...) arrays, sample by sample. The theory states ranks and constants where every number after them
+        is made of positions of one unit that nothing else is made of (activations, pooling, slices, other orders), and
         says so where it states none. Networks with other maps are linearised and trained all the same.
     active_fraction : float
         gamma of the layer's units.
@@ -92,7 +92,9 @@ class Network:
         # is known for those of a linear image.
         images = accumulate([prod(self.input_shape), *(g.seen for g in geometry)], min)
         numbers = [g.live_units * g.windows for g in geometry]
-        passed = list(accumulate(map(min, (prod(y.output_shape) for y in layers[::-1]), numbers[::-1]), min))
+        passed = list(
+            accumulate(map(min, (prod(y.output_shape) for y in layers[::-1]), numbers[::-1]), min)
+        )
         linear_before = list(accumulate([True, *linear[:-1]], and_))
         linear_after = list(accumulate(linear[::-1], and_))
         biased = any(layout.has_bias for layout in layouts)

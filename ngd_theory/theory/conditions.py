@@ -78,14 +78,15 @@ def check_conditions(
     Raises
     ------
     InputError
-        If ``lin`` is not a linearisation of ``net``, for an argument of another type, a damping that is no finite number
-        of at least 0, and inside jit.
+        If ``lin`` is not a linearisation of ``net``, for an argument of another type, a damping that is no finite
+        number of at least 0, and inside jit.
     """
     require_known("check_conditions", lin, damping)
     rho = float(as_damping(damping).value)
     if lin.grouping is not None and net is not None:
         raise InputError(
-            "`lin` is of a function (linearize_function), which has groups of parameters and no layers: give None for `net`"
+            "`lin` is of a function (linearize_function), which has groups of parameters and no layers: give None for "
+            "`net`"
         )
     if lin.grouping is None:
         require_type(
@@ -222,7 +223,9 @@ def _positive_damped_map(name, approximation, net, lin, damping) -> Iterator[Con
         return
     k = np.asarray(approximation.function_space_map(lin, damping))
     if not np.isfinite(k).all():
-        yield Condition(name, False, np.nan, 0.0, "the damped K is not finite: raise the damping, or take 0")
+        yield Condition(
+            name, False, np.nan, 0.0, "the damped K is not finite: raise the damping, or take 0"
+        )
         return
     eigenvalues = np.linalg.eigvalsh((k + k.T) / 2)
     smallest, limit = float(eigenvalues[0]), -round_off(eigenvalues)
@@ -342,7 +345,9 @@ def _full_rank_sensitivities(name, approximation, net, lin, damping) -> Iterator
         why = f"rank(delta_{index}) is {rank} of N C T = {needed}"
         why += " that the outputs depend on" if live < t else ""
         if rank == 0:
-            why += ": no output depends on the layer; layers after it have zero weights or dead units"
+            why += (
+                ": no output depends on the layer; layers after it have zero weights or dead units"
+            )
         elif rank < needed:
             why += ": widen the layer, use fewer samples, or a nonlinear activation"
         yield Condition(name, rank == needed, rank, needed, why, index)

@@ -23,8 +23,8 @@ class Isotropy:
     constant : scalar
         ``tr K / (NC)``, the measured alpha.
     dispersion : scalar
-        ``||K - constant I||_F / (abs(constant) sqrt(NC))``; 0 exactly when K is isotropic, never negative, NaN where the
-        constant is 0.
+        ``||K - constant I||_F / (abs(constant) sqrt(NC))``; 0 exactly when K is isotropic, never negative, NaN where
+        the constant is 0.
     min_eigenvalue, max_eigenvalue : scalar
         Of the symmetric part of K.
     """

@@ -1,5 +1,7 @@
 """Maps between layers: the ranks after them are those of an SVD, or none is stated."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import ngd_theory as ngd
 from ngd_theory.errors import NotPredictedError
-from ngd_theory.networks import Network
+from ngd_theory.networks import Network, between
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.convolution import AveragePool, Convolution, Flatten, GlobalAveragePool
 from ngd_theory.networks.layers import Dense
@@ -127,7 +129,10 @@ def dense(after, gamma=1.0, linear=False, width=12, last=()):
     fan_in = jax.eval_shape(
         lambda h: _all(after, h), jax.ShapeDtypeStruct((1, width), float)
     ).shape[-1]
-    blocks = Block(first, after, gamma, linear), Block(Dense(fan_in, 2, 1.3, 0.4), last, 1.0, not last)
+    blocks = (
+        Block(first, after, gamma, linear),
+        Block(Dense(fan_in, 2, 1.3, 0.4), last, 1.0, not last),
+    )
     return Network((5,), blocks, "tanh")
 
 
@@ -230,6 +235,15 @@ def test_conditions_of_a_network_without_known_ranks_are_measured():
     assert "layer 1 is followed by relu, layer_norm" in many.why
 
 
+@pytest.mark.parametrize("name", ngd.networks.ACTIVATIONS)
+def test_what_is_said_of_the_packages_activations_is_seen(name):
+    phi = ngd.networks.ACTIVATIONS[name]
+    said = between.between((phi,), (1000,))
+    seen = between.between((dataclasses.replace(phi, name="another"),), (1000,))
+    assert (said.shape, said.feeds, said.linear) == (seen.shape, seen.feeds, seen.linear)
+    assert seen.active == pytest.approx(said.active, abs=0.05)
+
+
 def test_sizes_can_be_counted_inside_jit():
     found = []
 
@@ -250,7 +264,9 @@ def test_looking_needs_no_forward_derivative_and_no_switch_of_jax():
     squashed.defvjp(lambda h: (jnp.tanh(h), h), lambda h, g: (g / jnp.cosh(h) ** 2,))
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         sizes = dense((squashed,)).layer_sizes
-    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(False):
+    with (
+        jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(False)
+    ):
         single = dense((squashed, shuffled)).layer_sizes
     assert [s.unknown for s in (*sizes, *single)] == [None] * 4
 
@@ -284,7 +300,14 @@ UNKNOWN = {
     "said to be always active": (dense((RELU,), 1.0), "active_fraction=1.0"),
     "said to be active by half": (dense((jnp.tanh,), 0.5), "active_fraction=0.5"),
 }
-APPROXIMATIONS = ("exact", "block-diagonal", "block-tridiagonal", "kfac", "kfac-tridiagonal", "unit-wise")
+APPROXIMATIONS = (
+    "exact",
+    "block-diagonal",
+    "block-tridiagonal",
+    "kfac",
+    "kfac-tridiagonal",
+    "unit-wise",
+)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -296,7 +319,9 @@ def test_no_constant_is_stated_behind_other_maps(name):
             assert ngd.theory.isotropy_constant(approximation, net, 3) is None
             continue
         for ask in (ngd.theory.isotropy_constant, ngd.theory.optimal_step_size):
-            with pytest.raises(NotPredictedError, match=rf"layer {number} is followed by .*{words}"):
+            with pytest.raises(
+                NotPredictedError, match=rf"layer {number} is followed by .*{words}"
+            ):
                 ask(approximation, net, 3)
     with pytest.raises(NotPredictedError, match="largest_monotone_step_size"):
         ngd.theory.unit_wise_dispersion(net)

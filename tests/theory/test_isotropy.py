@@ -68,7 +68,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize(
-    "measure", [ngd.theory.isotropy, ngd.theory.largest_monotone_step_size], ids=["isotropy", "step"]
+    "measure",
+    [ngd.theory.isotropy, ngd.theory.largest_monotone_step_size],
+    ids=["isotropy", "step"],
 )
 def test_what_is_no_map_or_contracts_nothing_is_refused(measure, case):
     map_, words = REFUSED[case]
