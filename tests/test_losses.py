@@ -57,6 +57,45 @@ def test_cross_entropy_survives_huge_outputs():
     assert np.all(np.isfinite(loss.fisher_root(outputs)))
 
 
+#: Loss -> (row that is no target of it, what the error says of it).
+NO_TARGETS = {
+    "cross-entropy": ([[-0.5, 0.0, 0.5], [0.2, 0.2, 0.2], [2, -1, 0], [0, 0, 1.001]], "distribution"),
+    "sigmoid-cross-entropy": ([[-0.5, 0, 0.5], [0, 0, 1.001], [2, 0, 1]], "numbers from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("name", NO_TARGETS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_targets_that_the_loss_has_no_meaning_for_are_refused(name, dtype):
+    # Centred one-hot targets had losses of -0.86, and of -19 after training.
+    loss, (rows, words) = losses.by_name(name), NO_TARGETS[name]
+    good = np.array([[0.0, 1.0, 0.0], [0.25, 0.5, 0.25]], dtype)
+    outputs = jnp.ones((3, 3), dtype)
+    for row in rows:
+        targets = np.concatenate([good, np.array([row], dtype)])
+        for function in (loss.value, loss.residual, loss.check):
+            for given in (targets, jnp.asarray(targets)):
+                with pytest.raises(InputError, match=f"row 2 of the targets is .*{words}"):
+                    function(outputs, given)
+        with pytest.raises(InputError, match="row 2 of the targets"):
+            jax.grad(loss.value)(outputs, targets)
+        # Inside jit their values are not known.
+        assert np.isfinite(jax.jit(loss.value)(outputs, targets))
+    loss.check(outputs[:2], good)
+    loss.check(outputs[:1], good[:1].astype(int))
+    loss.check(outputs[:2], jnp.asarray(good, jnp.bfloat16))
+
+
+@pytest.mark.parametrize("name", sorted(losses.LOSSES))
+def test_labels_do_not_broadcast_against_outputs(name):
+    # (4,) against (4, 1) is (4, 4): a loss of 2.69 for 0.975.
+    loss, outputs = losses.by_name(name), jnp.ones((4, 1))
+    for targets in (jnp.ones(4), jnp.ones((4, 2)), jnp.ones((1, 1)), jnp.ones(()), jnp.ones((4, 1, 1))):
+        for function in (loss.value, loss.residual, loss.check, jax.jit(loss.value)):
+            with pytest.raises(InputError, match=r"targets have .*; the outputs have \(4, 1\)"):
+                function(outputs, targets)
+
+
 def test_an_unknown_loss_lists_the_known_ones():
     with pytest.raises(InputError, match="unknown loss 'l1'; choose one of: mse, cross-entropy"):
         losses.by_name("l1")
