@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ngd_theory.errors import InputError
+from ngd_theory.arguments import is_known, is_number
+from ngd_theory.errors import InputError, shown
 from ngd_theory.pytrees import pytree
 
 
@@ -24,6 +26,7 @@ class Damping:
         Whether rho is zero; None when only the run knows (a traced or array value).
     """
 
+    made_by: ClassVar[str] = "ngd.fisher.as_damping(1e-3)"
     value: Array | np.ndarray
     zero: bool | None
 
@@ -32,34 +35,46 @@ class Damping:
         return Damping(function(self.value), self.zero)
 
     def select(self, positive: Callable, limit: Callable, *args):
-        """``positive(rho, *args)`` where rho > 0, ``limit(*args)`` where rho = 0."""
+        """``positive(rho, *args)`` where rho > 0, ``limit(rho, *args)`` where rho = 0.
+
+        ``limit`` gets None for a rho that Python knows to be zero: there is then no derivative by it.
+        """
         if self.zero is None:
+            # Under vmap both are computed, and what is not selected must be finite for derivatives.
             return jax.lax.cond(
                 self.value > 0,
-                lambda rho, *a: positive(rho, *a),
-                lambda rho, *a: limit(*a),
+                lambda rho, *a: positive(jnp.where(rho > 0, rho, 1), *a),
+                limit,
                 self.value,
                 *args,
             )
-        return limit(*args) if self.zero else positive(self.value, *args)
+        return limit(None, *args) if self.zero else positive(self.value, *args)
 
 
 def as_damping(damping) -> Damping:
     """Make a `Damping` of a number, an array or a `Damping`.
 
+    A number of Python or NumPy decides which solve is compiled. A JAX array does not, whatever its value: one program
+    serves all values.
+
     Raises
     ------
     InputError
-        For a negative, infinite or non-scalar damping, where its value is known.
+        For a negative, infinite, complex or non-scalar damping. A value inside jit, vmap or grad is not known, and is
+        not checked.
     """
+    value = damping.value if isinstance(damping, Damping) else damping
+    if not is_known(value) and is_number(value):
+        return damping if isinstance(damping, Damping) else Damping(value, zero=None)
+    if not is_number(value):
+        raise InputError(f"damping is {shown(value)}; it must be one finite number >= 0")
+    # A NaN fails.
+    if not 0 <= float(value) < np.inf:
+        raise InputError(f"damping is {value}; it must be one finite number >= 0")
     if isinstance(damping, Damping):
         return damping
-    if isinstance(damping, int | float | np.generic | np.ndarray):
-        if np.ndim(damping) != 0 or not 0 <= (rho := float(damping)) < np.inf:
-            raise InputError(f"damping is {damping}; it must be one finite number >= 0")
-        # In the precision of the run: in float32 a tiny number is zero.
-        value = np.asarray(rho, jnp.result_type(float))
-        return Damping(jnp.asarray(value), zero=bool(value == 0))
-    if jnp.shape(damping) != ():
-        raise InputError(f"damping has shape {jnp.shape(damping)}; it must be a scalar")
-    return Damping(damping, zero=None)
+    if isinstance(damping, jax.Array):
+        return Damping(damping, zero=None)
+    # In the precision of the run: in float32 a tiny number is zero.
+    rho = np.asarray(float(value), jnp.result_type(float))
+    return Damping(jnp.asarray(rho), zero=bool(rho == 0))

@@ -11,7 +11,8 @@ so a step costs one N*C-sized solve (L*N*C for block-tridiagonal) and one vjp.
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,13 @@ from jaxtyping import Array, Float
 from ngd_theory import losses
 from ngd_theory.errors import InputError, choose
 from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.coupled import coupled_solve, dual_solve
 from ngd_theory.fisher.damping import Damping, as_damping
-from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
-from ngd_theory.fisher.loops import batch_size, map_items
-from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
-from ngd_theory.fisher.solve import inverse_spectrum, pinv_solve, smallest_eigenvalue, solve_psd
+from ngd_theory.fisher.kinds import Kind, TrueFisher
+from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution, damped_solution
+from ngd_theory.fisher.solve import smallest_eigenvalue
 from ngd_theory.kernels import layer_kernel, ntk
-from ngd_theory.networks import LayerLinearization, Linearization
-from ngd_theory.precision import full_precision
+from ngd_theory.networks import Linearization
 
 SOLVERS = ("auto", "cholesky", "cg")
 #: Bytes that "auto" lets the kernels of a natural gradient take.
@@ -145,11 +145,11 @@ class GroupedApproximation(DualApproximation):
 
     def workspace(self, sizes, num_samples, itemsize):
         """Kernels, or the preconditioner's columns and a tangent."""
-        outputs = num_samples * sizes[-1].num_units
+        outputs = num_samples * sizes[-1].output_dim
         iteration = self._iteration(outputs, len(sizes), itemsize)
         if iteration is None:
             return self._kernels(outputs, len(sizes))
-        c = sizes[-1].num_units
+        c = sizes[-1].output_dim
         columns = min(max(1, iteration.rank // c), num_samples) * c
         tangent = sum(s.num_inputs * s.num_units for s in sizes)
         curved = sum(outputs * s.positions * s.num_units for s in sizes)
@@ -191,9 +191,9 @@ class GroupedApproximation(DualApproximation):
             )
         iteration = self.iteration(lin, damping) or ConjugateGradients()
         rho = jnp.asarray(damping.value, lin.outputs.dtype)
-        root = _at_most_square(self.kind.root(lin.outputs))
+        root = self.kind.root(lin.outputs)
         return tuple(
-            _iterate(iteration, [lin.layers[i] for i in group], cotangent, rho, root)
+            damped_solution(iteration, [lin.layers[i] for i in group], cotangent, rho, root)
             for group in self.groups(len(lin.layers))
         )
 
@@ -254,7 +254,7 @@ class Exact(GroupedApproximation):
 
     def isotropy_constant(self, sizes, num_samples):
         """1, or rank(J)/(NC) where the parameters cannot reach every output."""
-        c = sizes[-1].num_units
+        c = sizes[-1].output_dim
         image = sizes[0].linear_image_rank
         if image is None:
             reached = sum(s.jacobian_rank(num_samples, c) for s in sizes)
@@ -263,10 +263,10 @@ class Exact(GroupedApproximation):
         else:
             # A linear network's ranges span(delta_l) (x) span(a_l) are nested: the first grow with l while
             # the second shrink, so that layer l adds its new directions times rank(a_l).
-            ranks = np.maximum.accumulate([s.sensitivity_rank(num_samples, c) for s in sizes])
-            added = np.diff(ranks, prepend=0)
-            inputs = [s.input_rank(num_samples) for s in sizes]
-            reached = sum(int(d) * min(inputs[: i + 1]) for i, d in enumerate(added))
+            ranks = accumulate((s.sensitivity_rank(num_samples, c) for s in sizes), max)
+            inputs = accumulate((s.input_rank(num_samples) for s in sizes), min)
+            added = (after - before for before, after in pairwise([0, *ranks]))
+            reached = sum(new * rank for new, rank in zip(added, inputs, strict=True))
         return min(1.0, reached / (num_samples * c))
 
 
@@ -301,7 +301,7 @@ class BlockDiagonal(GroupedApproximation):
 
     def layer_constants(self, sizes, num_samples):
         """1 a layer, or rank(J_l)/(NC) when the layer cannot reach every output."""
-        c = sizes[-1].num_units
+        c = sizes[-1].output_dim
         return tuple(s.jacobian_rank(num_samples, c) / (num_samples * c) for s in sizes)
 
 
@@ -334,171 +334,31 @@ class BlockTridiagonal(DualApproximation):
 
     def workspace(self, sizes, num_samples, itemsize):
         """The kernels and their roots, and the coupled system with its factor."""
-        depth, outputs = len(sizes), num_samples * sizes[-1].num_units
+        depth, outputs = len(sizes), num_samples * sizes[-1].output_dim
         return (3 * depth + 3 * depth**2) * outputs**2
 
     def damping_bias(self, lin, damping):
         """``rho |s|^2 / (alpha lambda_min)``, s = pinv(Sigma) 1: from ``K(0) - K(rho) ~ rho s^T D^-1 s``."""
-        s = np.linalg.pinv(tridiagonal_coupling(len(lin.layers)), hermitian=True).sum(axis=1)
+        s = np.asarray(coupling_weights(len(lin.layers)))
         return damping * float(s @ s / s.sum()) / _smallest_layer_eigenvalue(lin)
 
     def layer_constants(self, sizes, num_samples):
         """``(pinv(Sigma) 1)_l``, times rank(J_l)/(NC): exact where the layers reach the same outputs."""
-        coupling = np.linalg.pinv(tridiagonal_coupling(len(sizes)), hermitian=True)
         reached = BlockDiagonal(self.kind).layer_constants(sizes, num_samples)
-        return tuple(float(s) * r for s, r in zip(coupling.sum(axis=1), reached, strict=True))
+        return tuple(s * r for s, r in zip(coupling_weights(len(sizes)), reached, strict=True))
 
 
 def _smallest_layer_eigenvalue(lin: Linearization) -> float:
     return min(smallest_eigenvalue(layer_kernel(y) / lin.num_samples) for y in lin.layers)
 
 
+def coupling_weights(depth: int) -> list[float]:
+    """``pinv(Sigma) 1`` of `tridiagonal_coupling`, from its recursion: layers with weights repeat in threes."""
+    pattern = {0: (0.0, 1.0, 0.0), 1: (1.0, 0.0, 0.0), 2: (0.5, 0.5, 0.0)}[depth % 3]
+    return [pattern[index % 3] for index in range(depth)]
+
+
 def tridiagonal_coupling(depth: int) -> np.ndarray:
     """Sigma: the (L, L) matrix of ones on the three central diagonals."""
     index = np.arange(depth)
     return (np.abs(index[:, None] - index[None, :]) <= 1).astype(float)
-
-
-def dual_solve(kernel, cotangents, damping: Damping, root=None):
-    """``(Lambda Theta + rho)^-1 V``, or its limit as the natural gradient sees it (`coupled_solve`).
-
-    With ``Lambda = I`` this is the symmetric solve of `solve_psd`.
-    """
-    if root is None:
-        return solve_psd(kernel, cotangents, damping)
-    return coupled_solve(np.ones((1, 1)), [kernel], cotangents, damping, root)[0]
-
-
-@full_precision
-def coupled_solve(coupling: np.ndarray, kernels, cotangents, damping: Damping, root=None):
-    """``w`` with ``[(Sigma (x) Lambda) blockdiag(Theta_l) + rho] w = 1 (x) V``, a list over layers.
-
-    With the symmetric roots ``U_l U_l = Theta_l`` the matrix ``X_lm = Sigma_lm U_l U_m`` has the non-zero
-    spectrum of G, and ``w = pinv(U) (X + rho)^-1 U (1 (x) V)`` up to what ``J_l^T`` sends to zero: unlike the
-    system above it stays accurate where a Theta_l or Sigma is singular. At rho = 0 ``pinv(X)`` gives the
-    limit of the natural gradient, ``pinv(G) J^T V / N``. For a singular Sigma this is not
-    ``(pinv(Sigma) 1)_l pinv(Theta_l) V``, which gives the same K on the training set but is no limit.
-
-    With Lambda = R R^T and ``V = R Y + V'``, V' outside the range of R, ``w = R z + V'/rho`` where z solves
-    the same system with kernels ``R^T Theta_l R`` and right-hand side ``1 (x) Y - Sigma R^T Theta V'/rho``:
-    symmetric too. At rho = 0, ``w = R pinv(U) pinv(X) pinv(U) R^T Theta (1 (x) V)``.
-    """
-    depth = len(kernels)
-    root = _at_most_square(root)
-    # Python's numbers: numpy's would make float64 of float32.
-    coupling = coupling.tolist()
-
-    def reduced(invert, kernels, images):
-        """``pinv(U) invert(X) pinv(U) images`` for symmetric roots U of the kernels."""
-        roots, inverse_roots = zip(*[_symmetric_roots(k) for k in kernels], strict=True)
-        blocks = [
-            [c * u @ v for c, v in zip(row, roots, strict=True)]
-            for row, u in zip(coupling, roots, strict=True)
-        ]
-        rhs = jnp.concatenate([u @ i for u, i in zip(inverse_roots, images, strict=True)])
-        solution = jnp.split(invert(jnp.block(blocks), rhs), depth)
-        return [u @ s for u, s in zip(inverse_roots, solution, strict=True)]
-
-    def damped(rho, kernels, cotangents):
-        """Weights for one right-hand side a layer."""
-        if depth == 1:
-            return [solve_psd(kernels[0], cotangents[0], Damping(rho, zero=False))]
-
-        def solve(matrix, rhs):
-            shift = rho.astype(matrix.dtype) * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-            return jnp.linalg.solve(matrix + shift, rhs)
-
-        return reduced(solve, kernels, [k @ v for k, v in zip(kernels, cotangents, strict=True)])
-
-    def positive(rho, kernels, cotangents, root):
-        if root is None:
-            return damped(rho, kernels, [cotangents] * depth)
-        inside, outside = _split_range(root, cotangents)
-        outside = outside / rho.astype(outside.dtype)
-        crossed = [_apply_transpose(root, k) for k in kernels]
-        inner = [_apply_transpose(root, k.T) for k in crossed]
-        spilled = [k @ outside for k in crossed]
-        rhs = [inside - sum(c * s for c, s in zip(row, spilled, strict=True)) for row in coupling]
-        return [_apply(root, z) + outside for z in damped(rho, inner, rhs)]
-
-    def limit(kernels, cotangents, root):
-        if root is None:
-            return reduced(pinv_solve, kernels, [k @ cotangents for k in kernels])
-        crossed = [_apply_transpose(root, k) for k in kernels]
-        inner = [_apply_transpose(root, k.T) for k in crossed]
-        images = [k @ cotangents for k in crossed]
-        return [_apply(root, w) for w in reduced(pinv_solve, inner, images)]
-
-    return damping.select(positive, limit, list(kernels), cotangents, root)
-
-
-@full_precision
-def _iterate(
-    iteration: ConjugateGradients,
-    layers: Sequence[LayerLinearization],
-    cotangent: Float[Array, "N C"],
-    rho: Float[Array, ""],
-    root: Float[Array, "N C K"] | None,
-) -> Solution:
-    """``(Lambda Theta + rho) w = v`` for these layers' kernel, v split by the range of Lambda as in `coupled_solve`."""
-    if root is None:
-        return iteration.solve(layers, cotangent, rho)
-    n, _, k = root.shape
-    inside, outside = _split_range(root, cotangent.reshape(-1, 1))
-    inside, outside = inside.reshape(n, k), outside.reshape(cotangent.shape) / rho
-    curved = [
-        replace(y, sensitivities=curvature_sensitivities(y.sensitivities, root)) for y in layers
-    ]
-    spilled = sum(c.jvp(y.vjp(outside)) for c, y in zip(curved, layers, strict=True)) / n
-    solution = iteration.solve(curved, inside - spilled, rho)
-    inner = _apply(root, solution.weights.reshape(-1, 1))
-    return solution._replace(weights=inner[:, 0] + outside.ravel())
-
-
-@full_precision
-def _at_most_square(root: Float[Array, "N C K"] | None):
-    """A root of the same Lambda with at most C columns: the systems below are of size N K."""
-    if root is None or root.shape[2] <= root.shape[1]:
-        return root
-    squares = jnp.einsum("nck,ndk->ncd", root, root)
-    size = batch_size(*squares.shape[1:], itemsize=root.itemsize)
-    eigenvalues, vectors = map_items(jnp.linalg.eigh, squares, size)
-    return vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[:, None, :]
-
-
-@full_precision
-def _split_range(root: Float[Array, "N C K"], v: Float[Array, "NC k"]):
-    """``Y = R^T pinv(R R^T) V`` and ``V' = V - R Y``; round-off in V' is zero.
-
-    What the pseudo-inverse cuts off stays in V', so that the split is exact in any case.
-    """
-    n, c, k = root.shape
-    samples = v.reshape(n, c, -1)
-    squares = jnp.einsum("nck,ndk->ncd", root, root)
-    size = batch_size(c, c + samples.shape[-1], itemsize=root.itemsize)
-    solved = map_items(lambda pair: pinv_solve(*pair), (squares, samples), size)
-    inside = jnp.einsum("nck,ncj->nkj", root, solved)
-    outside = samples - jnp.einsum("nck,nkj->ncj", root, inside)
-    floor = 10 * c * jnp.finfo(v.dtype).eps * jnp.max(jnp.abs(samples), axis=1, keepdims=True)
-    outside = jnp.where(jnp.abs(outside) > floor, outside, 0)
-    return inside.reshape(n * k, -1), outside.reshape(n * c, -1)
-
-
-def _symmetric_roots(kernel):
-    """Symmetric square root of a kernel and its pseudo-inverse."""
-    eigenvalues, vectors = jnp.linalg.eigh(kernel)
-    inverse = jnp.sqrt(jnp.maximum(inverse_spectrum(eigenvalues, kernel.shape[0]), 0))
-    root = jnp.where(inverse > 0, jnp.sqrt(jnp.maximum(eigenvalues, 0)), 0)
-    return (vectors * root) @ vectors.T, (vectors * inverse) @ vectors.T
-
-
-def _apply(blocks: Float[Array, "N C K"], x: Float[Array, "NK k"]) -> Float[Array, "NC k"]:
-    """Block-diagonal (over samples) matrix times x."""
-    n, c, k = blocks.shape
-    return jnp.einsum("nck,nkj->ncj", blocks, x.reshape(n, k, -1)).reshape(n * c, -1)
-
-
-def _apply_transpose(
-    blocks: Float[Array, "N C K"], x: Float[Array, "NC k"]
-) -> Float[Array, "NK k"]:
-    return _apply(jnp.swapaxes(blocks, 1, 2), x)

@@ -29,7 +29,7 @@ class EntryWise(Approximation):
     name = "entry-wise"
     by_layers = True
     has_limit = False
-    requirements = ("isotropic-by-design",)
+    requirements = ("isotropic-at-some-width",)
     kind: Kind = field(default=TrueFisher())
 
     def precondition(self, lin, cotangent, damping):
@@ -59,8 +59,10 @@ class EntryWise(Approximation):
 def _inverse_diagonal(layer: LayerLinearization, root, damping: Damping) -> dict[str, Array]:
     """``1/(diag F + rho)`` like the layer's parameters; 0 for 1/0."""
 
-    def limit(diagonal):
-        return jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1), 0)
+    def limit(rho, diagonal):
+        inverse = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1), 0)
+        # Zero, with the derivative by the damping.
+        return inverse if rho is None else inverse - rho.astype(inverse.dtype) * inverse**2
 
     return {
         name: damping.select(lambda rho, d: 1 / (d + rho.astype(d.dtype)), limit, diagonal)

@@ -58,7 +58,12 @@ class KFAC(Approximation):
     name = "kfac"
     needs_layers = True
     by_layers = True
-    requirements = ("distinct-inputs", "equal-leverages", "full-rank-sensitivities")
+    requirements = (
+        "distinct-inputs",
+        "general-position",
+        "equal-leverages",
+        "full-rank-sensitivities",
+    )
     kind: Kind = field(default=TrueFisher())
     output_factor: str = "fisher"
     damping_split: str = "factored"
@@ -95,7 +100,7 @@ class KFAC(Approximation):
 
     def workspace(self, sizes, num_samples, itemsize):
         """Whitened copies of the factors, and the largest matrices that are factorised."""
-        c, n = sizes[-1].num_units, num_samples
+        c, n = sizes[-1].output_dim, num_samples
         copies = sum(n * s.positions * (s.num_inputs + c * s.num_units) for s in sizes)
         sides = [
             (min(n * s.positions, s.num_inputs), min(n * c * s.positions, s.num_units))
@@ -127,7 +132,7 @@ class KFAC(Approximation):
         """
         if self.sharing == "reduce" and any(s.positions > 1 for s in sizes):
             return None
-        c = sizes[-1].num_units
+        c = sizes[-1].output_dim
         shares = [
             s.input_rank(num_samples) * s.sensitivity_rank(num_samples, c) / (num_samples * c)
             for s in sizes

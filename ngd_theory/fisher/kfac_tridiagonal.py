@@ -13,6 +13,8 @@ from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
 from ngd_theory.fisher.kfac import KFAC
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.kronecker import TridiagonalInverse, invert_tridiagonal, kronecker_fisher
+from ngd_theory.fisher.sample_coordinates import coordinates, sample_factors
+from ngd_theory.linalg import differentiated_as, orthonormal_columns
 from ngd_theory.networks import LayerLinearization, Linearization, ParameterLayout
 from ngd_theory.precision import full_precision
 
@@ -52,12 +54,11 @@ class KFACTridiagonal(Approximation):
 
     def precondition(self, lin, cotangent, damping):
         """Invert in the samples' basis, and go back."""
-        small, bases = zip(*map(_compress, lin.layers), strict=True)
-        solved = self._solve(lin, small, cotangent, damping)
-        return tuple(
-            layer.layout.from_matrix(a @ v @ b.T)
-            for layer, (a, b), v in zip(lin.layers, bases, solved, strict=True)
-        )
+        return _natural_gradient(self, lin, cotangent, damping)
+
+    def preconditioned_map(self, lin, damping, at):
+        """``sum_i (Xi J(at)^T)_i^T S_i^-1 (Xi J^T)_i / N``, one direction of the inputs at a time."""
+        return _map(self, lin, damping, at)
 
     @full_precision
     def _solve(self, lin, small, cotangent, damping):
@@ -65,26 +66,13 @@ class KFACTridiagonal(Approximation):
         gradient = [y.layout.to_matrix(y.vjp(cotangent / lin.num_samples)) for y in small]
         return self._inverse(lin, small, damping).apply(gradient)
 
-    def preconditioned_map(self, lin, damping, at):
-        """``sum_i (Xi J(at)^T)_i^T S_i^-1 (Xi J^T)_i / N``, one direction of the inputs at a time."""
-        small, bases = zip(*map(_compress, lin.layers), strict=True)
-        there = [_project(y, basis) for y, basis in zip(at.layers, bases, strict=True)]
-        stages = self._inverse(lin, small, damping).stages
-        terms = [
-            _weighted_gram(
-                _rotated(stage, there[i : i + 2]), _rotated(stage, small[i : i + 2]), stage.weights
-            )
-            for i, stage in enumerate(stages)
-        ]
-        return sum(terms[1:], terms[0]) / lin.num_samples
-
     def matched_damping(self, damping):
         """``damping^2``, as for `KFAC`."""
         return damping**2
 
     def workspace(self, sizes, num_samples, itemsize):
         """Factors in the samples' bases, a dozen of a size a layer, and those bases."""
-        c, n = sizes[-1].num_units, num_samples
+        c, n = sizes[-1].output_dim, num_samples
         sides = [(min(n, s.num_inputs), min(n * c, s.num_units)) for s in sizes]
         bases = sum(
             a * s.num_inputs + b * s.num_units for (a, b), s in zip(sides, sizes, strict=True)
@@ -106,7 +94,7 @@ class KFACTridiagonal(Approximation):
         Layers below them add nothing: their inputs and sensitivities are functions of the next layer's on
         the samples. None where hidden layers are too narrow for that, or share weights over positions.
         """
-        c, n = sizes[-1].num_units, num_samples
+        c, n = sizes[-1].output_dim, num_samples
         if any(s.positions > 1 for s in sizes):
             return None
         if len(sizes) == 1:
@@ -139,11 +127,65 @@ class KFACTridiagonal(Approximation):
         self, lin: Linearization, small: tuple[LayerLinearization, ...], damping: Damping
     ) -> TridiagonalInverse:
         fisher, means = self._factors(lin, small)
-        dampings = [
-            factored_damping(a, b, jnp.sqrt(_resolved(damping.value, a, b)), self.damping_split)
-            for a, b in means
-        ]
-        return invert_tridiagonal(fisher, dampings)
+        return invert_tridiagonal(fisher, [self._dampings(damping, a, b) for a, b in means])
+
+    def _dampings(self, damping: Damping, mean_a, mean_b):
+        """rho_A and rho_B of a layer."""
+        root = jnp.sqrt(_resolved(damping.value, mean_a, mean_b))
+        return factored_damping(mean_a, mean_b, root, self.damping_split)
+
+
+def _by_samples(self: KFACTridiagonal, lin: Linearization, cotangent, damping: Damping):
+    """The natural gradient as `_natural_gradient` is differentiated."""
+    root = self.kind.root(lin.outputs)
+
+    def factors(layer: LayerLinearization):
+        layout = layer.layout
+
+        def dampings(trace_a, trace_b):
+            means = trace_a / layout.num_inputs, trace_b / layout.num_units
+            return self._dampings(damping, *map(_positive, means))
+
+        return sample_factors(layer, root, dampings)
+
+    found = coordinates([factors(y) for y in lin.layers], root, cotangent)
+    return tuple(
+        y.layout.from_matrix(
+            y.inputs[:, 0].T @ x @ y.sensitivities.reshape(-1, y.sensitivities.shape[-1])
+        )
+        for y, x in zip(lin.layers, found, strict=True)
+    )
+
+
+def _columns(self: KFACTridiagonal, lin: Linearization, damping: Damping, at: Linearization):
+    """The map as `_map` is differentiated."""
+    n, c = lin.outputs.shape
+    basis = jnp.eye(n * c, dtype=lin.outputs.dtype).reshape(n * c, n, c)
+    return jax.lax.map(lambda e: at.jvp(_by_samples(self, lin, e, damping)).ravel(), basis).T
+
+
+@differentiated_as(_by_samples)
+def _natural_gradient(self: KFACTridiagonal, lin: Linearization, cotangent, damping: Damping):
+    small, bases = zip(*map(_compress, lin.layers), strict=True)
+    solved = self._solve(lin, small, cotangent, damping)
+    return tuple(
+        layer.layout.from_matrix(a @ v @ b.T)
+        for layer, (a, b), v in zip(lin.layers, bases, solved, strict=True)
+    )
+
+
+@differentiated_as(_columns)
+def _map(self: KFACTridiagonal, lin: Linearization, damping: Damping, at: Linearization):
+    small, bases = zip(*map(_compress, lin.layers), strict=True)
+    there = [_project(y, basis) for y, basis in zip(at.layers, bases, strict=True)]
+    stages = self._inverse(lin, small, damping).stages
+    terms = [
+        _weighted_gram(
+            _rotated(stage, there[i : i + 2]), _rotated(stage, small[i : i + 2]), stage.weights
+        )
+        for i, stage in enumerate(stages)
+    ]
+    return sum(terms[1:], terms[0]) / lin.num_samples
 
 
 def _resolved(rho, mean_a: Float[Array, ""], mean_b: Float[Array, ""]) -> Float[Array, ""]:
@@ -174,7 +216,7 @@ def _row_basis(rows: Float[Array, "*B p"]) -> Float[Array, "p k"]:
     """Orthonormal columns that span the rows; the identity where the rows are no fewer."""
     rows = rows.reshape(-1, rows.shape[-1])
     count, size = rows.shape
-    return jnp.eye(size, dtype=rows.dtype) if count >= size else jnp.linalg.qr(rows.T)[0]
+    return jnp.eye(size, dtype=rows.dtype) if count >= size else orthonormal_columns(rows.T)
 
 
 @full_precision

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory.errors import InputError
+from ngd_theory.linalg import cholesky_factor, eigen_system, lower_solve
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
@@ -268,12 +268,11 @@ def invert_tridiagonal(
 def _whitening(matrix: Float[Array, "n n"], rho) -> Float[Array, "n n"]:
     """W with ``W W^T = (matrix + rho I)^-1``."""
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    factor = jnp.linalg.cholesky(matrix + rho * identity)
-    return jax.scipy.linalg.solve_triangular(factor, identity, lower=True).T
+    return lower_solve(cholesky_factor(matrix + rho * identity), identity).T
 
 
 def _canonical(coupling: Float[Array, "P Q"], here: Float[Array, "P P"], following):
     """Basis that diagonalises the conditional moment, its squared correlations, and the regression."""
     correlation = here.T @ coupling @ following
-    squares, rotation = jnp.linalg.eigh(correlation @ correlation.T)
+    squares, rotation = eigen_system(correlation @ correlation.T)
     return here @ rotation, jnp.clip(squares, 0, 1), coupling @ following @ following.T

@@ -15,11 +15,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ngd_theory.errors import InputError
-from ngd_theory.fisher.solve import inverse_spectrum
+from ngd_theory.fisher.coupled import at_most_square, damped_solve
+from ngd_theory.fisher.kinds import curvature_sensitivities
 from ngd_theory.kernels import layer_kernel
+from ngd_theory.linalg import eigen_system, inverse_spectrum
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 
@@ -96,6 +99,52 @@ class Solution(NamedTuple):
     converged: Array
 
 
+@full_precision
+def damped_solution(
+    iteration: ConjugateGradients,
+    layers: Sequence[LayerLinearization],
+    cotangent: Float[Array, "N C"],
+    rho: Float[Array, ""],
+    root: Float[Array, "N C K"] | None,
+) -> Solution:
+    """``(Lambda Theta + rho) w = v`` for these layers' kernel; its derivatives are solved by the same iteration."""
+
+    def products(layers):
+        return lambda w: [kernel_product(layers, w[0].reshape(cotangent.shape)).reshape(-1, 1)]
+
+    fixed, fixed_rho, small = jax.lax.stop_gradient((layers, rho, at_most_square(root)))
+    inner = _Iterated(
+        iteration,
+        [replace(y, sensitivities=curvature_sensitivities(y.sensitivities, small)) for y in fixed],
+        fixed_rho,
+    )
+    (weights,), (iterations, residual, converged) = damped_solve(
+        np.ones((1, 1)),
+        products(layers),
+        products(fixed),
+        [cotangent.reshape(-1, 1)],
+        rho,
+        root,
+        inner,
+    )
+    return Solution(weights[:, 0], iterations, residual, converged)
+
+
+class _Iterated(NamedTuple):
+    """Conjugate gradients as what solves the inner system."""
+
+    iteration: ConjugateGradients
+    layers: Sequence[LayerLinearization]
+    rho: Array
+
+    def solve(self, rhs):
+        n, k = self.layers[0].sensitivities.shape[:2]
+        weights, *said = self.iteration.solve(self.layers, rhs[0].reshape(n, k), self.rho)
+        return [weights[:, None]], tuple(said)
+
+    solve_transposed = solve
+
+
 def kernel_product(
     layers: Sequence[LayerLinearization], v: Float[Array, "N C"]
 ) -> Float[Array, "N C"]:
@@ -118,11 +167,11 @@ def nystrom(
     columns = sum(terms[1:], terms[0]) / n
     rows = (chosen[:, None] * c + jnp.arange(c)).ravel()
     core = columns[rows]
-    eigenvalues, vectors = jnp.linalg.eigh((core + core.T) / 2)
+    eigenvalues, vectors = eigen_system((core + core.T) / 2)
     # B = columns core^(-1/2): B B^T is the approximation, B^T B has its spectrum.
-    half = columns @ (vectors * jnp.sqrt(jnp.maximum(inverse_spectrum(eigenvalues, len(rows)), 0)))
-    spectrum, basis = jnp.linalg.eigh(half.T @ half)
-    inverse = jnp.maximum(inverse_spectrum(spectrum, len(rows)), 0)
+    half = columns @ (vectors * jnp.sqrt(jnp.maximum(inverse_spectrum(eigenvalues), 0)))
+    spectrum, basis = eigen_system(half.T @ half)
+    inverse = jnp.maximum(inverse_spectrum(spectrum), 0)
     return half @ (basis * jnp.sqrt(inverse)), jnp.where(inverse > 0, spectrum, 0)
 
 

@@ -1,19 +1,12 @@
 """Damped solves with symmetric positive semi-definite matrices, and their limit rho -> 0."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.fisher.damping import Damping
+from ngd_theory.linalg import pinv, positive_solve
 from ngd_theory.precision import full_precision
-
-
-def inverse_spectrum(eigenvalues: Float[Array, "*B n"], size: int) -> Float[Array, "*B n"]:
-    """``1/lambda`` with zero where ``abs(lambda) <= size * eps * max abs(lambda)``."""
-    largest = jnp.max(jnp.abs(eigenvalues), axis=-1, keepdims=True)
-    keep = jnp.abs(eigenvalues) > size * jnp.finfo(eigenvalues.dtype).eps * largest
-    return jnp.where(keep, 1 / jnp.where(keep, eigenvalues, 1), 0)
 
 
 def gram_rank(rows: np.ndarray) -> int:
@@ -23,8 +16,11 @@ def gram_rank(rows: np.ndarray) -> int:
 
 
 def gram_floor(singular: np.ndarray, size: int) -> float:
-    """Singular values whose squares are ``size * eps`` of the largest's square."""
-    return float(np.sqrt(size * np.finfo(singular.dtype).eps) * np.max(singular, initial=0.0))
+    """Singular values whose squares are ``size * eps`` of the largest's square; all, where that is out of range."""
+    largest, limits = float(np.max(singular, initial=0.0)), np.finfo(singular.dtype)
+    if not float(limits.tiny) ** 0.5 < largest < float(limits.max) ** 0.5:
+        return np.inf
+    return float(np.sqrt(size * limits.eps)) * largest
 
 
 def smallest_eigenvalue(matrix) -> float:
@@ -41,40 +37,37 @@ def round_off(eigenvalues: np.ndarray) -> float:
 
 @full_precision
 def solve_psd(
-    matrix: Float[Array, "*B n n"], rhs: Float[Array, "*B n k"], damping: Damping
-) -> Float[Array, "*B n k"]:
+    matrix: Float[Array, "n n"], rhs: Float[Array, "n k"], damping: Damping
+) -> Float[Array, "n k"]:
     """``(matrix + rho I)^-1 rhs`` by Cholesky; at rho = 0 ``pinv(matrix) rhs`` by eigh.
 
-    Batched over leading axes. A matrix that is not positive definite at ``rho > 0`` gives NaN, which
-    the callers outside jit turn into `SingularKernelError`.
+    A matrix that is not positive definite at ``rho > 0`` gives NaN, which the callers outside jit turn into
+    `SingularKernelError`.
     """
 
     def positive(rho, matrix, rhs):
-        n = matrix.shape[-1]
-        factor = jnp.linalg.cholesky(
-            matrix + rho.astype(matrix.dtype) * jnp.eye(n, dtype=matrix.dtype)
-        )
-        # For a wide right-hand side the inverse and one matmul are cheaper than two solves.
-        wide = rhs.shape[-1] > n
-        solved = jnp.eye(n, dtype=matrix.dtype) if wide else rhs
-        solved = jnp.broadcast_to(solved, (*matrix.shape[:-2], *solved.shape[-2:]))
-        for transpose in (False, True):
-            solved = jax.lax.linalg.triangular_solve(
-                factor, solved, left_side=True, lower=True, transpose_a=transpose
-            )
-        return solved @ rhs if wide else solved
+        return positive_solve(shifted(matrix, rho), rhs)
 
-    return damping.select(positive, pinv_solve, matrix, rhs)
+    return damping.select(positive, limit_solve, matrix, rhs)
+
+
+def shifted(matrix: Float[Array, "n n"], rho: Float[Array, ""]) -> Float[Array, "n n"]:
+    """``matrix + rho I``."""
+    return matrix + rho.astype(matrix.dtype) * jnp.eye(len(matrix), dtype=matrix.dtype)
 
 
 @full_precision
-def pinv_solve(
-    matrix: Float[Array, "*B n n"], rhs: Float[Array, "*B n k"]
-) -> Float[Array, "*B n k"]:
-    """``pinv(matrix) rhs`` for a symmetric, possibly indefinite matrix, by eigh."""
-    eigenvalues, vectors = jnp.linalg.eigh(matrix)
-    inverse = inverse_spectrum(eigenvalues, matrix.shape[-1])
-    return vectors @ (inverse[..., None] * (jnp.swapaxes(vectors, -1, -2) @ rhs))
+def limit_solve(
+    rho: Float[Array, ""] | None, matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    """``pinv(matrix) rhs`` for a symmetric, possibly indefinite matrix.
+
+    ``rho``, if it is there, is zero; through it the result has the derivative by the damping,
+    ``-pinv(matrix)^2 rhs`` on the range of the matrix.
+    """
+    inverse = pinv(matrix)
+    found = inverse @ rhs
+    return found if rho is None else found - rho.astype(found.dtype) * (inverse @ found)
 
 
 @full_precision
@@ -102,8 +95,8 @@ def precondition_rows(
         inner = solve_psd(gram, y, Damping(rho, zero=False))
         return (rows - cross @ inner) / rho.astype(rows.dtype)
 
-    def limit(rows, y, gram, cross):
-        twice = solve_psd(gram, solve_psd(gram, y, _LIMIT), _LIMIT)
+    def limit(rho, rows, y, gram, cross):
+        twice = limit_solve(None, gram, limit_solve(rho, gram, y))
         return cross @ twice
 
     return damping.select(positive, limit, rows, y, gram, cross)
@@ -117,6 +110,3 @@ def ridge(
     if rows.shape[0] > rows.shape[1]:
         return solve_psd(scale * (rows.T @ rows), (rows.T @ weights)[:, None], damping)[:, 0]
     return rows.T @ solve_psd(scale * (rows @ rows.T), weights[:, None], damping)[:, 0]
-
-
-_LIMIT = Damping(np.zeros(()), zero=True)

@@ -1,27 +1,40 @@
 """Unit-wise Fisher: one block an output unit or channel, its row of W and its bias (docs/theory.md section 3).
 
-Unit i has the Jacobian rows ``J_i[(n,c)] = sum_t delta_i[n,c,t] a[n,t]``. Per sample write the (C, T)
-matrix ``delta_i[n] = Q R`` with r rows in R: then ``J_i = Q (R a)`` and the unit's dual problem has N*r
-unknowns,
+Unit i has the Jacobian rows ``J_i[(n,c)] = sum_t delta_i[n,c,t] a[n,t]``. With several positions its dual problem has
+N*C unknowns,
 
-    K_i = R_i (a a^T) R_i^T / N,     natural gradient of unit i = (R_i a)^T (K_i + rho)^-1 Q_i^T v / N.
+    K_i = delta_i (a a^T) delta_i^T / N,     natural gradient of unit i = (delta_i a)^T (K_i + rho)^-1 v / N.
 
-For a dense layer (T = 1) delta has rank one: R is its norm over the outputs and r = 1, so that the cost
-does not grow as C^3. With T > 1, Q = I and r = C.
+For a dense layer (T = 1) the C rows of a sample are multiples of one, so that N unknowns are left, whatever C is: with
+``s_n = sum_c delta_i[n,c]^2`` and ``u_n = sum_c delta_i[n,c] v[n,c]``
 
-K_i comes from the Gram matrix ``a a^T`` (NT x NT) that all units share, or the rows ``R_i a`` (N r x P) are made
-for each unit and the problem is solved on their smaller side: whichever takes fewer operations.
+    natural gradient of unit i = a^T (diag(s) a a^T / N + rho)^-1 u / N,
+
+which is smooth in delta where a sample's delta is zero; ``|delta|`` is not.
+
+Either problem comes from the Gram matrix ``a a^T`` (NT x NT) that all units share, or from rows that are made for each
+unit and solved on their smaller side: whichever takes fewer operations.
 """
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.loops import batch_size, map_items, sum_items
-from ngd_theory.fisher.solve import precondition_rows, ridge, round_off, solve_psd
+from ngd_theory.fisher.solve import (
+    limit_solve,
+    precondition_rows,
+    ridge,
+    round_off,
+    shifted,
+    solve_psd,
+)
+from ngd_theory.linalg import cholesky_factor, lower_solve
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 
@@ -29,17 +42,18 @@ from ngd_theory.precision import full_precision
 @approximation
 @dataclass(frozen=True)
 class UnitWise(Approximation):
-    """Block-diagonal over units: ``K = sum_i Q_i K_i (K_i + rho)^-1 Q_i^T``, true Fisher under MSE.
+    """Block-diagonal over units: ``K = sum_i K_i (K_i + rho)^-1``, true Fisher under MSE.
 
     Each block is ``(1/N) sum_{n,c} J_i J_i^T``. Units are solved in batches of bounded memory, a Cholesky of size
-    N*r, or P where that is smaller, each: ``O(M (N r)^3)`` a layer, and one (P, NT, M) matmul for the gradient.
+    N*r, or P where that is smaller, each: ``O(M (N r)^3)`` a layer with r = 1 for a dense layer and C for a
+    convolution, and one (P, NT, M) matmul for the gradient.
     """
 
     name = "unit-wise"
     needs_layers = True
     by_layers = True
     asymptotic = True
-    requirements = ("distinct-inputs", "full-rank-inputs", "many-units")
+    requirements = ("distinct-inputs", "full-rank-inputs", "many-units", "active-units")
 
     def precondition(self, lin, cotangent, damping):
         """Per layer: solve each unit's dual problem, then one matmul with the inputs."""
@@ -72,7 +86,9 @@ class UnitWise(Approximation):
         for layer in lin.layers:
             n, _, t, _ = layer.sensitivities.shape
             gram = np.asarray(_gram(layer, layer)) / n
-            gram = gram + round_off(np.linalg.eigvalsh(gram)) * np.eye(len(gram))
+            # The inverse of round-off alone would be infinite.
+            floor = max(round_off(np.linalg.eigvalsh(gram)), np.finfo(gram.dtype).tiny ** 0.5)
+            gram = gram + floor * np.eye(len(gram))
             mu = 1 / np.diagonal(np.linalg.inv(gram)).reshape(n, t, 1)
             squares = np.sum(np.asarray(layer.sensitivities) ** 2, axis=1)
             shares = np.where(squares > 0, damping / (damping + squares * mu), 0)
@@ -81,69 +97,70 @@ class UnitWise(Approximation):
 
     def layer_constants(self, sizes, num_samples):
         """``M min(N E[min(C, active positions)], rank a)/(NC)``: gamma M/C for a wide dense layer, 1 for the output."""
-        c = sizes[-1].num_units
+        c = sizes[-1].output_dim
         return tuple(
-            s.num_units
+            s.live_units
             * min(num_samples * s.unit_rank(c), s.input_rank(num_samples))
             / (num_samples * c)
             for s in sizes
         )
 
 
-def _layer_gradient(layer: LayerLinearization, cotangent, damping):
+def _layer_gradient(layer: LayerLinearization, cotangent, damping: Damping):
     n, _, t, m = layer.sensitivities.shape
+    units = jnp.moveaxis(layer.sensitivities, -1, 0)
     if _rows_are_cheaper(layer):
 
         def column(delta):
-            q, r = _compress(delta)
-            weights = jnp.einsum("ncr,nc->nr", q, cotangent).ravel()
-            return ridge(_rows(layer, r), weights, damping, 1 / n) / n
+            if t > 1:
+                return ridge(_rows(layer, delta), cotangent.ravel(), damping, 1 / n) / n
+            square, weights = jnp.sum(delta[..., 0] ** 2, 1), jnp.sum(delta[..., 0] * cotangent, 1)
+            return _solve_inputs(layer, square, layer.inputs[:, 0].T @ weights, damping) / n
 
-        p = layer.inputs.shape[-1]
-        size = batch_size(n * _rows_a_sample(layer), p, itemsize=layer.inputs.itemsize)
-        columns = map_items(column, jnp.moveaxis(layer.sensitivities, -1, 0), size)
-        return layer.layout.from_matrix(columns.T)
-    gram = _gram(layer, layer)
+        size = batch_size(
+            n * _rows_a_sample(layer), layer.inputs.shape[-1], itemsize=layer.inputs.itemsize
+        )
+        return layer.layout.from_matrix(map_items(column, units, size).T)
+    gram = _gram(layer, layer) / n
 
     def unit(delta):
-        q, r = _compress(delta)
-        kernel = _unit_kernel(r, gram, r) / n
-        weights = jnp.einsum("ncr,nc->nr", q, cotangent)
-        dual = solve_psd(kernel, weights.reshape(-1, 1), damping).reshape(weights.shape)
-        return jnp.einsum("nr,nrt->nt", dual, r) / n
+        if t > 1:
+            kernel = _unit_kernel(delta, gram, delta)
+            dual = solve_psd(kernel, cotangent.reshape(-1, 1), damping)
+            return jnp.einsum("nc,nct->nt", dual.reshape(cotangent.shape), delta) / n
+        square, weights = jnp.sum(delta[..., 0] ** 2, 1), jnp.sum(delta[..., 0] * cotangent, 1)
+        return _scaled_solve(gram, square, weights[:, None], damping) / n
 
     unknowns = n * _rows_a_sample(layer)
     size = batch_size(unknowns, max(unknowns, n * t), itemsize=gram.itemsize)
-    coefficients = map_items(unit, jnp.moveaxis(layer.sensitivities, -1, 0), size)
+    coefficients = map_items(unit, units, size)
     return layer.layout.pull_back(layer.inputs, coefficients.reshape(m, n, t).transpose(1, 2, 0))
 
 
-def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping):
+def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping: Damping):
     n, c, t, _ = layer.sensitivities.shape
     by_rows = _rows_are_cheaper(layer)
+    gram, cross = (None, None) if by_rows else (_gram(layer, layer) / n, _gram(there, layer) / n)
 
-    # ``J_i(at) (R a)^T (K_i + rho)^-1 / N``: (N'C, N r), in two ways.
-    def solved_by_rows(r, delta_there):
-        whitened = precondition_rows(_rows(layer, r), damping, 1 / n)
-        return _rows(there, delta_there) @ whitened.T / n
+    def several(delta, delta_there):
+        if by_rows:
+            whitened = precondition_rows(_rows(layer, delta), damping, 1 / n)
+            return _rows(there, delta_there) @ whitened.T / n
+        kernel = _unit_kernel(delta, gram, delta)
+        return solve_psd(kernel, _unit_kernel(delta_there, cross, delta).T, damping).T
 
-    def solved_by_grams():
-        gram, cross = _gram(layer, layer), _gram(there, layer)
-
-        def solved(r, delta_there):
-            kernel = _unit_kernel(r, gram, r) / n
-            return solve_psd(kernel, _unit_kernel(delta_there, cross, r).T / n, damping).T
-
-        return solved
-
-    solved = solved_by_rows if by_rows else solved_by_grams()
+    def single(delta, delta_there):
+        delta, delta_there = delta[..., 0], delta_there[..., 0]
+        square = jnp.sum(delta**2, 1)
+        if by_rows:
+            solved = _solve_inputs(layer, square, layer.inputs[:, 0].T, damping)
+            samples = there.inputs[:, 0] @ solved / n
+        else:
+            samples = _scaled_solve(gram, square, cross.T, damping, transpose=True).T
+        return jnp.einsum("xd,xn,nc->xdnc", delta_there, samples, delta)
 
     def unit(deltas):
-        delta, delta_there = deltas
-        q, r = _compress(delta)
-        # Back from the compressed columns to the outputs by Q^T.
-        columns = solved(r, delta_there).reshape(-1, n, q.shape[-1])
-        return jnp.einsum("xnr,ncr->xnc", columns, q)
+        return (several if t > 1 else single)(*deltas).reshape(-1, n, c)
 
     units = (jnp.moveaxis(layer.sensitivities, -1, 0), jnp.moveaxis(there.sensitivities, -1, 0))
     rows = there.sensitivities.shape[0] * there.sensitivities.shape[1]
@@ -152,6 +169,71 @@ def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping):
     size = batch_size(max(n * c, rows), columns, itemsize=layer.inputs.itemsize)
     total = sum_items(unit, units, jnp.zeros((rows, n, c), layer.inputs.dtype), size)
     return total.reshape(rows, n * c)
+
+
+@full_precision
+def _solve_inputs(layer: LayerLinearization, square: Float[Array, " N"], rhs, damping: Damping):
+    """``(a^T diag(s) a / N + rho)^-1 rhs`` of one position, (P,) or (P, k)."""
+    a = layer.inputs[:, 0]
+    matrix = (a * square[:, None]).T @ a / len(a)
+    return solve_psd(matrix, rhs.reshape(len(rhs), -1), damping).reshape(rhs.shape)
+
+
+@full_precision
+def _scaled_solve(
+    gram: Float[Array, "N N"],
+    square: Float[Array, " N"],
+    rhs: Float[Array, "N k"],
+    damping: Damping,
+    transpose: bool = False,
+) -> Float[Array, "N k"]:
+    """``(diag(s) Gamma + rho)^-1 rhs``, or its transpose's; at rho = 0 zero where s is.
+
+    By the Cholesky factor of the symmetric ``diag(s)^(1/2) Gamma diag(s)^(1/2) + rho``, and with derivatives of the
+    system itself, which unlike the root of s has them at s = 0.
+    """
+
+    def roots(square):
+        on = (square > 0)[:, None]
+        root = jnp.sqrt(jnp.where(on, square[:, None], 1))
+        return on, jnp.where(on, root, 0), jnp.where(on, 1 / root, 0)
+
+    def positive(rho, gram, square, rhs):
+        rho = rho.astype(gram.dtype)
+
+        def plain(w):
+            return square[:, None] * (gram @ w) + rho * w
+
+        def transposed(w):
+            return gram @ (square[:, None] * w) + rho * w
+
+        # Constants to a derivative, which is that of the system.
+        kernel, fixed, level = jax.lax.stop_gradient((gram, square, rho))
+        on, root, inverse = roots(fixed)
+        factor = cholesky_factor(shifted(root * kernel * root.T, level))
+
+        def inner(b):
+            return lower_solve(factor, lower_solve(factor, b), transpose=True)
+
+        def solve(_, b):
+            off = jnp.where(on, 0, b / level)
+            rest = b - fixed[:, None] * (kernel @ off)
+            return root * inner(inverse * rest) + off
+
+        def solve_transposed(_, b):
+            y = inner(root * b)
+            return jnp.where(on, inverse * y, (b - kernel @ (root * y)) / level)
+
+        if transpose:
+            return jax.lax.custom_linear_solve(transposed, rhs, solve_transposed, solve)
+        return jax.lax.custom_linear_solve(plain, rhs, solve, solve_transposed)
+
+    def limit(rho, gram, square, rhs):
+        _, root, inverse = roots(square)
+        before, after = (root, inverse) if transpose else (inverse, root)
+        return after * limit_solve(rho, root * gram * root.T, before * rhs)
+
+    return damping.select(positive, limit, gram, square, rhs)
 
 
 def _rows_are_cheaper(layer: LayerLinearization) -> bool:
@@ -165,15 +247,15 @@ def _rows_are_cheaper(layer: LayerLinearization) -> bool:
 
 
 def _rows_a_sample(layer: LayerLinearization) -> int:
-    """r, as `_compress` makes it."""
+    """r, the unknowns of a sample."""
     _, c, t, _ = layer.sensitivities.shape
     return 1 if t == 1 else c
 
 
 @full_precision
-def _rows(layer: LayerLinearization, r: Float[Array, "N r T"]) -> Float[Array, "Nr P"]:
-    """``R a``: the unit's Jacobian rows, compressed."""
-    return jnp.einsum("nrt,ntp->nrp", r, layer.inputs).reshape(-1, layer.inputs.shape[-1])
+def _rows(layer: LayerLinearization, delta: Float[Array, "N C T"]) -> Float[Array, "NC P"]:
+    """``delta a``: the unit's Jacobian rows."""
+    return jnp.einsum("nct,ntp->ncp", delta, layer.inputs).reshape(-1, layer.inputs.shape[-1])
 
 
 @full_precision
@@ -182,25 +264,10 @@ def _gram(left: LayerLinearization, right: LayerLinearization) -> Float[Array, "
     return a.reshape(-1, a.shape[-1]) @ b.reshape(-1, b.shape[-1]).T
 
 
-def _compress(delta: Float[Array, "N C T"]):
-    """``delta[n] = Q[n] R[n]``: Q (N, C, r) with orthonormal (or zero) columns, R (N, r, T)."""
-    n, c, t = delta.shape
-    if t > 1 or c == 1:
-        return jnp.broadcast_to(jnp.eye(c, dtype=delta.dtype), (n, c, c)), delta
-    norm = jnp.sqrt(jnp.sum(delta**2, axis=1, keepdims=True))
-    return delta / jnp.where(norm > 0, norm, 1), norm
-
-
 @full_precision
-def _unit_kernel(left: Float[Array, "N r T"], gram: Float[Array, "NT MS"], right):
-    """``R (a a'^T) R'^T`` as an (N*r, M*r') matrix."""
+def _unit_kernel(left: Float[Array, "N C T"], gram: Float[Array, "NT MS"], right):
+    """``delta (a a'^T) delta'^T`` as an (N*C, N'*C') matrix."""
     n, r, t = left.shape
     m, q, s = right.shape
-    if t == s == 1:
-        return (
-            left.reshape(n * r, 1)
-            * jnp.repeat(jnp.repeat(gram, r, axis=0), q, axis=1)
-            * right.reshape(1, m * q)
-        )
     half = jnp.einsum("nrt,ntms->nrms", left, gram.reshape(n, t, m, s))
     return jnp.einsum("nrms,mqs->nrmq", half, right).reshape(n * r, m * q)

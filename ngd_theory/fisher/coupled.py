@@ -1,0 +1,310 @@
+"""The dual system of layers that a Fisher couples, for any output-space Fisher ``Lambda = R R^T``.
+
+    [(Sigma (x) Lambda) blockdiag(Theta_l) + rho] w = b,
+
+with a right-hand side and a solution a layer. It is solved in a symmetric form that keeps its digits where a kernel or
+Sigma is singular, and differentiated as what it is: a linear system whose matrix is smooth in kernels, Lambda and rho.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ngd_theory.fisher.damping import Damping
+from ngd_theory.fisher.loops import batch_size, map_items
+from ngd_theory.fisher.solve import limit_solve, shifted, solve_psd
+from ngd_theory.linalg import (
+    cholesky_factor,
+    eigen_system,
+    kept,
+    lower_solve,
+    pinv,
+    root_spectrum,
+    symmetric_roots,
+    symmetric_solve,
+)
+from ngd_theory.precision import full_precision
+
+#: One (NC, k) array a layer.
+Layers = Sequence[Float[Array, "NC k"]]
+
+
+def dual_solve(kernel, cotangents, damping: Damping, root=None):
+    """``(Lambda Theta + rho)^-1 V``, or its limit as the natural gradient sees it (`coupled_solve`).
+
+    With ``Lambda = I`` this is the symmetric solve of `solve_psd`.
+    """
+    if root is None:
+        return solve_psd(kernel, cotangents, damping)
+    return coupled_solve(np.ones((1, 1)), [kernel], cotangents, damping, root)[0]
+
+
+@full_precision
+def coupled_solve(
+    coupling: np.ndarray,
+    kernels: Sequence[Float[Array, "NC NC"]],
+    cotangents: Float[Array, "NC k"],
+    damping: Damping,
+    root: Float[Array, "N C K"] | None = None,
+) -> list[Array]:
+    """``w`` with ``[(Sigma (x) Lambda) blockdiag(Theta_l) + rho] w = 1 (x) V``, a list over layers.
+
+    At rho = 0 this is the limit of the natural gradient, ``pinv(G) J^T V / N``: with symmetric roots
+    ``U_l U_l = R^T Theta_l R`` the matrix ``X_lm = Sigma_lm U_l U_m`` has the non-zero spectrum of G, and
+    ``w = R pinv(U) pinv(X) pinv(U) R^T Theta (1 (x) V)``. For a singular Sigma this is not
+    ``(pinv(Sigma) 1)_l pinv(Theta_l) V``, which gives the same K on the training set but is no limit.
+
+    Parameters
+    ----------
+    coupling : (L, L)
+        Sigma, symmetric.
+    kernels : L arrays (NC, NC)
+    cotangents : (NC, k)
+    damping : Damping
+    root : (N, C, K), optional
+        R with ``R R^T = Lambda``; None for the identity.
+    """
+
+    def positive(rho, kernels, cotangents, root):
+        return _damped(coupling, kernels, cotangents, rho, root)
+
+    def limit(rho, kernels, cotangents, root):
+        root = at_most_square(root)
+        crossed = [_apply_transpose(root, k) for k in kernels]
+        inner = [_apply_transpose(root, k.T) for k in crossed]
+        roots, inverses = zip(*[symmetric_roots(k) for k in inner], strict=True)
+        rhs = [i @ (k @ cotangents) for i, k in zip(inverses, crossed, strict=True)]
+        solution = limit_solve(rho, _coupled(coupling, roots), jnp.concatenate(rhs))
+        solved = jnp.split(solution, len(kernels))
+        return [_apply(root, i @ s) for i, s in zip(inverses, solved, strict=True)]
+
+    return damping.select(positive, limit, list(kernels), cotangents, root)
+
+
+def _damped(coupling, kernels, cotangents, rho, root) -> list[Array]:
+    """`coupled_solve` for rho > 0."""
+    rho = rho.astype(cotangents.dtype)
+    # Constants to a derivative, which is that of the system.
+    fixed_kernels, fixed_rho, fixed_root = jax.lax.stop_gradient((kernels, rho, root))
+    fixed_root = at_most_square(fixed_root)
+    inner = [_apply_transpose(fixed_root, _apply_transpose(fixed_root, k).T) for k in fixed_kernels]
+    if len(kernels) == 1:
+        solver = _Single(cholesky_factor(shifted(inner[0], fixed_rho)))
+    else:
+        solver = _Coupled.of_kernels(coupling, inner, fixed_rho)
+    products, fixed = _products(kernels), _products(fixed_kernels)
+    rhs = [cotangents] * len(kernels)
+    return damped_solve(coupling, products, fixed, rhs, rho, root, solver)[0]
+
+
+def _products(kernels: Sequence[Array]) -> Callable[[Layers], list[Array]]:
+    return lambda w: [k @ x for k, x in zip(kernels, w, strict=True)]
+
+
+@runtime_checkable
+class InnerSolver(Protocol):
+    """Solves the system with ``Lambda = I`` and kernels ``R^T Theta_l R``; says something about it, or None."""
+
+    def solve(self, rhs: Layers) -> tuple[list[Array], Any]:
+        """Layers of weights for any right-hand sides."""
+        ...
+
+    def solve_transposed(self, rhs: Layers) -> tuple[list[Array], Any]:
+        """The same with the transposed matrix."""
+        ...
+
+
+@full_precision
+def damped_solve(
+    coupling: np.ndarray,
+    products: Callable[[Layers], list[Array]],
+    fixed_products: Callable[[Layers], list[Array]],
+    rhs: Layers,
+    rho: Float[Array, ""],
+    root: Float[Array, "N C K"] | None,
+    inner: InnerSolver,
+) -> tuple[list[Array], Any]:
+    """``w`` of the module's equation for rho > 0, differentiable in all that the system is made of.
+
+    With ``b = R Y + b'``, b' outside the range of R, ``w = R z + b'/rho`` where z solves the system with kernels
+    ``R^T Theta_l R`` and right-hand side ``Y - Sigma R^T Theta b'/rho``.
+
+    Parameters
+    ----------
+    coupling : (L, L)
+    products : ``w -> (Theta_l w_l)``
+        A closure over what the result is differentiated by.
+    fixed_products : ``w -> (Theta_l w_l)``
+        The same, with constants to a derivative.
+    rhs : L arrays (NC, k)
+    rho : scalar
+    root : (N, C, K) or None
+    inner : InnerSolver
+        Of a root with at most C columns, as `at_most_square` makes it.
+
+    Returns
+    -------
+    (list of (NC, k), what ``inner`` says)
+    """
+
+    def matrix(w: Layers) -> list[Array]:
+        curved = [_apply(root, _apply_transpose(root, m)) for m in _mix(coupling, products(w))]
+        return [c + rho * x for c, x in zip(curved, w, strict=True)]
+
+    if root is None:
+        return jax.lax.custom_linear_solve(
+            matrix,
+            list(rhs),
+            solve=lambda _, b: inner.solve(b),
+            transpose_solve=lambda _, b: inner.solve_transposed(b),
+            has_aux=True,
+        )
+    small, fixed_rho = jax.lax.stop_gradient((at_most_square(root), rho))
+    inverse = _pseudo_inverse(small)
+
+    def solve(_, b: Layers):
+        inside = [_apply(inverse, x) for x in b]
+        outside = [
+            _but_round_off(x - _apply(small, y), x, len(small)) / fixed_rho
+            for x, y in zip(b, inside, strict=True)
+        ]
+        images = _mix(coupling, fixed_products(outside))
+        spilled = [_apply_transpose(small, m) for m in images]
+        solved, said = inner.solve([y - s for y, s in zip(inside, spilled, strict=True)])
+        return [_apply(small, z) + x for z, x in zip(solved, outside, strict=True)], said
+
+    def transpose_solve(_, b: Layers):
+        solved, said = inner.solve_transposed([_apply_transpose(small, x) for x in b])
+        images = fixed_products(_mix(coupling, [_apply(small, s) for s in solved]))
+        rest = [x - m for x, m in zip(b, images, strict=True)]
+        outside = [r - _apply_transpose(inverse, _apply_transpose(small, r)) for r in rest]
+        found = [
+            _apply_transpose(inverse, s) + _but_round_off(o, r, len(small)) / fixed_rho
+            for s, o, r in zip(solved, outside, rest, strict=True)
+        ]
+        return found, said
+
+    return jax.lax.custom_linear_solve(matrix, list(rhs), solve, transpose_solve, has_aux=True)
+
+
+class _Single(NamedTuple):
+    """``Theta + rho`` of one layer or one group, by its Cholesky factor."""
+
+    factor: Array
+
+    def solve(self, rhs: Layers):
+        return [lower_solve(self.factor, lower_solve(self.factor, rhs[0]), transpose=True)], None
+
+    solve_transposed = solve
+
+
+class _Coupled(NamedTuple):
+    """Several layers with ``Lambda = I``: ``M = Sigma D + rho``, ``D = blockdiag(Theta_l) = U U``.
+
+    With the projector P on the range of D and the symmetric ``X = U Sigma U``,
+
+        M^-1 = pinv(U) (X + rho)^-1 U + (1 - P) (1 - Sigma U (X + rho)^-1 U) / rho.
+    """
+
+    coupling: np.ndarray
+    roots: Sequence[Array]
+    inverse_roots: Sequence[Array]
+    null_vectors: Sequence[Array]
+    matrix: Array
+    rho: Array
+
+    @classmethod
+    def of_kernels(cls, coupling, kernels, rho) -> "_Coupled":
+        systems = [eigen_system(k) for k in kernels]
+        # Zero columns for what is in the range: the projector is then exactly zero where there is no null space.
+        null = [v * ~kept(e) for e, v in systems]
+        spectra = [root_spectrum(e) for e, _ in systems]
+        roots, inverses = (
+            [(v * s[side]) @ v.T for (_, v), s in zip(systems, spectra, strict=True)]
+            for side in (0, 1)
+        )
+        return cls(coupling, roots, inverses, null, shifted(_coupled(coupling, roots), rho), rho)
+
+    def solve(self, rhs: Layers):
+        solved = self._middle([u @ b for u, b in zip(self.roots, rhs, strict=True)])
+        spread = _mix(self.coupling, [u @ y for u, y in zip(self.roots, solved, strict=True)])
+        found = [
+            i @ y + v @ (v.T @ (b - s)) / self.rho
+            for i, y, v, b, s in zip(
+                self.inverse_roots, solved, self.null_vectors, rhs, spread, strict=True
+            )
+        ]
+        return found, None
+
+    def solve_transposed(self, rhs: Layers):
+        null = [v @ (v.T @ b) / self.rho for v, b in zip(self.null_vectors, rhs, strict=True)]
+        spread = _mix(self.coupling, null)
+        solved = self._middle(
+            [
+                i @ b - u @ s
+                for i, b, u, s in zip(self.inverse_roots, rhs, self.roots, spread, strict=True)
+            ]
+        )
+        return [u @ y + x for u, y, x in zip(self.roots, solved, null, strict=True)], None
+
+    def _middle(self, rhs: Layers) -> list[Array]:
+        return jnp.split(symmetric_solve(self.matrix, jnp.concatenate(rhs)), len(rhs))
+
+
+def _mix(coupling: np.ndarray, terms: Layers) -> list[Array]:
+    """``sum_m Sigma_lm terms_m``."""
+    # Python's numbers: numpy's would make float64 of float32.
+    return [sum(c * t for c, t in zip(row, terms, strict=True) if c) for row in coupling.tolist()]
+
+
+def _coupled(coupling: np.ndarray, roots: Sequence[Array]) -> Float[Array, "LK LK"]:
+    """``X_lm = Sigma_lm U_l U_m``."""
+    blocks = [
+        [c * (u @ v) for c, v in zip(row, roots, strict=True)]
+        for row, u in zip(coupling.tolist(), roots, strict=True)
+    ]
+    return jnp.block(blocks)
+
+
+@full_precision
+def at_most_square(root: Float[Array, "N C K"] | None):
+    """A root of the same Lambda with at most C columns: the systems here are of size N K."""
+    if root is None or root.shape[2] <= root.shape[1]:
+        return root
+    squares = jnp.einsum("nck,ndk->ncd", root, root)
+    size = batch_size(*squares.shape[1:], itemsize=root.itemsize)
+    return map_items(lambda square: symmetric_roots(square)[0], squares, size)
+
+
+def _pseudo_inverse(root: Float[Array, "N C K"]) -> Float[Array, "N K C"]:
+    """``R^T pinv(R R^T)`` of each sample."""
+    squares = jnp.einsum("nck,ndk->ncd", root, root)
+    size = batch_size(*squares.shape[1:], itemsize=root.itemsize)
+    return jnp.einsum("nck,ncd->nkd", root, map_items(pinv, squares, size))
+
+
+def _but_round_off(x: Float[Array, "NC k"], whole: Float[Array, "NC k"], num_samples: int):
+    """``x`` without what is round-off beside the same sample's ``whole``, of which it is a difference."""
+    whole = whole.reshape(num_samples, -1, whole.shape[-1])
+    floor = jnp.max(jnp.abs(whole), axis=1, keepdims=True)
+    floor = 10 * whole.shape[1] * jnp.finfo(x.dtype).eps * floor
+    outside = x.reshape(whole.shape)
+    return jnp.where(jnp.abs(outside) > floor, outside, 0).reshape(x.shape)
+
+
+def _apply(blocks: Float[Array, "N C K"] | None, x: Float[Array, "NK k"]) -> Float[Array, "NC k"]:
+    """Block-diagonal (over samples) matrix times x; None is the identity."""
+    if blocks is None:
+        return x
+    n, c, k = blocks.shape
+    return jnp.einsum("nck,nkj->ncj", blocks, x.reshape(n, k, -1)).reshape(n * c, -1)
+
+
+def _apply_transpose(
+    blocks: Float[Array, "N C K"] | None, x: Float[Array, "NC k"]
+) -> Float[Array, "NK k"]:
+    return x if blocks is None else _apply(jnp.swapaxes(blocks, 1, 2), x)

@@ -1,0 +1,260 @@
+"""Dense factorisations that can be vmapped on every platform, and spectral functions that can be differentiated.
+
+Under `jax.vmap` a factorisation here is a loop on a CPU: two batched LAPACK calls that XLA runs side by side can wait
+for each other's threads for ever (jaxlib 0.10.2, two cores). On accelerators it is a batch. The package calls
+`jnp.linalg` nowhere else on arrays of a device (a test reads the sources).
+
+A spectral function ``f(A) = U f(lambda) U^T`` is smooth where eigenvalues are equal, and its eigenvectors are not. The
+derivatives here are made of divided differences of f, so that equal eigenvalues are no special case. What is cut off at
+round-off counts as an eigenvalue that stays zero: these are the derivatives along changes that keep the rank.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.precision import full_precision
+
+
+def one_by_one(function: Callable) -> Callable:
+    """Decorator: under vmap, a loop on a CPU and a batch on accelerators; arguments are arrays."""
+
+    @jax.custom_batching.custom_vmap
+    def wrapped(*args):
+        return function(*args)
+
+    @wrapped.def_vmap
+    def batch(axis_size, batched, *args):
+        moving = [a for a, b in zip(args, batched, strict=True) if b]
+
+        def with_fixed(call):
+            def each(*items):
+                rest = iter(items)
+                return call(*[next(rest) if b else a for a, b in zip(args, batched, strict=True)])
+
+            return each
+
+        found = jax.lax.platform_dependent(
+            *moving,
+            # The wrapped function, for a vmap around this one.
+            cpu=lambda *xs: jax.lax.map(lambda items: with_fixed(wrapped)(*items), xs),
+            default=lambda *xs: jax.vmap(with_fixed(function))(*xs),
+        )
+        return found, jax.tree.map(lambda _: True, found)
+
+    return wraps(function)(wrapped)
+
+
+def differentiated_as(other: Callable) -> Callable:
+    """Decorator: derivatives are those of ``other``, a smooth way to compute the same; arguments are positional."""
+
+    def decorate(function):
+        wrapped = jax.custom_jvp(function)
+
+        @wrapped.defjvp
+        def _(primals, tangents):
+            return wrapped(*primals), jax.jvp(other, primals, tangents)[1]
+
+        return wraps(function)(wrapped)
+
+    return decorate
+
+
+@one_by_one
+def _cholesky(matrix):
+    return jnp.linalg.cholesky(matrix)
+
+
+@one_by_one
+def _eigh(matrix):
+    return tuple(jnp.linalg.eigh(matrix))
+
+
+@one_by_one
+def _solve(matrix, rhs):
+    return jnp.linalg.solve(matrix, rhs)
+
+
+@one_by_one
+def _lower_solve(factor, rhs):
+    return jax.lax.linalg.triangular_solve(factor, rhs, left_side=True, lower=True)
+
+
+@one_by_one
+def _lower_transpose_solve(factor, rhs):
+    return jax.lax.linalg.triangular_solve(
+        factor, rhs, left_side=True, lower=True, transpose_a=True
+    )
+
+
+@one_by_one
+def _orthonormal_columns(matrix):
+    return jnp.linalg.qr(matrix)[0]
+
+
+def _fixed(function: Callable) -> Callable:
+    """Decorator: arguments are constants to a derivative."""
+
+    @wraps(function)
+    def wrapped(*args):
+        return function(*map(jax.lax.stop_gradient, args))
+
+    return wrapped
+
+
+#: Factors for the inside of solves whose derivatives are known otherwise: they have none of their own.
+cholesky_factor: Callable[[Float[Array, "n n"]], Float[Array, "n n"]] = _fixed(_cholesky)
+eigen_system: Callable[[Float[Array, "n n"]], tuple[Array, Array]] = _fixed(_eigh)
+orthonormal_columns: Callable[[Float[Array, "n k"]], Float[Array, "n k"]] = _fixed(
+    _orthonormal_columns
+)
+
+
+@full_precision
+def lower_solve(
+    factor: Float[Array, "n n"], rhs: Float[Array, "n k"], transpose: bool = False
+) -> Float[Array, "n k"]:
+    """``L^-1 rhs`` for a lower triangular L, or ``L^-T rhs``; differentiable by ``rhs`` and L."""
+    solves = _lower_solve, _lower_transpose_solve
+    forward, back = solves[::-1] if transpose else solves
+    fixed = jax.lax.stop_gradient(factor)
+    return jax.lax.custom_linear_solve(
+        lambda x: (factor.T if transpose else factor) @ x,
+        rhs,
+        solve=lambda _, b: forward(fixed, b),
+        transpose_solve=lambda _, b: back(fixed, b),
+    )
+
+
+@full_precision
+def positive_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """``matrix^-1 rhs`` by Cholesky for a positive definite matrix, else NaN."""
+    factor = cholesky_factor(matrix)
+
+    def solve(_, rhs):
+        # For a wide right-hand side the inverse and one matmul are cheaper than two solves.
+        wide = rhs.shape[1] > len(factor)
+        solved = jnp.eye(len(factor), dtype=factor.dtype) if wide else rhs
+        solved = _lower_transpose_solve(factor, _lower_solve(factor, solved))
+        return solved @ rhs if wide else solved
+
+    return jax.lax.custom_linear_solve(lambda x: matrix @ x, rhs, solve, symmetric=True)
+
+
+@full_precision
+def symmetric_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """``matrix^-1 rhs`` by LU for a symmetric, indefinite matrix."""
+    fixed = jax.lax.stop_gradient(matrix)
+    return jax.lax.custom_linear_solve(
+        lambda x: matrix @ x, rhs, lambda _, b: _solve(fixed, b), symmetric=True
+    )
+
+
+@jax.custom_jvp
+def eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix.
+
+    The derivative of the eigenvectors is NaN where two eigenvalues are equal: there is none.
+    """
+    return _eigh(matrix)
+
+
+@eigh.defjvp
+@full_precision
+def _(primals, tangents):
+    eigenvalues, vectors = eigh(*primals)
+    change = vectors.T @ ((tangents[0] + tangents[0].T) / 2) @ vectors
+    gaps = eigenvalues - eigenvalues[:, None]
+    turned = jnp.where(jnp.eye(len(gaps), dtype=bool), 0, change / gaps)
+    return (eigenvalues, vectors), (jnp.diagonal(change), vectors @ turned)
+
+
+@jax.custom_jvp
+def eigvalsh(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """Eigenvalues of the symmetric part of a matrix, ascending.
+
+    Their derivatives are those of distinct eigenvalues; among equal ones they are one choice of several.
+    """
+    return eigen_system((matrix + matrix.T) / 2)[0]
+
+
+@eigvalsh.defjvp
+@full_precision
+def _(primals, tangents):
+    eigenvalues, vectors = eigh((primals[0] + primals[0].T) / 2)
+    return eigenvalues, jnp.sum(vectors * (tangents[0] @ vectors), axis=0)
+
+
+def kept(eigenvalues: Float[Array, "*B n"]) -> Array:
+    """Which eigenvalues are not zero to round-off, ``n eps`` of the largest."""
+    size = eigenvalues.shape[-1]
+    largest = jnp.max(jnp.abs(eigenvalues), axis=-1, keepdims=True)
+    return jnp.abs(eigenvalues) > size * jnp.finfo(eigenvalues.dtype).eps * largest
+
+
+def inverse_spectrum(eigenvalues: Float[Array, "*B n"]) -> Float[Array, "*B n"]:
+    """``1/lambda`` with zero where lambda is zero to round-off."""
+    keep = kept(eigenvalues)
+    return jnp.where(keep, 1 / jnp.where(keep, eigenvalues, 1), 0)
+
+
+@jax.custom_jvp
+@full_precision
+def pinv(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Pseudo-inverse of a symmetric, possibly indefinite matrix."""
+    eigenvalues, vectors = eigen_system(matrix)
+    return (vectors * inverse_spectrum(eigenvalues)) @ vectors.T
+
+
+@pinv.defjvp
+@full_precision
+def _(primals, tangents):
+    # Golub & Pereyra 1973; written with pinv, so that it can be differentiated again.
+    (matrix,), (change,) = primals, tangents
+    change = (change + change.T) / 2
+    inverse = pinv(matrix)
+    outside = jnp.eye(len(matrix), dtype=matrix.dtype) - inverse @ matrix
+    spread = outside @ change @ inverse @ inverse
+    return inverse, spread + spread.T - inverse @ change @ inverse
+
+
+def root_spectrum(eigenvalues: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """``sqrt(lambda)`` and its inverse, zero where lambda is zero to round-off or negative."""
+    keep = kept(eigenvalues) & (eigenvalues > 0)
+    root = jnp.sqrt(jnp.where(keep, eigenvalues, 1))
+    return jnp.where(keep, root, 0), jnp.where(keep, 1 / root, 0)
+
+
+@jax.custom_jvp
+@full_precision
+def symmetric_roots(
+    matrix: Float[Array, "n n"],
+) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+    """Symmetric root of a positive semi-definite matrix, and the root's pseudo-inverse."""
+    eigenvalues, vectors = eigen_system(matrix)
+    root, inverse = root_spectrum(eigenvalues)
+    return (vectors * root) @ vectors.T, (vectors * inverse) @ vectors.T
+
+
+@symmetric_roots.defjvp
+@full_precision
+def _(primals, tangents):
+    (matrix,), (change,) = primals, tangents
+    eigenvalues, vectors = eigh(matrix)
+    root, inverse = root_spectrum(eigenvalues)
+    change = vectors.T @ ((change + change.T) / 2) @ vectors
+    # Divided differences of sqrt(x) and 1/sqrt(x), f(0) = 0 for what is cut off.
+    total = root[:, None] + root
+    slope = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+    one_kept = (inverse[:, None] == 0) | (inverse == 0)
+    either = inverse[:, None] + inverse
+    inverse_slope = jnp.where(one_kept, either**3, -slope * inverse[:, None] * inverse)
+    found = [
+        ((vectors * f) @ vectors.T, vectors @ (s * change) @ vectors.T)
+        for f, s in ((root, slope), (inverse, inverse_slope))
+    ]
+    values, changes = zip(*found, strict=True)
+    return values, changes

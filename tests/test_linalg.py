@@ -1,0 +1,156 @@
+"""Spectral functions and solves: values against NumPy, derivatives against differences, batches against single calls."""
+
+import ast
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ngd_theory
+from ngd_theory import linalg
+
+RNG = np.random.default_rng(0)
+BASIS = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
+CHANGE = RNG.normal(size=(6, 6))
+CHANGE = CHANGE + CHANGE.T
+
+
+def with_spectrum(*eigenvalues):
+    return jnp.asarray((BASIS * np.array(eigenvalues)) @ BASIS.T)
+
+
+#: Equal eigenvalues among them.
+POSITIVE = with_spectrum(1, 1, 1, 2, 2, 3)
+INDEFINITE = with_spectrum(-1, -1, 1, 2, 2, 3)
+#: Matrices of rank 3, along which the rank stays.
+ROWS, ROWS_CHANGE = RNG.normal(size=(2, 6, 3))
+
+
+def pinv_by_eigenvectors(matrix):
+    """The known-wrong way: differentiated through eigenvectors."""
+    eigenvalues, vectors = jnp.linalg.eigh(matrix)
+    return (vectors * linalg.inverse_spectrum(eigenvalues)) @ vectors.T
+
+
+def difference(function, at, along, step=1e-3):
+    """Central difference with an error of the fourth order in the step."""
+    f = [np.asarray(function(jnp.asarray(at + s * step * along))) for s in (-2, -1, 1, 2)]
+    return (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * step)
+
+
+FUNCTIONS = {
+    "pinv": linalg.pinv,
+    "root": lambda a: linalg.symmetric_roots(a)[0],
+    "inverse root": lambda a: linalg.symmetric_roots(a)[1],
+    "solve": lambda a: linalg.positive_solve(a, jnp.asarray(ROWS)),
+    "wide solve": lambda a: linalg.positive_solve(a, jnp.asarray(np.hstack([ROWS] * 3))),
+    "symmetric solve": lambda a: linalg.symmetric_solve(a, jnp.asarray(ROWS)),
+}
+WANTED = {
+    "pinv": np.linalg.pinv,
+    "root": lambda a: (BASIS * np.sqrt(np.diag(BASIS.T @ a @ BASIS))) @ BASIS.T,
+    "inverse root": lambda a: (BASIS / np.sqrt(np.diag(BASIS.T @ a @ BASIS))) @ BASIS.T,
+    "solve": lambda a: np.linalg.solve(a, ROWS),
+    "wide solve": lambda a: np.linalg.solve(a, np.hstack([ROWS] * 3)),
+    "symmetric solve": lambda a: np.linalg.solve(a, ROWS),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_values_and_derivatives(name):
+    function = FUNCTIONS[name]
+    np.testing.assert_allclose(function(POSITIVE), WANTED[name](np.asarray(POSITIVE)), atol=1e-13)
+    found = jax.jvp(function, (POSITIVE,), (jnp.asarray(CHANGE),))[1]
+    np.testing.assert_allclose(found, difference(function, POSITIVE, CHANGE, 1e-4), atol=1e-8)
+    weights = RNG.normal(size=found.shape)
+    pulled = jax.grad(lambda a: jnp.sum(function(a) * weights))(POSITIVE)
+    np.testing.assert_allclose(np.sum(pulled * CHANGE), np.sum(found * weights), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["pinv", "symmetric solve"])
+def test_indefinite_matrices(name):
+    function = FUNCTIONS[name]
+    wanted = WANTED[name](np.asarray(INDEFINITE))
+    np.testing.assert_allclose(function(INDEFINITE), wanted, atol=1e-13)
+    found = jax.jvp(function, (INDEFINITE,), (jnp.asarray(CHANGE),))[1]
+    np.testing.assert_allclose(found, difference(function, INDEFINITE, CHANGE, 1e-4), atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["pinv", "root", "inverse root"])
+def test_derivatives_along_changes_that_keep_the_rank(name):
+    def function(rows):
+        return FUNCTIONS[name](rows @ rows.T)
+
+    found = jax.jvp(function, (jnp.asarray(ROWS),), (jnp.asarray(ROWS_CHANGE),))[1]
+    wanted = difference(function, ROWS, ROWS_CHANGE, 1e-4)
+    assert np.linalg.norm(found - wanted) < 1e-7 * np.linalg.norm(wanted)
+
+
+def test_eigenvectors_are_no_way_to_differentiate():
+    # The control: what the package did before gives NaN where two eigenvalues are equal.
+    found = jax.jvp(pinv_by_eigenvectors, (with_spectrum(0, 0, 0, 1, 1, 3),), (jnp.eye(6),))[1]
+    wanted = difference(lambda a: FUNCTIONS["pinv"](a @ a.T), ROWS, ROWS_CHANGE)
+    assert np.isfinite(wanted).all()
+    assert not np.isfinite(found).all() or np.max(np.abs(found)) > 1e6
+
+
+@pytest.mark.parametrize("name", ["pinv", "solve", "symmetric solve"])
+def test_second_derivatives(name):
+    def along(t):
+        return jnp.sum(FUNCTIONS[name](POSITIVE + t * CHANGE) * 0.5)
+
+    wanted = difference(jax.grad(along), 0.0, 1.0)
+    for second in (jax.grad(jax.grad(along)), jax.jacfwd(jax.grad(along))):
+        np.testing.assert_allclose(second(0.0), wanted, rtol=1e-6)
+
+
+def test_eigenvalues_and_eigenvectors_of_distinct_eigenvalues():
+    matrix = with_spectrum(-2, -1, 1, 2, 4, 7)
+    along = jnp.asarray(CHANGE)
+
+    def projector(a):
+        return jnp.outer(*[linalg.eigh(a)[1][:, 3]] * 2)
+
+    found = jax.jvp(linalg.eigvalsh, (matrix,), (along,))[1]
+    np.testing.assert_allclose(found, difference(linalg.eigvalsh, matrix, CHANGE), atol=1e-6)
+    found = jax.jvp(projector, (matrix,), (along,))[1]
+    np.testing.assert_allclose(found, difference(projector, matrix, CHANGE, 1e-4), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_batches_of_batches(name):
+    matrices = POSITIVE + np.arange(4).reshape(2, 2, 1, 1) * np.eye(6)
+
+    def each(matrix):
+        return jax.value_and_grad(lambda a: jnp.sum(FUNCTIONS[name](a) ** 2))(matrix)
+
+    found = jax.jit(jax.vmap(jax.vmap(each)))(matrices)
+    alone = jax.jit(each)
+    for i, j in np.ndindex(2, 2):
+        for batched, single in zip(found, alone(matrices[i, j]), strict=True):
+            np.testing.assert_allclose(batched[i, j], single, rtol=1e-9)
+
+
+def test_a_batch_is_a_loop_on_a_cpu():
+    matrices = jnp.stack([POSITIVE] * 3)
+    compiled = jax.jit(jax.vmap(linalg.pinv)).lower(matrices).compile().as_text()
+    assert "while" in compiled
+    # Only single matrices are factorised.
+    assert "f64[3,6,6]" not in "".join(
+        line for line in compiled.splitlines() if "custom-call" in line
+    )
+
+
+def test_the_package_factorises_nowhere_else():
+    package = Path(ngd_theory.__file__).parent
+    found = []
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            modules = ("jnp.linalg.", "jax.numpy.linalg.", "jax.lax.linalg.", "jax.scipy.linalg.")
+            # A norm is no factorisation.
+            if text.startswith(modules) and not text.endswith(".norm"):
+                found.append(f"{path.relative_to(package)}: {text}")
+    assert {f for f in found if not f.startswith("linalg.py")} == set()
