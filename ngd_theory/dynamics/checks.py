@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+import numpy as np
 
 from ngd_theory.arguments import check_finite, is_array, is_known
 from ngd_theory.errors import InputError, shown
@@ -11,7 +12,8 @@ from ngd_theory.losses import Loss
 
 def check_schedule(step_size, num_steps) -> None:
     """Raise `InputError` unless the step size is positive and finite, where it is known, and ``num_steps >= 0``."""
-    if is_known(step_size) and not (math.isfinite(step_size) and step_size > 0):
+    known = is_known(step_size)
+    if np.ndim(step_size) or (known and not (math.isfinite(step_size) and step_size > 0)):
         raise InputError(f"step_size is {step_size}; it must be one positive, finite number")
     if num_steps < 0:
         raise InputError(f"num_steps is {num_steps}; it must be a whole number of at least 0")

@@ -14,6 +14,7 @@ from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.errors import InputError
 from ngd_theory.fisher import Approximation
 from ngd_theory.fisher.damping import Damping, as_damping
+from ngd_theory.linalg import differentiated_as, eigh
 from ngd_theory.networks import Linearization
 from ngd_theory.precision import full_precision
 
@@ -23,9 +24,9 @@ def predict(
     approximation: Approximation,
     lin: Linearization,
     targets: Float[Array, "N C"],
-    step_size: float,
+    step_size: float | Array,
     num_steps: int,
-    damping: float | Damping,
+    damping: float | Array | Damping,
     at: Linearization | None = None,
     loss: str | losses.Loss = "mse",
 ) -> Trajectory:
@@ -99,7 +100,7 @@ def predict_from_maps(
     k: Float[Array, "NC NC"],
     outputs: Float[Array, "N C"],
     targets: Float[Array, "N C"],
-    step_size: float,
+    step_size: float | Array,
     num_steps: int,
     q: Float[Array, "MC NC"] | None = None,
     test_outputs: Float[Array, "M C"] | None = None,
@@ -145,30 +146,53 @@ def _check_map(name, map, rows, columns):
 
 
 @partial(jax.jit, static_argnames="num_steps")
-@full_precision
 def _spectral(k, q, outputs, test_outputs, targets, step_size, num_steps):
-    eigenvalues, vectors = jnp.linalg.eigh((k + k.T) / 2)
+    # Eigenvectors of an isotropic K have no derivatives; what is predicted has.
+    predict = differentiated_as(partial(_step_by_step, num_steps))(partial(_at_once, num_steps))
+    return predict(k, q, outputs, test_outputs, targets, step_size)
+
+
+@full_precision
+def _at_once(num_steps, k, q, outputs, test_outputs, targets, step_size):
+    """Outputs at all times from the eigenbasis of K."""
+    eigenvalues, vectors = eigh((k + k.T) / 2)
     initial = vectors.T @ (outputs - targets).ravel()
     times = jnp.arange(num_steps + 1)[:, None]
     # An integer power keeps the sign of a factor below zero.
     factors = jax.vmap(lambda t: _integer_power(1 - step_size * eigenvalues, t))(times[:, 0])
-    residuals = (factors * initial) @ vectors.T
-    train = targets + residuals.reshape(-1, *outputs.shape)
+    residuals = (factors * initial[None]) @ vectors.T
+    train = targets[None] + residuals.reshape(-1, *outputs.shape)
     if q is None:
         return train, None
-    travelled = _geometric_sums(step_size * eigenvalues, factors) * step_size
-    test = test_outputs.ravel() - ((travelled * initial) @ vectors.T) @ q.T
+    travelled = _geometric_sums(step_size * eigenvalues[None], factors) * step_size
+    test = test_outputs.ravel()[None] - ((travelled * initial[None]) @ vectors.T) @ q.T
     return train, test.reshape(-1, *test_outputs.shape)
 
 
+@full_precision
+def _step_by_step(num_steps, k, q, outputs, test_outputs, targets, step_size):
+    """The same from the recursion."""
+
+    def step(state, _):
+        f, f_at = state
+        residual = (f - targets).ravel()
+        f = f - step_size * (k @ residual + k.T @ residual).reshape(f.shape) / 2
+        f_at = None if q is None else f_at - step_size * (q @ residual).reshape(f_at.shape)
+        return (f, f_at), (f, f_at)
+
+    start = outputs, None if q is None else test_outputs
+    _, rest = jax.lax.scan(step, start, length=num_steps)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest)
+
+
 def _integer_power(base, exponent):
-    magnitude = jnp.exp(exponent * jnp.log(jnp.abs(jnp.where(base == 0, 1, base))))
+    magnitude = jnp.exp(exponent.astype(base.dtype) * jnp.log(jnp.abs(jnp.where(base == 0, 1, base))))
     power = jnp.where((exponent % 2 == 1) & (base < 0), -magnitude, magnitude)
     return jnp.where(base == 0, (exponent == 0).astype(base.dtype), power)
 
 
 def _geometric_sums(rates, factors):
-    """``(1 - (1 - x)^t)/x`` for each rate x and row t of factors ``(1 - x)^t``; t at x = 0."""
+    """``(1 - (1 - x)^t)/x`` for each rate x of (1, n) and row t of factors ``(1 - x)^t``; t at x = 0."""
     t = jnp.arange(factors.shape[0], dtype=factors.dtype)[:, None]
     small = jnp.abs(rates) < 1e-4
     safe = jnp.where(small, 1.0, rates)

@@ -100,7 +100,7 @@ def _weighted_kernel(
 
     def one_position(sample):
         a, delta = sample
-        weighted = (there.inputs * a) @ weights
+        weighted = (there.inputs * a[None, None]) @ weights
         products = jnp.einsum("xctm,xtm->xcm", there.sensitivities, weighted)
         return products.reshape(rows, m) @ delta.T
 

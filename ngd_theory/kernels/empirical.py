@@ -99,7 +99,8 @@ def weighted_layer_kernel(
         def batch(x):
             return jax.lax.dynamic_slice_in_dim(x, first, units, axis=-1)
 
-        left = rows(layer, batch(layer.sensitivities) * fresh)
+        delta = batch(layer.sensitivities)
+        left = rows(layer, delta * fresh.astype(delta.dtype).reshape(1, 1, 1, -1))
         right = left if other is layer else rows(other, batch(other.sensitivities))
         if weights is not None:
             left = left * batch(weights).reshape(1, -1)

@@ -157,7 +157,7 @@ def backpropagate(
     require_precision(dtype)
     check_finite("x", x)
     check_finite("params", params)
-    x = jnp.asarray(x, dtype)
+    x, params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (x, params))
     shifts = [jnp.zeros((n, *b.affine.output_shape), dtype) for b in network.blocks]
     outputs, pull, hidden = jax.vjp(
         lambda shifts: network.forward(params, x, shifts), shifts, has_aux=True

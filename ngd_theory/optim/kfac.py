@@ -269,7 +269,6 @@ class _KFAC:
     def update(self, grads, state: KFACState, params, x, y):
         """One step; what a batch with a number that is not finite would change stays as it was."""
         o, before = self.options, state
-        self._check(grads, state, params, x, y)
         # The number of this step among those that count: a skipped one leaves no trace in what follows.
         k = state.count - state.skipped + 1
         x, y = (jnp.asarray(rows, state.damping.dtype) for rows in (x, y))
@@ -318,7 +317,7 @@ class _KFAC:
             state = state._replace(average=average)
         return update, state
 
-    def _check(self, grads, state, params, x, y) -> None:
+    def check(self, grads, state, params, x, y) -> None:
         """Shapes and types; of targets that can be read, whether they are any."""
         require_type("state", state, KFACState, "optimizer.init(params)")
         for name, value in (("x", x), ("y", y)):
@@ -488,6 +487,7 @@ class _Update:
     def __call__(self, updates, state, params=None, *, x=None, y=None, **_) -> Any:
         if params is None or x is None or y is None:
             raise InputError("K-FAC needs update(grads, state, params, x=x, y=y)")
+        self.method.check(updates, state, params, x, y)
         return self.method.update(updates, state, params, x, y)
 
 

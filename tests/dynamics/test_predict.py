@@ -1,5 +1,9 @@
 """Function-space predictions: the closed form is the recursion, at every t."""
 
+import inspect
+from dataclasses import dataclass
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import special
 
 import ngd_theory as ngd
-from ngd_theory.errors import InputError
+from ngd_theory.arguments import checked
+from ngd_theory.errors import InputError, SingularKernelError
 
 CASE = BY_NAME["L3 C3 gelu bias"]
 STEPS = 12
@@ -199,6 +204,12 @@ def test_no_step_is_the_initial_outputs():
         ({"num_steps": -1}, "num_steps is -1; it must be a whole number of at least 0"),
         ({"damping": -1e-3}, "damping is -0.001; it must be one finite number >= 0"),
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
+        (
+            {"loss": "cross-entropy", "targets": jnp.eye(3)[jnp.arange(4) % 3] - 1 / 3},
+            "row 0 of the targets is .*; it must be a distribution",
+        ),
+        ({"loss": "sigmoid-cross-entropy", "targets": jnp.full((4, 3), -1.0)}, "numbers from 0 to 1"),
+        ({"damping": jnp.asarray(jnp.nan)}, "damping is nan"),
     ],
 )
 def test_bad_arguments_are_named(changed, message):
@@ -206,3 +217,50 @@ def test_bad_arguments_are_named(changed, message):
     arguments = {"targets": p.targets, "step_size": 0.5, "num_steps": 2, "damping": 0.0, **changed}
     with pytest.raises(InputError, match=message):
         ngd.dynamics.predict(ngd.fisher.Exact(), p.lin, **arguments)
+
+
+def test_a_prediction_can_be_traced_by_its_numbers():
+    p = problem(CASE)
+
+    @jax.jit
+    def last(targets, step_size, damping):
+        found = ngd.dynamics.predict(ngd.fisher.Exact(), p.lin, targets, step_size, 3, damping)
+        return found.outputs[-1]
+
+    expected = ngd.dynamics.predict(ngd.fisher.Exact(), p.lin, p.targets, 0.4, 3, 0.1).outputs[-1]
+    assert relative_error(last(p.targets, 0.4, 0.1), expected) < 1e-12
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+def test_a_solve_that_breaks_down_is_an_error_not_a_trajectory_of_nan(loss):
+    p = problem(CASE)
+
+    @ngd.fisher.approximation
+    @dataclass(frozen=True)
+    class Broken(ngd.fisher.Approximation):
+        name = "broken"
+
+        def precondition(self, lin, cotangent, damping):
+            return lin.vjp(cotangent / 0)
+
+    targets = jnp.eye(3)[jnp.arange(4) % 3]
+    with pytest.raises(SingularKernelError, match="broken: the .* is not finite with damping 0.1"):
+        ngd.dynamics.predict(Broken(), p.lin, targets, 0.1, 2, 0.1, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": jnp.eye(5)}, r"k has shape \(5, 5\); outputs of these numbers need \(12, 12\)"),
+        ({"k": jnp.eye(12).at[0, 1].set(jnp.nan)}, r"k has a NaN or infinity at index \(0, 1\)"),
+        ({"q": jnp.eye(12)}, "q and test_outputs belong together"),
+        ({"q": jnp.ones((3, 9)), "test_outputs": jnp.ones((1, 3))}, r"q has shape .* \(3, 12\)"),
+    ],
+)
+def test_maps_that_do_not_fit_the_outputs_are_refused(change, message):
+    p = problem(CASE)
+    arguments = {"k": jnp.eye(12), "outputs": p.lin.outputs, "targets": p.targets}
+    with pytest.raises(InputError, match=message):
+        checked(inspect.unwrap(ngd.dynamics.predict_from_maps))(
+            **{**arguments, "step_size": 0.1, "num_steps": 1, **change}
+        )

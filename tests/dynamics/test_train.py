@@ -1,5 +1,6 @@
 """Training of the real network against its prediction."""
 
+import inspect
 from dataclasses import dataclass
 
 import jax
@@ -10,6 +11,7 @@ from cases import APPROXIMATIONS, BY_NAME, Case, problem, relative_error
 from dense import flatten
 
 import ngd_theory as ngd
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, SingularKernelError
 
 ISOTROPIC = ("exact", "block-diagonal", "block-tridiagonal", "kfac", "unit-wise")
@@ -249,7 +251,7 @@ def test_a_loss_that_is_infinite_at_once_is_a_divergence():
 
 def unchecked(function):
     """Without the annotations checked: users do not have the import hook."""
-    return getattr(function, "__wrapped__", function)
+    return checked(inspect.unwrap(function))
 
 
 @pytest.mark.parametrize(
@@ -274,6 +276,25 @@ def unchecked(function):
             "unknown loss 'zero-one'; choose one of: mse, cross-entropy",
         ),
         (lambda p: {"params": p.params + p.params}, "parameters of 2 layers for a network of 1"),
+        (
+            lambda p: {"params": jax.tree.map(lambda w: w.at[0, 1].set(jnp.nan), p.params)},
+            r"params\[0\]\['weight'\] has a NaN or infinity at index \(0, 1\)",
+        ),
+        (lambda p: {"x": p.x.astype(int)}, "x is an array of int64"),
+        (lambda p: {"y": p.targets + 1j}, "y is an array of complex128|targets are an array of com"),
+        (lambda p: {"damping": jnp.asarray(-1.0)}, "damping is -1.0; it must be one finite"),
+        (lambda p: {"damping": None}, "damping is None; it must be a number"),
+        (lambda p: {"step_size": "1"}, "step_size is '1'; it must be a number"),
+        (lambda p: {"approximation": "exact"}, "approximation is 'exact'; it must be of type Appr"),
+        (
+            # What data.load gives unless asked for one-hot targets: losses below zero.
+            lambda p: {"loss": "cross-entropy", "y": jnp.eye(3)[jnp.arange(4) % 3] - 1 / 3},
+            r"row 0 of the targets is \[ 0.667 -0.333 -0.333\]; it must be a distribution",
+        ),
+        (
+            lambda p: {"loss": "sigmoid-cross-entropy", "y": jnp.full((4, 3), 1.5)},
+            "row 0 of the targets is .*; it must be numbers from 0 to 1",
+        ),
     ],
 )
 def test_bad_arguments_are_named(change, message):

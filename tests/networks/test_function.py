@@ -177,8 +177,33 @@ def test_samples_that_see_each_other_are_refused(dictionary):
         h = deep(params, x)
         return h - h.mean(0)
 
-    with pytest.raises(InputError, match="samples must not see each other"):
-        ngd.networks.linearize_function(normalised, params, x)
+    def standardised(params, x):
+        # Of one sample 0/0: a comparison with NaN must not pass.
+        h = deep(params, x)
+        return (h - h.mean(0)) / h.std(0)
+
+    for apply in (normalised, standardised):
+        with pytest.raises(InputError, match="samples must not see each other"):
+            ngd.networks.linearize_function(apply, params, x)
+
+
+def test_numbers_that_are_not_finite_or_too_short_are_refused(dictionary):
+    params, x = dictionary
+    cases = (
+        (params, x.at[1, 0].set(jnp.nan), r"x has a NaN or infinity at index \(1, 0\)"),
+        (jax.tree.map(lambda w: w * jnp.inf, params), x, r"params\['model'\].* has a NaN or inf"),
+        (params, x.astype(int), "x is an array of int64"),
+        (params, [[1.0]], "x is a list; it must be a floating array"),
+    )
+    for p, inputs, message in cases:
+        with pytest.raises(InputError, match=message):
+            ngd.networks.linearize_function(deep, p, inputs)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        short = jax.tree.map(lambda w, dtype=dtype: w.astype(dtype), (params, x))
+        with pytest.raises(InputError, match=f"of type {jnp.dtype(dtype).name}, which no solve"):
+            ngd.networks.linearize_function(deep, *short)
+    with pytest.raises(InputError, match=r"apply\(params, x\) has a NaN or infinity at index"):
+        ngd.networks.linearize_function(lambda p, x: jnp.exp(1e6 + deep(p, x)), params, x)
 
 
 def test_gradients_have_the_types_of_their_parameters(dictionary):

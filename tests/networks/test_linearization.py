@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ngd_theory as ngd
+from ngd_theory import optim
+from ngd_theory.errors import InputError
 
 CASE = BY_NAME["L3 C3 gelu bias"]
 linearize = jax.jit(ngd.networks.linearize, static_argnums=0)
@@ -137,3 +139,55 @@ def test_linearisation_can_be_differentiated_by_the_parameters():
         float(trace(unflatten(here + sign * step * direction, p.params))) for sign in (1, -1)
     )
     assert gradient @ direction == pytest.approx((up - down) / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_numbers_that_are_not_finite_are_named_outside_jit(bad):
+    p = problem(BY_NAME["L2 C3 tanh bias"])
+    x = p.x.at[2, 1].set(bad)
+    params = (p.params[0], {**p.params[1], "bias": p.params[1]["bias"].at[1].set(bad)})
+    with pytest.raises(InputError, match=r"x has a NaN or infinity at index \(2, 1\)"):
+        ngd.networks.linearize(p.network, p.params, x)
+    with pytest.raises(InputError, match=r"params\[1\]\['bias'\] has a NaN.* at index \(1,\)"):
+        ngd.networks.linearize(p.network, params, p.x)
+    # Inside they are not known; the tangent of infinity is 1.
+    assert np.isfinite(linearize(p.network, p.params, x).outputs).all() == (not np.isnan(bad))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_for_forward_passes_and_is_refused_by_what_solves(dtype):
+    p = problem(BY_NAME["L2 C3 tanh bias"])
+    params, x = jax.tree.map(lambda w: w.astype(dtype), (p.params, p.x))
+    assert p.network.apply(params, x).dtype == dtype
+    for call in (ngd.networks.linearize, linearize):
+        with pytest.raises(InputError, match=f"of type {jnp.dtype(dtype).name}, which no solve takes"):
+            call(p.network, params, x)
+    with pytest.raises(InputError, match="which no solve takes"):
+        optim.kfac(p.network).init(params)
+    # Inputs of four bytes: all is computed in them, from the rounded parameters.
+    lin = linearize(p.network, params, p.x.astype(jnp.float32))
+    rounded = jax.tree.map(lambda w: w.astype(float), params)
+    assert lin.outputs.dtype == jnp.float32
+    expected = linearize(p.network, rounded, p.x)
+    assert relative_error(lin.outputs, expected.outputs) < 1e-5
+    found, wanted = (
+        flatten(ngd.fisher.KFAC().natural_gradient(y, y.outputs, 0.1)) for y in (lin, expected)
+    )
+    assert relative_error(found, wanted) < 1e-4
+
+
+def test_parameters_that_are_no_floating_arrays_are_named():
+    p = problem(BY_NAME["L2 C3 tanh bias"])
+    cases = (
+        (lambda w: w.astype(int), "'bias' in the parameters of layer 1 is an array of int64"),
+        (lambda w: w + 1j, "is an array of complex128 of shape .*; it must be a floating array"),
+        (lambda w: w > 0, "is an array of bool"),
+    )
+    for change, message in cases:
+        params = jax.tree.map(change, p.params)
+        with pytest.raises(InputError, match=message):
+            p.network.apply(params, p.x)
+        with pytest.raises(InputError, match=message):
+            ngd.networks.linearize(p.network, params, p.x)
+    with pytest.raises(InputError, match="layer 1 is a tuple; it must be of type Mapping"):
+        p.network.apply(jax.tree.map(lambda w: w, tuple((w,) for w in p.params)), p.x)

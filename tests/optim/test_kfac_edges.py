@@ -290,3 +290,55 @@ def test_minimum_over_a_plane_and_along_a_line():
     found = value_at(model, first, second, pushed, 0.7, -0.2)
     assert float(found.value) == pytest.approx(value, rel=1e-10)
     assert float(dot((first, second), (second, first))) == pytest.approx(2 * first @ second)
+
+
+# --- Arguments ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: {"y": a["y"][:, 0]}, r"targets have shape \(\d+,\); the outputs have \(\d+, 2\)"),
+        (lambda a: {"y": a["y"][:3]}, r"targets have shape \(3, 2\); the outputs have"),
+        (lambda a: {"y": a["y"] - 5}, "row 0 of the targets is .*; it must be a distribution"),
+        (lambda a: {"x": a["x"][:, :1]}, r"inputs have shape \(\d+, 1\); this network takes"),
+        (lambda a: {"x": a["x"] + 1j}, "x is an array of complex128"),
+        (lambda a: {"x": [[1.0]]}, "x is a list; it must be an array of real numbers"),
+        (lambda a: {"x": None}, "K-FAC needs update"),
+        (lambda a: {"grads": jax.tree.map(lambda g: g[:1], a["grads"])}, "grads has the shapes"),
+        (lambda a: {"grads": a["grads"][:1]}, "grads has the shapes"),
+        (lambda a: {"params": a["params"][:1]}, "parameters of 1 layers for a network of 2"),
+        (lambda a: {"state": None}, "state is None; it must be of type KFACState"),
+        (lambda a: {"state": a["other"]}, "state.previous has the shapes"),
+    ],
+)
+def test_an_update_that_does_not_fit_is_refused(change, message):
+    net = networks.mlp(3, [4], 2, "tanh")
+    params = net.init(jax.random.key(0))
+    optimizer = optim.kfac(net, "cross-entropy")
+    wide = networks.mlp(3, [5], 2, "tanh")
+    given = {
+        **{"grads": jax.tree.map(jnp.ones_like, params), "state": optimizer.init(params)},
+        **{"params": params, "x": jnp.ones((6, 3)), "y": jnp.eye(2)[jnp.arange(6) % 2]},
+    }
+    other = optim.kfac(wide, "cross-entropy").init(wide.init(jax.random.key(0)))
+    grads, state, params, x, y = {**given, **change({**given, "other": other})}.values()
+    with pytest.raises(InputError, match=message):
+        optimizer.update(grads, state, params, x=x, y=y)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_debugging_of_nan_finds_none(structure):
+    net = networks.mlp(3, [4], 2, "relu", bias_std=0.1)
+    params = net.init(jax.random.key(0))
+    # Dead units: no signal, no gradient.
+    params = ({**params[0], "bias": params[0]["bias"].at[:2].set(-1e3)}, params[1])
+    x, y = jnp.eye(3), jnp.eye(2)[jnp.arange(3) % 2]
+    with jax.debug_nans(True):
+        optimizer = optim.kfac(net, "cross-entropy", structure=structure, damping_period=2)
+        state, update = optimizer.init(params), jax.jit(optimizer.update)
+        for _ in range(4):
+            grads = jax.grad(lambda p: losses.CROSS_ENTROPY.value(net.apply(p, x), y))(params)
+            updates, state = update(grads, state, params, x=x, y=y)
+            params = optax.apply_updates(params, updates)
+    assert int(state.skipped) == 0 and np.isfinite(state.reduction_ratio)

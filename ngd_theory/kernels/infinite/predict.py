@@ -215,8 +215,8 @@ def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensembl
 
     def at(t):
         left = _power(1 - rates, t)
-        decay = (vectors * left) @ vectors.T
-        travelled = (project * _geometric_sum(rates, left, t)) @ vectors.T
+        decay = (vectors * left[None]) @ vectors.T
+        travelled = (project * _geometric_sum(rates, left, t)[None]) @ vectors.T
         cross = travelled @ prior[:n, n:]
         test = prior[n:, n:] - cross - cross.T + travelled @ prior[:n, :n] @ travelled.T
         return (
@@ -231,13 +231,15 @@ def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensembl
 
 def _power(base, t):
     """``base**t`` for a whole number t; an integer power keeps the sign of a negative base."""
-    size = jnp.abs(base)
-    power = jnp.where(size > 0, jnp.exp(t * jnp.log(jnp.where(size > 0, size, 1))), t == 0)
+    size, exponent = jnp.abs(base), t.astype(base.dtype)
+    positive = jnp.exp(exponent * jnp.log(jnp.where(size > 0, size, 1)))
+    power = jnp.where(size > 0, positive, (t == 0).astype(base.dtype))
     return jnp.where((base < 0) & (t % 2 == 1), -power, power)
 
 
 def _geometric_sum(rates, left, t):
     """``sum_{s<t} (1 - x)^s = (1 - (1-x)^t) / x``, accurate and t at x -> 0."""
+    t = t.astype(rates.dtype)
     small = jnp.abs(rates) < 1e-3
     x = jnp.where(small & (rates != 0), rates, 1e-3)
     near = jnp.where(rates == 0, t, -jnp.expm1(t * jnp.log1p(-x)) / x)
