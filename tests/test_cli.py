@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 import ngd_theory
-from ngd_theory import claims, report
+from ngd_theory import claims, report, sweeps
 from ngd_theory.claims import Status
 from ngd_theory.cli import app
 from ngd_theory.cli.app import EXAMPLES
+from ngd_theory.cli.memory import MemoryPlan, gigabytes, largest_cell
 from ngd_theory.errors import SingularKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -427,3 +429,256 @@ def test_doctor_says_what_is_here():
         assert word in result.output, word
     refused = CliRunner().invoke(app, ["doctor", "--width", "0"])
     assert refused.exit_code == 2 and "--width 0" in refused.output
+
+
+# --- memory and sizes ----------------------------------------------------------------------------
+
+HUGE = [
+    ["--width", str(10**7)],
+    ["--width", str(10**9)],
+    ["--depth", "3000"],
+    ["--output-dim", "1000"],
+    ["--num-train", str(10**8)],
+    ["--num-test", str(10**8)],
+    ["--steps", str(10**9)],
+    ["--width", "300000"],
+]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Set the memory that this machine says it has free."""
+    return lambda free: monkeypatch.setattr("ngd_theory.cli.memory.available_memory", lambda: free)
+
+
+@pytest.mark.parametrize("arguments", HUGE, ids=" ".join)
+@pytest.mark.parametrize("explain", [True, False])
+def test_sizes_are_counted_and_refused_without_allocating(
+    verify, machine, tmp_path, arguments, explain
+):
+    machine(6 * 10**9)
+    tracemalloc.start()
+    try:
+        more = ["--explain"] if explain else []
+        result = verify(*arguments, *more, approximations="exact,kfac,unit-wise,block-tridiagonal")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6
+    if explain:
+        assert result.exit_code == 0 and "it cannot fit" in result.output
+    else:
+        assert refused(result, "6.0 GB free", "--memory-limit", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("command", ["verify", "doctor"])
+@pytest.mark.parametrize("width", [10**12, 10**18])
+def test_memory_of_any_width_is_told_at_once(verify, command, width):
+    given = ["--width", str(width)]
+    told = (
+        verify(*given, "--explain")
+        if command == "verify"
+        else CliRunner().invoke(app, ["doctor", *given])
+    )
+    assert told.exit_code == 0, told.output
+    assert "it cannot fit" in told.output
+
+
+@pytest.mark.parametrize("name", ["width", "num-train", "num-test", "steps"])
+@pytest.mark.parametrize("digits", [40, 400])
+def test_a_number_beyond_the_integers_of_arrays_is_refused(verify, tmp_path, name, digits):
+    result = verify(f"--{name}", "1" + "0" * digits)
+    assert refused(result, f"--{name}", "less than 9223372036854775808", out=tmp_path / "out")
+
+
+def test_a_depth_that_would_compile_for_hours_is_refused(verify, tmp_path):
+    result = verify("--depth", "100000")
+    assert refused(result, "--depth 100000", "10000", out=tmp_path / "out")
+
+
+def test_a_run_between_once_and_twice_the_free_memory_is_warned_of(canned, verify, machine):
+    plan = MemoryPlan(claims.parse({"dataset": "gaussian", "approximations": ("exact",)}))
+    for share, said in (1.1, False), (0.9, True):
+        machine(share * plan.total)
+        result = verify("--dataset", "gaussian", small=False)
+        assert result.exit_code in (0, 1), result.output
+        assert ("it may not fit" in result.stderr) is said
+    machine(0.4 * plan.total)
+    assert refused(verify("--dataset", "gaussian", small=False), "verify would hold about")
+    # A limit of one's own takes the place of the machine's.
+    result = verify("--dataset", "gaussian", "--memory-limit", "1T", small=False)
+    assert result.exit_code in (0, 1)
+
+
+def test_free_memory_that_nobody_knows_refuses_nothing(canned, verify, machine):
+    machine(None)
+    assert verify().exit_code in (0, 1)
+
+
+@pytest.mark.parametrize(
+    "count, words",
+    [
+        (None, "unknown"),
+        (5e6, "5 MB"),
+        (2.5e9, "2.5 GB"),
+        (3e12, "3.0 TB"),
+        (4e15, "4.0 PB"),
+        (5e18, "5.0 EB"),
+        (6e30, "6e+30 bytes"),
+    ],
+)
+def test_bytes_in_words(count, words):
+    assert gigabytes(count) == words
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "digits", "gaussian", "mine"])
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+def test_the_size_that_is_counted_is_that_of_the_data(tmp_path, dataset, loss):
+    path = tmp_path / "mine.npz"
+    np.savez(path, x=np.random.default_rng(0).normal(size=(30, 7)), y=np.arange(30) % 3)
+    settings = claims.parse(
+        {"dataset": str(path) if dataset == "mine" else dataset, "loss": loss}
+        | {"num_train": 12, "num_test": 3, "input_dim": 5}
+    )
+    found, size = claims.load_data(settings), claims.data_size(settings)
+    assert size == (found.input_dim, found.output_dim)
+
+
+def study(tmp_path, **changes):
+    values = {
+        "title": "t",
+        "statement": "s",
+        "approximations": ["exact"],
+        "measure": ["isotropy"],
+        "num_test": 0,
+        "num_train": 8,
+        "width": 16,
+        "grid": {"seed": [0, 1, 2]},
+    } | changes
+    data = {"dataset": "gaussian", "num_train": values["num_train"], "num_test": values["num_test"]}
+    lines = [f"{k} = {json.dumps(values[k])}" for k in list(values)[:4]]
+    tables = {"data": data, "network": {"width": values["width"]}, "grid": values["grid"]}
+    for name, table in tables.items():
+        kept = {k: v for k, v in table.items() if name == "grid" or k not in values["grid"]}
+        lines += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in kept.items())]
+    path = tmp_path / "study.toml"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"seed": list(range(200_000))},
+        {"seed": list(range(2000)), "num_test": list(range(1000))},
+    ],
+    ids=["seeds", "product"],
+)
+@pytest.mark.parametrize("command", ["run", "list"])
+def test_a_study_of_millions_of_cells_is_counted_and_refused(tmp_path, grid, command):
+    path = study(tmp_path, grid=grid)
+    path = path if command == "run" else str(tmp_path)
+    result = CliRunner().invoke(app, [command, path])
+    assert result.exit_code == 2
+    assert "cells; at most 100,000" in result.output
+
+
+def test_a_study_file_that_is_longer_than_any_study_is_not_read(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text("# " + "long " * 1_000_000)
+    assert refused(CliRunner().invoke(app, ["run", str(path)]), "4,000,000 bytes")
+
+
+NESTED = [
+    "a = " + "[" * 500 + "]" * 500,
+    "approximations = " + "[" * 50_000 + "]" * 50_000,
+    "a = " + "{a = " * 500 + "1" + "}" * 500,
+    "[" + "a." * 5_000 + "a]\nb = 1",
+]
+
+
+@pytest.mark.parametrize("text", NESTED, ids=range(len(NESTED)))
+def test_a_study_that_is_nested_too_deep_is_refused(tmp_path, text):
+    path = tmp_path / "study.toml"
+    path.write_text(f'title = "t"\nstatement = "s"\n{text}\n')
+    assert refused(CliRunner().invoke(app, ["run", str(path)]), "nested too deep", "study.toml")
+
+
+def test_the_largest_cell_of_a_study_must_fit(tmp_path, machine, monkeypatch):
+    monkeypatch.setattr(sweeps, "run", lambda *a, **o: pytest.fail("it was run"))
+    path = study(tmp_path, grid={"seed": [0, 1], "num_test": [0, 10**9, 5]})
+    out = str(tmp_path / "out")
+    machine(8 * 10**9)
+    assert refused(CliRunner().invoke(app, ["run", path, "--out", out]), "the largest cell")
+    machine(10**15)
+    given = ["run", path, "--out", out, "--memory-limit", "8G"]
+    assert refused(CliRunner().invoke(app, given), "above --memory-limit 8G")
+
+
+def test_workers_on_this_machine_hold_a_cell_each(tmp_path, machine, monkeypatch):
+    monkeypatch.setattr(sweeps, "run", lambda *a, **o: pytest.fail("it was run"))
+    path, (plan,) = study(tmp_path), [largest_cell(sweeps.read(study(tmp_path)).cells())]
+    machine(plan.total)
+    given = ["run", path, "--scheduler", "local:3"]
+    assert refused(CliRunner().invoke(app, given), "3 at once")
+
+
+def test_the_largest_cell_is_that_of_the_largest_sizes(tmp_path):
+    cells = sweeps.read(study(tmp_path, grid={"width": [64, 4096, 128]})).cells()
+    assert largest_cell(cells).settings.width == 4096
+    assert largest_cell(sweeps.read(ROOT / "studies/fisher_structure.toml").cells()) is None
+    assert largest_cell(sweeps.read(ROOT / "studies/kfc_isotropy.toml").cells()).total > 0
+
+
+# --- numbers at the ends of their range ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--weight-std", "1e200"], "beyond the range of float64"),
+        (["--weight-std", "1e-200"], "zero, or as good as zero"),
+        (["--bias-std", "1e200"], "beyond the range of float64"),
+        (["--width", "1"], "zero, or as good as zero"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_network_that_is_of_no_use_is_refused_in_a_line(verify, tmp_path, arguments, words):
+    result = verify("--num-test", "0", "--steps", "1", *arguments)
+    assert refused(result, words, "weight_std", out=tmp_path / "out")
+
+
+def test_a_run_that_leaves_the_range_of_floats_is_reported(verify, tmp_path):
+    result = verify("--step-scale", "1e300", "--num-test", "0")
+    assert result.exit_code == 0, result.output
+    table = result.stdout.split("claim ")[0]
+    assert "nan" not in table and "inf" in table
+    assert "the linearised network itself contracts only between 0 and 2" in " ".join(
+        result.stdout.split()
+    )
+    assert set(os.listdir(tmp_path / "out")) == FILES
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["verify", "--out", ""],
+        ["verify", "--out", "  "],
+        ["verify", "--data-dir", ""],
+        ["run", ""],
+        ["run", "studies/smoke.toml", "--out", ""],
+        ["report", ""],
+        ["list", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_no_folder(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and "it is empty" in result.output
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_without_studies_is_named(tmp_path):
+    result = CliRunner().invoke(app, ["list", str(tmp_path)])
+    assert refused(result, str(tmp_path), "no study")

@@ -1,6 +1,7 @@
 """The application and its subcommands."""
 
 import inspect
+import sys
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import ngd_theory
 from ngd_theory.cli.doctor import doctor
 from ngd_theory.cli.report import report
 from ngd_theory.cli.run import list_, run
+from ngd_theory.cli.status import told
 from ngd_theory.cli.verify import verify
 
 #: Shown below the options of each help; "" is the program's own.
@@ -75,5 +77,8 @@ for name, command in COMMANDS.items():
 
 
 def app_main() -> None:
-    """Entry point of the console script."""
-    app(prog_name="ngd-theory")
+    """Entry point of the console script; commands answer for their own errors (`guarded`), this for the rest."""
+    try:
+        app(prog_name="ngd-theory")
+    except Exception as error:
+        sys.exit(told(error))

@@ -99,30 +99,29 @@ class Plan(abc.ABC):
     def total(self) -> int:
         """Bytes at the peak of the whole run."""
 
-    def _room(self, free: float) -> int:
-        """0: it fits; 1: it may not; 2: it cannot, even if the model is `MARGIN` times too large."""
-        return (self.total > free) + (self.total > MARGIN * free)
-
-    def require(self, limit: str | None) -> None:
+    def require(self, limit: str | None, times: int = 1) -> None:
         """Check that the run fits; warn on standard error where it may not.
 
         Parameters
         ----------
         limit : str or None
             Written as in `parse_bytes`; None: the memory that this machine has free, times `MARGIN`.
+        times : int
+            How many such runs there are at once.
 
         Raises
         ------
         InputError
             If the run would hold more.
         """
-        need = f"{self.what} would hold about {gigabytes(self.total)}"
+        total = times * self.total
+        need = f"{self.what}{f', {times} at once,' if times > 1 else ''} would hold about {gigabytes(total)}"
         if limit is not None:
-            if self.total > parse_bytes(limit):
+            if total > parse_bytes(limit):
                 raise InputError(f"{need}, above --memory-limit {limit}; {self.mend}")
             return
         free = available_memory()
-        room = 0 if free is None else self._room(free)
+        room = _room(total, free)
         if room == 2:
             raise InputError(
                 f"{need}, and this machine has {gigabytes(free)} free; {self.mend}. To run it all the same, give a "
@@ -133,6 +132,11 @@ class Plan(abc.ABC):
                 f"ngd-theory: {need}, and {gigabytes(free)} are free: it may not fit",
                 file=sys.stderr,
             )
+
+
+def _room(total: float, free: float | None) -> int:
+    """0: it fits, or nobody knows; 1: it may not; 2: it cannot, even if the model is `MARGIN` times too large."""
+    return 0 if free is None else (total > free) + (total > MARGIN * free)
 
 
 class MemoryPlan(Plan):
@@ -199,7 +203,7 @@ class MemoryPlan(Plan):
         """Print `table`, the whole, and whether this machine has room for it."""
         console.print(self.table())
         free = available_memory()
-        fits = "" if free is None else f": {_FITS[self._room(free)]}"
+        fits = "" if free is None else f": {_FITS[_room(self.total, free)]}"
         console.print(
             f"{self.what} as a whole: about {gigabytes(self.total)}; "
             f"{gigabytes(free)} free on this machine{fits}",

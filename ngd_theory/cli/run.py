@@ -91,13 +91,13 @@ def _run(
     import jax
 
     from ngd_theory import sweeps
+    from ngd_theory.sweeps.executors import workers_here
     from ngd_theory.threads import limit_blas_threads
 
     study = sweeps.read(path)
-    largest = largest_cell(study.cells())
-    # The workers of a scheduler that runs already have machines of their own.
-    if largest is not None and not str(scheduler).startswith("tcp:"):
-        largest.require(memory_limit)
+    largest, times = largest_cell(study.cells()), workers_here(scheduler)
+    if largest is not None and times:
+        largest.require(memory_limit, times)
     limit_blas_threads()
     jax.config.update("jax_enable_x64", study.precision == "float64")
     with _shown(Console(stderr=True)) as progress:

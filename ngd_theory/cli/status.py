@@ -18,9 +18,9 @@ from ngd_theory.errors import NGDTheoryError, is_exhausted
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
-def named_path(text: str) -> Path:
-    """A path of the command line; an empty one is no name of the folder that one is in."""
-    if not text.strip():
+def named_path(text: str | Path) -> Path:
+    """A path of the command line, or its default; an empty one is no name of the folder that one is in."""
+    if not str(text).strip():
         raise typer.BadParameter("it is empty; give a name")
     return Path(text)
 
@@ -83,13 +83,19 @@ def guarded(command: Callable[..., int]) -> Callable[..., None]:
             _say("; ".join(("interrupted", *map(str, stop.args))))
             status = Exit.INTERRUPTED
         except Exception as error:
-            if debug:
-                traceback.print_exc()
-            status, text = _explained(error, debug)
-            _say(text)
+            status = told(error, debug)
         raise typer.Exit(status)
 
     return run
+
+
+def told(error: Exception, debug: bool = False) -> Exit:
+    """Say what an error that is being handled comes to, and return its status."""
+    if debug:
+        traceback.print_exc()
+    status, text = _explained(error, debug)
+    _say(text)
+    return status
 
 
 class Output(Console):

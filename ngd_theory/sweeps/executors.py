@@ -75,6 +75,14 @@ def executor(scheduler: str | None) -> AbstractContextManager[Executor]:
     )
 
 
+def workers_here(scheduler: str | None) -> int:
+    """Cells that are measured on this machine at once; 0 where a cluster that runs already measures them."""
+    if scheduler is None:
+        return 1
+    local = _LOCAL.fullmatch(scheduler)
+    return int(local[1]) if local else 0
+
+
 def in_process(
     measure: Measure, cells: Iterable[HashedCell]
 ) -> Iterator[tuple[HashedCell, Outcome]]:

@@ -20,7 +20,6 @@ from ngd_theory.sweeps.statistics import (
 )
 from ngd_theory.sweeps.study import Study, StudyClaim
 
-
 #: Columns that are empty where the theory states no constant.
 _OF_A_CONSTANT = ("predicted_constant", "constant_error")
 
