@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ngd_theory.arguments import checked, is_finite, require_known
-from ngd_theory.errors import InputError, NotPredictedError, require_type
+from ngd_theory.errors import InputError, NotPredictedError, SingularKernelError, require_type
 from ngd_theory.fisher import Approximation, tridiagonal_coupling
 from ngd_theory.fisher.damping import as_damping
 from ngd_theory.fisher.solve import gram_floor, gram_rank, round_off
@@ -197,7 +197,10 @@ def _well_conditioned_damped_system(name, approximation, net, lin, damping) -> I
     if damping == 0:
         return
     coupling = tridiagonal_coupling(len(lin.layers))
-    roots = [_root(np.asarray(layer_kernel(y)) / lin.num_samples) for y in lin.layers]
+    kernels = [np.asarray(layer_kernel(y)) / lin.num_samples for y in lin.layers]
+    if not all(np.isfinite(kernel).all() for kernel in kernels):
+        return  # the layer kernels' own condition fails
+    roots = [_root(kernel) for kernel in kernels]
     system = np.block(
         [
             [c * u @ v for c, v in zip(row, roots, strict=True)]
@@ -221,11 +224,14 @@ def _well_conditioned_damped_system(name, approximation, net, lin, damping) -> I
 def _positive_damped_map(name, approximation, net, lin, damping) -> Iterator[Condition]:
     if damping == 0:
         return
-    k = np.asarray(approximation.function_space_map(lin, damping))
+    try:
+        k = np.asarray(approximation.function_space_map(lin, damping))
+    except SingularKernelError as error:
+        yield Condition(name, False, np.nan, 0.0, str(error))
+        return
     if not np.isfinite(k).all():
-        yield Condition(
-            name, False, np.nan, 0.0, "the damped K is not finite: raise the damping, or take 0"
-        )
+        why = "the damped K is not finite: raise the damping, or take 0"
+        yield Condition(name, False, np.nan, 0.0, why)
         return
     eigenvalues = np.linalg.eigvalsh((k + k.T) / 2)
     smallest, limit = float(eigenvalues[0]), -round_off(eigenvalues)

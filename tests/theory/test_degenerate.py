@@ -172,3 +172,14 @@ def test_bounds_on_what_damping_does_are_numbers(case, damping):
             continue
         bias = ngd.fisher.by_name(name).damping_bias(lin, damping)
         assert bias is None or bias >= 0, name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_damped_conditions_are_read_of_any_linearisation(case):
+    net, change, x = CASES[case]
+    params = change(net.init(jax.random.key(1)))
+    lin = linearize(net, params, jnp.asarray(x.reshape(-1, *net.input_shape)))
+    conditions = ngd.theory.check_conditions(ngd.fisher.BlockTridiagonal(), net, lin, 1e-6)
+    assert not any(c.holds for c in conditions if np.isnan(c.measured))
+    undamped = ngd.theory.check_conditions(ngd.fisher.BlockTridiagonal(), net, lin)
+    assert {c.name for c in undamped} < {c.name for c in conditions}
