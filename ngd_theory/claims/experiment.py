@@ -120,9 +120,9 @@ def judged_map(k, outputs, loss: str) -> tuple[theory.Isotropy, np.ndarray]:
     Isotropy
     (NC, NC) array
     """
-    root = losses.by_name(loss).fisher_root(outputs)
+    root = losses.by_name(loss).fisher_root(jnp.asarray(outputs))
     if root is None:
-        return summarise(k), np.asarray(k)
+        return summarise(jnp.asarray(k)), np.asarray(k)
     roots = np.asarray(root)
     n, c, _ = roots.shape
     blocks = np.asarray(k).reshape(n, c, n, c)

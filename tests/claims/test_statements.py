@@ -1,12 +1,13 @@
 """Every claim passes where it is true, fails where it is false, and knows where it says nothing."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ngd_theory as ngd
+from ngd_theory import claims
 from ngd_theory.claims import CLAIMS, Status, judge
 from ngd_theory.theory import Condition
 
@@ -400,3 +401,67 @@ def test_a_spectrum_needs_ten_rows(ideal, judged):
 def test_claims_about_alpha_do_not_speak_of_methods_without_one(ideal):
     spoken_of = {v.claim for v in judge({"entry-wise": ideal("entry-wise")})}
     assert spoken_of == set(WITHOUT_ALPHA)
+
+
+# --- what the theory says of an approximation ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Unstated(ngd.fisher.Approximation):
+    """One of a user: it lists conditions and no constant."""
+
+    name = "input-side"
+    requirements = ("distinct-inputs", "full-rank-inputs")
+
+    def precondition(self, lin, cotangent, damping):
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Anisotropic(Unstated):
+    """One of a user of which the theory says that K keeps its spectrum."""
+
+    name = "diagonal"
+    requirements = ("isotropic-at-some-width",)
+
+
+def claims_about(evidence):
+    """Every verdict on one approximation, by claim."""
+    return {v.claim: v for v in claims.judge({evidence.name: evidence})}
+
+
+@pytest.mark.parametrize("dispersion", [1e-9, 0.043, 0.085, 0.154, 3.0])
+def test_what_the_theory_does_not_speak_of_is_not_judged(ideal, dispersion):
+    """The dispersions of `InputSide` of docs/how-to/new_approximation.md at M = 2048, 512 and 128 among them."""
+    evidence = replace(ideal("identity"), approximation=Unstated())
+    map = replace(evidence.isotropy, dispersion=jnp.asarray(dispersion))
+    found = claims_about(replace(evidence, isotropy=map))
+    assert "anisotropic" not in found and "constant" not in found
+    assert found["isotropy"].status is Status.NOT_APPLICABLE
+    assert "the theory states nothing of input-side" in found["isotropy"].why
+    # What it does with its own map is judged all the same.
+    assert found["finite-width-gap"].status is Status.PASS
+
+
+def test_what_the_theory_calls_anisotropic_is_judged_so(ideal):
+    evidence = replace(ideal("identity"), approximation=Anisotropic())
+    assert claims_about(evidence)["anisotropic"].status is Status.PASS
+    flat = replace(evidence.isotropy, dispersion=jnp.asarray(1e-3))
+    found = claims_about(replace(evidence, isotropy=flat))
+    assert found["anisotropic"].status is Status.FAIL and "isotropy" not in found
+
+
+def test_the_theory_says_of_every_approximation_one_thing(ideal):
+    said = {}
+    for name in ngd.fisher.APPROXIMATIONS:
+        found = claims_about(ideal(name))
+        said[name] = {"isotropy", "anisotropic"} & set(found)
+    spectrum = {"identity", "entry-wise"}
+    assert said == {n: {"anisotropic" if n in spectrum else "isotropy"} for n in said}
+
+
+def test_a_constant_that_is_not_known_here_is_no_spectrum(ideal):
+    """Too narrow for its constant, `kfac-tridiagonal` was judged as anisotropic."""
+    evidence = replace(ideal("kfac-tridiagonal"), constant=None)
+    found = claims_about(evidence)
+    assert found["isotropy"].status is Status.NOT_APPLICABLE and "anisotropic" not in found

@@ -114,3 +114,19 @@ def test_the_infinite_width_is_a_third_line_where_it_was_asked_for(report):
     shown = printed(replace(report, evidence=evidence, settings=settings), 160)
     assert "third the infinite width's prediction" in shown
     assert shown.count("\n") == printed(report, 160).count("\n") + len(evidence)
+
+
+def test_the_damping_that_each_was_given_is_a_column(report):
+    squared = replace(report.evidence["exact"], damping=1e-16)
+    text = printed(replace(report, evidence={**report.evidence, "exact": squared}), 140)
+    rows = [line.split() for line in text.split("claim ")[0].splitlines()]
+    shown = {row[0]: row[1] for row in rows if row and row[0] in report.evidence}
+    assert shown == {"identity": "1.0e-8", "exact": "1.0e-16"}
+
+
+def test_a_loss_beyond_the_range_of_floats_is_infinite(report):
+    evidence = report.evidence["exact"]
+    run = replace(evidence.training, losses=jnp.asarray([1.0, jnp.nan, 2.0, jnp.inf]))
+    broken = replace(report, evidence={**report.evidence, "exact": replace(evidence, training=run)})
+    text = printed(broken, 140).split("claim ")[0]
+    assert "nan" not in text and "inf" in text

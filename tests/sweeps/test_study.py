@@ -1,9 +1,11 @@
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from ngd_theory.errors import InputError
-from ngd_theory.sweeps.kinds import parse, read
+from ngd_theory.sweeps.kinds import evaluate, parse, read
 
 CLAIM = {"statement": "s", "statistic": "exponent", "of": "gap", "rule": "<= -0.3"}
 
@@ -96,3 +98,23 @@ def test_possible_grid_points_are_not_refused(make_study):
         make_study(approximations=["block-tridiagonal"], damping=damping, grid={"depth": [5]})
     data = {"dataset": "gaussian", "num_train": 7, "num_test": 0, "input_dim": 6, "forster": True}
     make_study(approximations=["kfac"], data=data)
+
+
+def test_what_was_once_a_premise_is_still_read(make_study):
+    study = make_study(approximations=["block-tridiagonal"], allow=["coupling"])
+    assert study.allow == ()
+
+
+def test_of_an_approximation_without_a_constant_no_error_of_it_is_judged(make_study):
+    """It was INCONCLUSIVE, "a seed's number is not finite", whatever the number of seeds."""
+    claim = {"statement": "s", "statistic": "max", "of": "constant_error", "rule": "<= 1e-3"}
+    study = make_study(approximations=["identity"], measure=["isotropy"], claims=[claim])
+    rows = {"approximation": "identity", "applicable": True, "reason": "", "seed": [0, 1, 2]}
+    frame = pd.DataFrame({**rows, "cell": list("abc"), "constant_error": [np.nan] * 3})
+    (verdict,) = evaluate(study, frame)
+    assert verdict.outcome == "NOT APPLICABLE"
+    assert "states no constant of identity" in verdict.why
+    # One that has a constant and a number that is missing is not excused.
+    frame.loc[0, "constant_error"] = 1e-9
+    (verdict,) = evaluate(study, frame)
+    assert verdict.outcome == "INCONCLUSIVE"

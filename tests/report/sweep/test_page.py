@@ -9,6 +9,7 @@ import tomllib
 
 import made_up
 import matplotlib.image
+import pandas as pd
 import pytest
 
 from ngd_theory import sweeps
@@ -242,3 +243,47 @@ def test_a_study_without_claims_has_its_trajectories(reported):
 def test_a_study_without_claims_or_training_is_reported(reported):
     page = reported(**made_up.PLAIN)
     assert "The study makes no claims." in page.prose and page.all("img") == []
+
+
+def numbers_of(page, count):
+    section = re.search(rf'<div id="numbers-{count}">.*?</table>', page.source, re.S)
+    assert section is not None
+    return section[0]
+
+
+def test_the_numbers_below_a_figure_end_in_those_of_the_verdicts(usual, make_study):
+    """One number, also where the grid has several widths: the mean over seeds of what each one is judged by."""
+    folder, page, _ = usual
+    for i, claim in enumerate(make_study().claims, start=1):
+        one = make_study().model_copy(update={"claims": (claim,)})
+        last = numbers_of(page, i).split("together", 1)[1]
+        for verdict in sweeps.evaluate(one, sweeps.load(folder)):
+            assert str(verdict.estimate) in last
+
+
+def test_the_mean_in_a_figure_is_the_verdicts_where_there_is_one_point(reported, make_study):
+    """Seeds 1, 2, 3 times 1e-6/16: the mean is 2, which the verdict has, and not 6^(1/3)."""
+    grid = {"width": [16], "num_test": [2], "depth": [2, 3], "seed": [0, 1, 2]}
+    claim = {"statement": "s", "statistic": "max", "of": "dispersion", "rule": "<= 1e-3"}
+    data = {"dataset": "gaussian", "num_train": 4, "input_dim": 6}
+    text = numbers_of(reported(grid=grid, data=data, claims=[claim]), 1)
+    assert f"{2e-6 / 16:.3g} [" in text and f"{6 ** (1 / 3) * 1e-6 / 16:.3g} [" not in text
+
+
+def test_the_damping_that_was_used_is_in_the_table_and_in_words(reported, tmp_path):
+    def squared(cell):
+        rho = cell.settings.damping
+        return [
+            row | {"damping_used": rho**2 if row["approximation"] == "kfac" else rho}
+            for row in made_up.measure(cell)
+        ]
+
+    page = reported(rows=squared)
+    assert "K-FAC is given its square" in page.text
+    table = pd.read_csv(tmp_path / "table.csv")
+    used = set(zip(table["approximation"], table["damping_used"], strict=True))
+    assert used == {("kfac", 1e-16), ("exact", 1e-8)}
+
+
+def test_no_word_of_a_square_where_there_is_none(usual):
+    assert "K-FAC is given its square" not in usual[1].text
