@@ -282,7 +282,7 @@ def test_the_damping_that_was_used_is_in_the_table_and_in_words(reported, tmp_pa
     assert "K-FAC is given its square" in page.text
     table = pd.read_csv(tmp_path / "table.csv")
     used = set(zip(table["approximation"], table["damping_used"], strict=True))
-    assert used == {("kfac", 1e-16), ("exact", 1e-8)}
+    assert used == {("kfac", 1e-8**2), ("exact", 1e-8)}
 
 
 def test_no_word_of_a_square_where_there_is_none(usual):
