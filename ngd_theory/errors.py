@@ -40,9 +40,7 @@ def require_type(name, value, kind, advice):
         Unless ``value`` is a ``kind``; ``advice`` says how to get one.
     """
     if not isinstance(value, kind):
-        raise InputError(
-            f"{name} is {shown(value)}; it must be of type {kind.__name__}: {advice}"
-        )
+        raise InputError(f"{name} is {shown(value)}; it must be of type {kind.__name__}: {advice}")
 
 
 def choose(table, name, what):

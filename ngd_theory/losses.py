@@ -64,7 +64,8 @@ FRACTIONS = Domain("numbers from 0 to 1", _fractions)
 def check_targets(domain: Domain, outputs, targets) -> None:
     """Check shapes, and the values of targets that can be read.
 
-    Targets inside jit, vmap or grad are checked for their shape alone. NaN and infinities are left to those who look for them.
+    Targets inside jit, vmap or grad are checked for their shape alone. NaN and infinities are left to those who look
+    for them.
 
     Raises
     ------
@@ -141,7 +142,7 @@ class Loss:
     domain: Domain = REAL
 
     def check(self, outputs, targets) -> None:
-        """Raise `InputError` for targets of another shape than the outputs', or outside `domain` where they are known."""
+        """Raise `InputError` for targets of another shape than the outputs', or known ones outside `domain`."""
         check_targets(self.domain, outputs, targets)
 
     def squared_error(self, outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):

@@ -59,7 +59,10 @@ def test_cross_entropy_survives_huge_outputs():
 
 #: Loss -> (row that is no target of it, what the error says of it).
 NO_TARGETS = {
-    "cross-entropy": ([[-0.5, 0.0, 0.5], [0.2, 0.2, 0.2], [2, -1, 0], [0, 0, 1.001]], "distribution"),
+    "cross-entropy": (
+        [[-0.5, 0.0, 0.5], [0.2, 0.2, 0.2], [2, -1, 0], [0, 0, 1.001]],
+        "distribution",
+    ),
     "sigmoid-cross-entropy": ([[-0.5, 0, 0.5], [0, 0, 1.001], [2, 0, 1]], "numbers from 0 to 1"),
 }
 
@@ -74,9 +77,9 @@ def test_targets_that_the_loss_has_no_meaning_for_are_refused(name, dtype):
     for row in rows:
         targets = np.concatenate([good, np.array([row], dtype)])
         for function in (loss.value, loss.residual, loss.check):
-            for given in (targets, jnp.asarray(targets)):
+            for array in (targets, jnp.asarray(targets)):
                 with pytest.raises(InputError, match=f"row 2 of the targets is .*{words}"):
-                    function(outputs, given)
+                    function(outputs, array)
         with pytest.raises(InputError, match="row 2 of the targets"):
             jax.grad(loss.value)(outputs, targets)
         # Inside jit their values are not known.
@@ -90,7 +93,13 @@ def test_targets_that_the_loss_has_no_meaning_for_are_refused(name, dtype):
 def test_labels_do_not_broadcast_against_outputs(name):
     # (4,) against (4, 1) is (4, 4): a loss of 2.69 for 0.975.
     loss, outputs = losses.by_name(name), jnp.ones((4, 1))
-    for targets in (jnp.ones(4), jnp.ones((4, 2)), jnp.ones((1, 1)), jnp.ones(()), jnp.ones((4, 1, 1))):
+    for targets in (
+        jnp.ones(4),
+        jnp.ones((4, 2)),
+        jnp.ones((1, 1)),
+        jnp.ones(()),
+        jnp.ones((4, 1, 1)),
+    ):
         for function in (loss.value, loss.residual, loss.check, jax.jit(loss.value)):
             with pytest.raises(InputError, match=r"targets have .*; the outputs have \(4, 1\)"):
                 function(outputs, targets)

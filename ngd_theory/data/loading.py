@@ -18,7 +18,6 @@ from ngd_theory.data.transforms import principal_components, unit_rows
 from ngd_theory.data.transforms import standardise as standardise_features
 from ngd_theory.errors import shown
 
-
 #: Share of the test rows that may be copies of training rows: published sets have a few.
 MOST_COPIES = 0.01
 

@@ -186,7 +186,9 @@ def _step_by_step(num_steps, k, q, outputs, test_outputs, targets, step_size):
 
 
 def _integer_power(base, exponent):
-    magnitude = jnp.exp(exponent.astype(base.dtype) * jnp.log(jnp.abs(jnp.where(base == 0, 1, base))))
+    magnitude = jnp.exp(
+        exponent.astype(base.dtype) * jnp.log(jnp.abs(jnp.where(base == 0, 1, base)))
+    )
     power = jnp.where((exponent % 2 == 1) & (base < 0), -magnitude, magnitude)
     return jnp.where(base == 0, (exponent == 0).astype(base.dtype), power)
 

@@ -1,7 +1,5 @@
 """Floor 3: Fisher approximations, each a small function of a linearisation."""
 
-from dataclasses import fields
-
 from ngd_theory.errors import InputError, choose
 from ngd_theory.fisher.base import Approximation, approximation
 from ngd_theory.fisher.damping import Damping, as_damping
@@ -54,7 +52,7 @@ def by_name(name: str, **options) -> Approximation:
         For an unknown name, an option that this approximation does not have, or a value of another type.
     """
     cls = choose(APPROXIMATIONS, name, "approximation")
-    known = [field.name for field in fields(cls)]
+    known = list(getattr(cls, "__dataclass_fields__", {}))
     if unknown := [option for option in options if option not in known]:
         raise InputError(
             f"approximation {name!r} does not take {', '.join(unknown)}; its options: {', '.join(known) or 'none'}"

@@ -131,8 +131,8 @@ class Approximation(abc.ABC):
         check_finite("lin", lin)
         reason = None if cotangent is None else self.breakdown(lin, cotangent, damping)
         reason = reason or (
-            "digits are lost where samples are alike or sizes differ much: raise the damping, use float64, or damping 0 "
-            "(pseudo-inverse)"
+            "digits are lost where samples are alike or sizes differ much: raise the damping, use float64, or damping "
+            "0 (pseudo-inverse)"
         )
         raise SingularKernelError(
             f"{self.name}: the {what} is not finite with damping {damping.value}: {reason}"
@@ -162,8 +162,8 @@ class Approximation(abc.ABC):
             return
         if not float(_distance(found, there)) <= SAME * float(_distance(there)):
             raise SingularKernelError(
-                f"{self.name}: damping {rho:.1e} is below the rounding of this kernel, {rounding:.1e}, and so are some of "
-                f"its eigenvalues: the {what} has no correct digits. Take damping 0 (pseudo-inverse) or a larger one"
+                f"{self.name}: damping {rho:.1e} is below the rounding of this kernel, {rounding:.1e}, and so are some "
+                f"of its eigenvalues: the {what} has no correct digits. Take damping 0 (pseudo-inverse) or a larger one"
             )
 
     def _check_layers(self, lin: Linearization) -> None:

@@ -45,7 +45,7 @@ class SampledFisher:
     the same at any outputs, under cross-entropy the same random numbers choose the classes. Differences between two
     parameters, dampings or widths are then not those of two draws, and a function-space map stays one map while
     `ngd_theory.dynamics` trains or predicts, as the theory supposes. Where every step is to draw afresh, as an
-    optimiser does, give each its own key, which compiles nothing anew: ``SampledFisher(jax.random.fold_in(key, step))``.
+    optimiser does, give each its own key: ``SampledFisher(jax.random.fold_in(key, step))`` compiles nothing anew.
 
     Attributes
     ----------

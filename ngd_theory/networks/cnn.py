@@ -120,7 +120,7 @@ def cnn(
 
 def _of_each(name: str, value: int | Sequence[int], count: int) -> list[int]:
     """One whole number a convolution."""
-    if np.ndim(value) == 0:
+    if not isinstance(value, Sequence | np.ndarray):
         return [require_size(name, value)] * count
     if len(value) != count:
         raise InputError(f"{name} has {len(value)} values for {count} convolutions")

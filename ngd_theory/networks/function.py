@@ -59,11 +59,13 @@ def linearize_function(
     ------
     InputError
         For outputs that are not (N, C) or not of float32 or float64, parameters that are no floating arrays, or groups
-        that overlap or leave parameters out; outside jit, for a NaN or infinity in ``params``, ``x`` or the outputs, and
-        for samples that see each other.
+        that overlap or leave parameters out; outside jit, for a NaN or infinity in ``params``, ``x`` or the outputs,
+        and for samples that see each other.
     """
     if not is_floating(x):
-        raise InputError(f"x is {shown(x)}; it must be a floating array: jax.numpy.asarray(x, float)")
+        raise InputError(
+            f"x is {shown(x)}; it must be a floating array: jax.numpy.asarray(x, float)"
+        )
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     for path, leaf in paths:
         kind = _type(leaf)

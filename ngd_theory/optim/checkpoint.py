@@ -39,7 +39,9 @@ def save_state(path: str | os.PathLike[str], tree) -> None:
         with written(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
     except OSError as error:
-        advice = "" if Path(path).parent.is_dir() else f"; make the folder {Path(path).parent} first"
+        advice = (
+            "" if Path(path).parent.is_dir() else f"; make the folder {Path(path).parent} first"
+        )
         raise InputError(f"cannot write {path}: {error.strerror or error}{advice}") from None
 
 

@@ -329,9 +329,7 @@ class _KFAC:
         wanted = _shapes(params)
         for name, tree in (("grads", grads), ("state.previous", state.previous)):
             if (found := _shapes(tree)) != wanted:
-                raise InputError(
-                    f"{name} has the shapes {found}; those of params are {wanted}"
-                )
+                raise InputError(f"{name} has the shapes {found}; those of params are {wanted}")
 
     def _observe(self, factors, params, x, key, k):
         """Statistics after the rows x of step k, where they are due, and whether all numbers are finite."""

@@ -128,7 +128,7 @@ def test_test_rows_that_are_training_rows_are_refused_or_counted(write_npz, dtyp
     rng = np.random.default_rng(0)
     # Halves: the same numbers in both types.
     x = rng.integers(-(10**6), 10**6, (200, 3)) / 2
-    other = x + [[0.25, 0, 0]]
+    other = x + np.array([0.25, 0, 0])
     y = np.arange(200) % 2
     x_test = other.astype(dtype)
     x_test[7] = x[11]

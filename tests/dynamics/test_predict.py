@@ -208,7 +208,10 @@ def test_no_step_is_the_initial_outputs():
             {"loss": "cross-entropy", "targets": jnp.eye(3)[jnp.arange(4) % 3] - 1 / 3},
             "row 0 of the targets is .*; it must be a distribution",
         ),
-        ({"loss": "sigmoid-cross-entropy", "targets": jnp.full((4, 3), -1.0)}, "numbers from 0 to 1"),
+        (
+            {"loss": "sigmoid-cross-entropy", "targets": jnp.full((4, 3), -1.0)},
+            "numbers from 0 to 1",
+        ),
         ({"damping": jnp.asarray(jnp.nan)}, "damping is nan"),
     ],
 )
@@ -244,7 +247,9 @@ def test_a_solve_that_breaks_down_is_an_error_not_a_trajectory_of_nan(loss):
             return lin.vjp(cotangent / 0)
 
     targets = jnp.eye(3)[jnp.arange(4) % 3]
-    with pytest.raises(SingularKernelError, match="broken: the .* is not finite with damping 0.1"):
+    with pytest.raises(
+        SingularKernelError, match=r"broken: the .* is not finite with damping 0\.1"
+    ):
         ngd.dynamics.predict(Broken(), p.lin, targets, 0.1, 2, 0.1, loss=loss)
 
 

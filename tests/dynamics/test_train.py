@@ -281,7 +281,10 @@ def unchecked(function):
             r"params\[0\]\['weight'\] has a NaN or infinity at index \(0, 1\)",
         ),
         (lambda p: {"x": p.x.astype(int)}, "x is an array of int64"),
-        (lambda p: {"y": p.targets + 1j}, "y is an array of complex128|targets are an array of com"),
+        (
+            lambda p: {"y": p.targets + 1j},
+            "y is an array of complex128|targets are an array of com",
+        ),
         (lambda p: {"damping": jnp.asarray(-1.0)}, "damping is -1.0; it must be one finite"),
         (lambda p: {"damping": None}, "damping is None; it must be a number"),
         (lambda p: {"step_size": "1"}, "step_size is '1'; it must be a number"),

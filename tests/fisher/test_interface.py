@@ -167,7 +167,9 @@ def test_a_traced_damping_must_be_a_scalar():
         jax.jit(ngd.fisher.Exact().function_space_map)(p.lin, jnp.ones(2))
 
 
-@pytest.mark.parametrize("damping", [1, np.float32(1), np.int64(1), np.asarray(1), jnp.asarray(1.0)])
+@pytest.mark.parametrize(
+    "damping", [1, np.float32(1), np.int64(1), np.asarray(1), jnp.asarray(1.0)]
+)
 def test_a_damping_may_be_any_real_number(damping):
     p = problem(CASE)
     found = ngd.fisher.Exact().function_space_map(p.lin, damping)
@@ -194,7 +196,9 @@ def test_numbers_that_are_not_finite_are_named_not_returned(name, bad):
         lambda: approximation.natural_gradient(lin, p.residual, 1e-3),
         lambda: approximation.function_space_map(lin, 1e-3),
     ):
-        with pytest.raises(InputError, match=r"lin.*inputs has a NaN or infinity at index \(2, 0, 1"):
+        with pytest.raises(
+            InputError, match=r"lin.*inputs has a NaN or infinity at index \(2, 0, 1"
+        ):
             call()
 
 

@@ -139,7 +139,9 @@ def test_a_sample_is_a_function_of_its_key():
 def test_under_the_squared_error_the_draws_are_the_same_at_any_outputs():
     # Common random numbers: differences between two points are not those of two draws.
     kind = ngd.fisher.SampledFisher(jax.random.key(0), num_samples=3)
-    near, far = (np.asarray(kind.root(outputs)) for outputs in (jnp.zeros((4, 2)), jnp.ones((4, 2))))
+    near, far = (
+        np.asarray(kind.root(outputs)) for outputs in (jnp.zeros((4, 2)), jnp.ones((4, 2)))
+    )
     np.testing.assert_array_equal(near, far)
     # As the documentation says, a key a step draws afresh.
     again = ngd.fisher.SampledFisher(jax.random.fold_in(kind.key, 1), num_samples=3)

@@ -24,7 +24,18 @@ Y = jnp.asarray(np.eye(2)[[0, 1, 0, 1]])
 LIN = ngd.networks.linearize(NET, PARAMS, X)
 EXACT = ngd.fisher.Exact()
 #: Whatever a function takes, one of these is of another type than each of its arguments.
-WRONG = (None, "1", 1j, {"a": X}, object(), True, float("nan"), -1.0, [[1.0, "x"]], jnp.ones(2, int))
+WRONG = (
+    None,
+    "1",
+    1j,
+    {"a": X},
+    object(),
+    True,
+    float("nan"),
+    -1.0,
+    [[1.0, "x"]],
+    jnp.ones(2, int),
+)
 
 #: Every public function with arguments that it takes; its tests replace one at a time.
 CALLS = {
@@ -122,12 +133,21 @@ def test_an_argument_of_another_type_is_refused_in_words(name):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ngd.networks.linearize(None, PARAMS, X), "network is None; it must be of type Net"),
-        (lambda: ngd.networks.mlp(3, [4], 1, weight_std="1"), "weight_std is '1'; it must be a num"),
+        (
+            lambda: ngd.networks.linearize(None, PARAMS, X),
+            "network is None; it must be of type Net",
+        ),
+        (
+            lambda: ngd.networks.mlp(3, [4], 1, weight_std="1"),
+            "weight_std is '1'; it must be a num",
+        ),
         (lambda: ngd.networks.mlp(3, "44", 1), "hidden_widths is '44'; it must be a sequence"),
         (lambda: ngd.networks.mlp(3, [4], True), "output_dim is True; it must be a whole number"),
         (lambda: NET.init(None), r"key is None; it must be a key: jax.random.key\(0\)"),
-        (lambda: NET.apply(PARAMS, X.astype(int)), "x is an array of int.*must be a floating array"),
+        (
+            lambda: NET.apply(PARAMS, X.astype(int)),
+            "x is an array of int.*must be a floating array",
+        ),
         (
             lambda: NET.apply(jax.tree.map(lambda p: p + 1j, PARAMS), X),
             "'bias' in the parameters of layer 1 is an array of complex",
@@ -136,13 +156,19 @@ def test_an_argument_of_another_type_is_refused_in_words(name):
             lambda: ngd.networks.linearize(NET, jax.tree.map(jnp.rint, PARAMS), {"x": X}),
             "x is a dict; it must be a floating array",
         ),
-        (lambda: ngd.fisher.by_name("exact", kind="true"), "kind is 'true'; it must be of type True"),
+        (
+            lambda: ngd.fisher.by_name("exact", kind="true"),
+            "kind is 'true'; it must be of type True",
+        ),
         (
             lambda: ngd.fisher.by_name("exact", memory_limit="2G"),
             "memory_limit is '2G'; it must be a whole number",
         ),
         (lambda: ngd.fisher.by_name("exact", rank=3, kind=1), "does not take rank; its options: k"),
-        (lambda: EXACT.natural_gradient(None, Y, 0.1), "lin is None; it must be of type Linearizat"),
+        (
+            lambda: EXACT.natural_gradient(None, Y, 0.1),
+            "lin is None; it must be of type Linearizat",
+        ),
         (
             lambda: jax.jit(partial(ngd.dynamics.train, NET), static_argnums=(3, 4, 5, 6))(
                 PARAMS, X, Y, EXACT, 0.1, 1, 0.1
@@ -161,7 +187,10 @@ def test_an_argument_of_another_type_is_refused_in_words(name):
             lambda: optim.save_state("/no/such/folder/state", PARAMS),
             "make the folder /no/such/folder first",
         ),
-        (lambda: ngd.dynamics.predict(EXACT, LIN, Y, 0.1, 2.5, 0.1), "num_steps is 2.5; it must be"),
+        (
+            lambda: ngd.dynamics.predict(EXACT, LIN, Y, 0.1, 2.5, 0.1),
+            "num_steps is 2.5; it must be",
+        ),
         (lambda: ngd.dynamics.train(NET, PARAMS, X, Y, EXACT, None, 1, 0.1), "step_size is None"),
     ],
 )
@@ -201,7 +230,7 @@ def test_checks_work_inside_jit_and_convert_whole_numbers():
         return x * times * scale
 
     assert float(jax.jit(lambda x, s: twice(x, 2.0, scale=s))(jnp.ones(1), 3.0)[0]) == 6
-    with pytest.raises(InputError, match="times is 2.5; it must be a whole number"):
+    with pytest.raises(InputError, match=r"times is 2\.5; it must be a whole number"):
         twice(jnp.ones(1), 2.5)
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         twice(jnp.ones(1))

@@ -160,7 +160,9 @@ def test_half_precision_is_for_forward_passes_and_is_refused_by_what_solves(dtyp
     params, x = jax.tree.map(lambda w: w.astype(dtype), (p.params, p.x))
     assert p.network.apply(params, x).dtype == dtype
     for call in (ngd.networks.linearize, linearize):
-        with pytest.raises(InputError, match=f"of type {jnp.dtype(dtype).name}, which no solve takes"):
+        with pytest.raises(
+            InputError, match=f"of type {jnp.dtype(dtype).name}, which no solve takes"
+        ):
             call(p.network, params, x)
     with pytest.raises(InputError, match="which no solve takes"):
         optim.kfac(p.network).init(params)

@@ -298,7 +298,10 @@ def test_minimum_over_a_plane_and_along_a_line():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a: {"y": a["y"][:, 0]}, r"targets have shape \(\d+,\); the outputs have \(\d+, 2\)"),
+        (
+            lambda a: {"y": a["y"][:, 0]},
+            r"targets have shape \(\d+,\); the outputs have \(\d+, 2\)",
+        ),
         (lambda a: {"y": a["y"][:3]}, r"targets have shape \(3, 2\); the outputs have"),
         (lambda a: {"y": a["y"] - 5}, "row 0 of the targets is .*; it must be a distribution"),
         (lambda a: {"x": a["x"][:, :1]}, r"inputs have shape \(\d+, 1\); this network takes"),
