@@ -20,7 +20,7 @@ from ngd_theory.claims import Status
 from ngd_theory.cli import app
 from ngd_theory.cli.app import EXAMPLES
 from ngd_theory.cli.memory import MemoryPlan, gigabytes, largest_cell
-from ngd_theory.errors import SingularKernelError
+from ngd_theory.errors import InputError, SingularKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
 #: The shapes of ``tests/claims/conftest.py``, whose compiled programs serve again.
@@ -542,6 +542,40 @@ def test_the_size_that_is_counted_is_that_of_the_data(tmp_path, dataset, loss):
     )
     found, size = claims.load_data(settings), claims.data_size(settings)
     assert size == (found.input_dim, found.output_dim)
+
+
+@pytest.mark.parametrize(
+    "kind, loss, classes",
+    [
+        ("labels", "mse", None),
+        ("labels", "mse", ("2", "0")),
+        ("labels", "cross-entropy", None),
+        ("labels", "cross-entropy", ("2", "0")),
+        ("column", "mse", None),
+        ("columns", "mse", None),
+    ],
+)
+def test_of_a_file_only_the_targets_are_read(tmp_path, kind, loss, classes):
+    path = tmp_path / "mine.npz"
+    images, rows = np.random.default_rng(0).normal(size=(2000, 30, 30)), np.arange(2000)
+    y = {"labels": rows % 3, "column": rows / 7, "columns": np.stack([rows, rows], 1) / 7}[kind]
+    np.savez(path, x=images, y=y)
+    settings = claims.parse({"dataset": str(path), "loss": loss, "classes": classes})
+    tracemalloc.start()
+    size = claims.data_size(settings)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < images.nbytes / 20
+    found = claims.load_data(settings)
+    assert size == (found.input_dim, found.output_dim)
+
+
+def test_the_header_of_a_damaged_file_is_refused_as_the_file_is(tmp_path):
+    for kind, words in ("truncated", "save it again"), ("pickle", "pickle"), ("no y", "no array y"):
+        path = tmp_path / f"{kind}.npz"
+        damaged(kind, path)
+        with pytest.raises(InputError, match=words):
+            claims.data_size(claims.parse({"dataset": str(path)}))
 
 
 def study(tmp_path, **changes):

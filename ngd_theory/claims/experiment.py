@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from ngd_theory.claims.claim import Status, Verdict, judge
 from ngd_theory.claims.evidence import Evidence
 from ngd_theory.claims.settings import Settings
 from ngd_theory.claims.statements import EDGE_SCALE, edge_targets
+from ngd_theory.data.sources.npz import npz_input_dim, npz_output_dim
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.kernels import ntk
 from ngd_theory.theory.isotropy import summarise
@@ -209,8 +211,12 @@ def load_data(settings: Settings) -> data.Dataset:
         input_dim=settings.chosen_dims[0],
         output_dim=settings.chosen_dims[1],
         data_dir=settings.data_dir,
-        targets="one-hot" if settings.loss == "cross-entropy" else "centred",
+        targets=_target_coding(settings),
     )
+
+
+def _target_coding(settings: Settings) -> str:
+    return "one-hot" if settings.loss == "cross-entropy" else "centred"
 
 
 class DataSize(NamedTuple):
@@ -221,7 +227,7 @@ class DataSize(NamedTuple):
 
 
 def data_size(settings: Settings) -> DataSize:
-    """M_0 and C of the data that the settings ask for; only one row of them is prepared.
+    """M_0 and C of the data that the settings ask for; one row of them is prepared, and of a file its targets read.
 
     Raises
     ------
@@ -231,6 +237,11 @@ def data_size(settings: Settings) -> DataSize:
     input_dim, output_dim = settings.chosen_dims
     if input_dim is not None and output_dim is not None:
         return DataSize(input_dim, output_dim)
+    path = Path(settings.dataset).expanduser()
+    if path.suffix == ".npz":
+        coding = _target_coding(settings)
+        found = npz_output_dim(path, settings.chosen_classes, coding, output_dim)
+        return DataSize(input_dim or npz_input_dim(path), found)
     one = {"num_train": 1, "num_test": 0, "forster": False, "input_dim": None}
     found = load_data(settings.model_copy(update=one))
     return DataSize(input_dim or found.input_dim, found.output_dim)

@@ -3,11 +3,14 @@
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
+from ngd_theory.data.class_targets import encode_labels, resolve_classes
 from ngd_theory.data.errors import DataError
 from ngd_theory.data.raw import RawData, Request, Rows
 
@@ -62,17 +65,38 @@ def load_npz(request: Request) -> RawData:
 
 
 def npz_input_dim(path: Path) -> int:
-    """M_0 of the file's inputs.
+    """M_0 of the file's inputs; only their header is read.
 
     Raises
     ------
     DataError
         As `load_npz`.
     """
-    return prod(_input_shape(_pick(_read(path), _INPUT_KEYS, path), path))
+    return prod(_input_shape(_pick(_read(path, _INPUT_KEYS), _INPUT_KEYS, path), path))
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def npz_output_dim(
+    path: Path, classes: Sequence[object] | None, targets: str, output_dim: int | None
+) -> int:
+    """C of the file's targets, coded as `ngd_theory.data.load` would; its inputs are not read.
+
+    Raises
+    ------
+    DataError
+        As `load_npz`, or for classes that are not there.
+    """
+    arrays = _read(path, _INPUT_KEYS + _TEST_INPUT_KEYS)
+    found = [_pick(arrays, _TARGET_KEYS, path)]
+    found += [arrays[key] for key in _TEST_TARGET_KEYS if key in arrays]
+    if not _is_labels(found[0], path):
+        return int(prod(found[0].shape[1:]))
+    names = tuple(str(int(k)) for k in np.unique(np.concatenate(found)))
+    chosen = resolve_classes(names, classes, os.fspath(path))
+    return encode_labels(np.zeros(1, int), len(chosen), targets, output_dim).shape[1]
+
+
+def _read(path: Path, shapes_only: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Arrays of the file by key; of those named, arrays of the shape and type that take no memory."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; check the path")
     try:
@@ -80,7 +104,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.ndarray):
-                return {key: archive[key] for key in archive.files}
+                return {
+                    key: _shape_of(archive, key) if key in shapes_only else archive[key]
+                    for key in archive.files
+                }
     except _DAMAGE as error:
         if "Object arrays" in str(error):
             problem = "holds object arrays (pickle); save plain numeric arrays"
@@ -88,6 +115,20 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             problem = "is not a readable .npz file; save it again with np.savez"
         raise DataError(f"{path} {problem}") from error
     raise DataError(f"{path} is a single .npy array; save it with np.savez(path, x=..., y=...)")
+
+
+def _shape_of(archive: NpzFile, key: str) -> np.ndarray:
+    """Zeros of the shape and type of an array, all of them one number."""
+    assert archive.zip is not None  # it is open
+    with archive.zip.open(f"{key}.npy") as member:
+        first = np.lib.format.read_magic(member) == (1, 0)
+        header = np.lib.format
+        shape, _, dtype = (
+            header.read_array_header_1_0(member) if first else header.read_array_header_2_0(member)
+        )
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded")
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _pick(arrays: dict[str, np.ndarray], keys: tuple[str, ...], path: Path) -> np.ndarray:

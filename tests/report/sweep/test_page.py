@@ -287,3 +287,10 @@ def test_the_damping_that_was_used_is_in_the_table_and_in_words(reported, tmp_pa
 
 def test_no_word_of_a_square_where_there_is_none(usual):
     assert "K-FAC is given its square" not in usual[1].text
+
+
+def test_the_verdicts_fit_the_page_beside_each_other(usual):
+    """Cells that may not break made the table wider than the page, which cut "why" at 1300 pixels."""
+    _, page, _ = usual
+    assert re.search(r'<h2 id="verdicts">Verdicts</h2>\s*<div class="scroll"', page.source)
+    assert "#verdicts + .scroll td.number { white-space: normal; }" in page.source
