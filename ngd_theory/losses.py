@@ -18,7 +18,7 @@ from ngd_theory.arguments import is_array, is_known
 from ngd_theory.errors import InputError, choose, shown
 
 #: How far from 1 a row of probabilities may add up: they may come from float32 or from a table.
-SUM_TOLERANCE = 1e-4
+_SUM_TOLERANCE = 1e-4
 
 
 def _real(targets: np.ndarray) -> np.ndarray:
@@ -29,7 +29,7 @@ def _distributions(targets: np.ndarray) -> np.ndarray:
     total = np.sum(targets, axis=-1, dtype=np.float64)
     floating = jnp.issubdtype(targets.dtype, jnp.floating)
     rounding = 4 * float(jnp.finfo(targets.dtype).eps) if floating else 0.0
-    return np.all(targets >= 0, axis=-1) & (np.abs(total - 1) <= max(SUM_TOLERANCE, rounding))
+    return np.all(targets >= 0, axis=-1) & (np.abs(total - 1) <= max(_SUM_TOLERANCE, rounding))
 
 
 def _fractions(targets: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ DISTRIBUTIONS = Domain(
 FRACTIONS = Domain("numbers from 0 to 1", _fractions)
 
 
-def check_targets(domain: Domain, outputs, targets) -> None:
+def _check_targets(domain: Domain, outputs, targets) -> None:
     """Check shapes, and the values of targets that can be read.
 
     Targets inside jit, vmap or grad are checked for their shape alone. NaN and infinities are left to those who look
@@ -96,7 +96,7 @@ def _on(domain: Domain):
     def decorate(function):
         @wraps(function)
         def wrapped(outputs, targets):
-            check_targets(domain, outputs, targets)
+            _check_targets(domain, outputs, targets)
             return function(outputs, targets)
 
         return wrapped
@@ -143,7 +143,7 @@ class Loss:
 
     def check(self, outputs, targets) -> None:
         """Raise `InputError` for targets of another shape than the outputs', or known ones outside `domain`."""
-        check_targets(self.domain, outputs, targets)
+        _check_targets(self.domain, outputs, targets)
 
     def squared_error(self, outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):
         """``(1/N) sum |mean(outputs) - targets|^2``, no 1/2: the reconstruction error of an autoencoder."""

@@ -18,7 +18,7 @@ from ngd_theory.sweeps.cells import SettingsCell, require_distinct, require_few
 from ngd_theory.sweeps.measure import isotropy_columns
 from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
-from ngd_theory.sweeps.validation import listed
+from ngd_theory.sweeps.validation import InWords, listed
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
 #: Which rows a claim is about, by the layer's place.
@@ -205,7 +205,7 @@ class LayersClaim(BaseModel):
         return self
 
 
-class LayersStudy(_Fixed):
+class LayersStudy(_Fixed, metaclass=InWords):
     """What a study file with ``kind = "layers"`` holds: settings, of which `AXES` may be lists."""
 
     kind: Literal["layers"]

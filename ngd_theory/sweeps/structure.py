@@ -13,6 +13,7 @@ from ngd_theory.errors import InputError, choose
 from ngd_theory.sweeps.cells import SettingsCell, require_distinct, require_few
 from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
+from ngd_theory.sweeps.validation import InWords
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
 Quantity = Literal[
@@ -122,7 +123,7 @@ class StructureClaim(BaseModel):
         return self
 
 
-class StructureStudy(BaseModel):
+class StructureStudy(BaseModel, metaclass=InWords):
     """What a study file with ``kind = "structure"`` holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

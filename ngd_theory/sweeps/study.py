@@ -14,7 +14,7 @@ from ngd_theory.sweeps.cells import Cell, require_distinct, require_few
 from ngd_theory.sweeps.premises import PREMISES, broken_premise
 from ngd_theory.sweeps.statistics import Rule
 from ngd_theory.sweeps.table import COLUMNS, CONFIG_COLUMNS
-from ngd_theory.sweeps.validation import error_lines, listed
+from ngd_theory.sweeps.validation import InWords, error_lines, listed
 
 Measurement = Literal[
     "isotropy",
@@ -116,7 +116,7 @@ class StudyClaim(BaseModel):
         return ("residual",) if self.of is None else (self.of,)
 
 
-class Study(BaseModel):
+class Study(BaseModel, metaclass=InWords):
     """What a study file holds; see `ngd_theory.sweeps.read`.
 
     Attributes

@@ -17,6 +17,7 @@ from ngd_theory.errors import InputError, choose
 from ngd_theory.sweeps.cells import SettingsCell, require_distinct, require_few
 from ngd_theory.sweeps.statistics import MIN_SEEDS, Outcome, Rule, judge, seed_mean
 from ngd_theory.sweeps.table import Column
+from ngd_theory.sweeps.validation import InWords
 from ngd_theory.sweeps.verdicts import StudyVerdict
 
 Option = bool | int | float | str
@@ -182,7 +183,7 @@ class TrainingClaim(BaseModel):
         }[self.statistic]
 
 
-class TrainingStudy(BaseModel):
+class TrainingStudy(BaseModel, metaclass=InWords):
     """What a study file with ``kind = "training"`` holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

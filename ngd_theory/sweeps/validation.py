@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from ngd_theory.errors import InputError
+
 
 def listed(value: Any) -> Any:
     """A single value of a file as the tuple of it; lists as tuples."""
@@ -45,6 +47,18 @@ def error_lines(
             yield f"{'.'.join(loc)}: {message}"
         else:
             yield message
+
+
+class InWords(type(BaseModel)):
+    """Metaclass of a study: made from Python, what is wrong is an `InputError`, as it is in a file."""
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        """Make the object."""
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            model: Any = cls
+            raise InputError("; ".join(error_lines(error, model))) from None
 
 
 def _fields(model: type[BaseModel] | None, path: list[str]) -> list[str]:

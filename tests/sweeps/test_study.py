@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ngd_theory import sweeps
 from ngd_theory.errors import InputError
 from ngd_theory.sweeps.kinds import evaluate, parse, read
 
@@ -118,3 +119,23 @@ def test_of_an_approximation_without_a_constant_no_error_of_it_is_judged(make_st
     frame.loc[0, "constant_error"] = 1e-9
     (verdict,) = evaluate(study, frame)
     assert verdict.outcome == "INCONCLUSIVE"
+
+
+def test_a_study_names_its_data(make_study):
+    with pytest.raises(InputError, match=r"names no data: write dataset = \"mnist\" under \[data\]"):
+        make_study(data={"num_train": 4, "num_test": 0})
+    varied = make_study(
+        data={"num_train": 4, "num_test": 0, "input_dim": 6}, grid={"dataset": ["gaussian"]}
+    )
+    assert {cell.settings.dataset for cell in varied.cells()} == {"gaussian"}
+
+
+@pytest.mark.parametrize(
+    "study", [sweeps.Study, sweeps.TrainingStudy, sweeps.StructureStudy, sweeps.LayersStudy]
+)
+def test_a_study_made_from_python_is_refused_in_words(study):
+    with pytest.raises(InputError, match="title is missing; ") as error:
+        study()
+    assert len(str(error.value).splitlines()) == 1 and "pydantic" not in str(error.value)
+    with pytest.raises(InputError, match="unknown key; did you mean 'title'"):
+        study(titel="x")
