@@ -167,7 +167,7 @@ def eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, 
 def _(primals, tangents):
     eigenvalues, vectors = eigh(*primals)
     change = vectors.T @ ((tangents[0] + tangents[0].T) / 2) @ vectors
-    gaps = eigenvalues - eigenvalues[:, None]
+    gaps = eigenvalues[None] - eigenvalues[:, None]
     turned = jnp.where(jnp.eye(len(gaps), dtype=bool), 0, change / gaps)
     return (eigenvalues, vectors), (jnp.diagonal(change), vectors @ turned)
 
@@ -206,7 +206,7 @@ def inverse_spectrum(eigenvalues: Float[Array, "*B n"]) -> Float[Array, "*B n"]:
 def pinv(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Pseudo-inverse of a symmetric, possibly indefinite matrix."""
     eigenvalues, vectors = eigen_system(matrix)
-    return (vectors * inverse_spectrum(eigenvalues)) @ vectors.T
+    return (vectors * inverse_spectrum(eigenvalues)[None]) @ vectors.T
 
 
 @pinv.defjvp
@@ -236,7 +236,7 @@ def symmetric_roots(
     """Symmetric root of a positive semi-definite matrix, and the root's pseudo-inverse."""
     eigenvalues, vectors = eigen_system(matrix)
     root, inverse = root_spectrum(eigenvalues)
-    return (vectors * root) @ vectors.T, (vectors * inverse) @ vectors.T
+    return (vectors * root[None]) @ vectors.T, (vectors * inverse[None]) @ vectors.T
 
 
 @symmetric_roots.defjvp
@@ -247,13 +247,13 @@ def _(primals, tangents):
     root, inverse = root_spectrum(eigenvalues)
     change = vectors.T @ ((change + change.T) / 2) @ vectors
     # Divided differences of sqrt(x) and 1/sqrt(x), f(0) = 0 for what is cut off.
-    total = root[:, None] + root
+    total = root[:, None] + root[None]
     slope = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
-    one_kept = (inverse[:, None] == 0) | (inverse == 0)
-    either = inverse[:, None] + inverse
-    inverse_slope = jnp.where(one_kept, either**3, -slope * inverse[:, None] * inverse)
+    one_kept = (inverse[:, None] == 0) | (inverse[None] == 0)
+    either = inverse[:, None] + inverse[None]
+    inverse_slope = jnp.where(one_kept, either**3, -slope * inverse[:, None] * inverse[None])
     found = [
-        ((vectors * f) @ vectors.T, vectors @ (s * change) @ vectors.T)
+        ((vectors * f[None]) @ vectors.T, vectors @ (s * change) @ vectors.T)
         for f, s in ((root, slope), (inverse, inverse_slope))
     ]
     values, changes = zip(*found, strict=True)

@@ -1,4 +1,4 @@
-"""Spectral functions and solves: values against NumPy, derivatives against differences, batches against single calls."""
+"""Spectral functions and solves: values by NumPy, derivatives by differences, batches by single calls."""
 
 import ast
 from pathlib import Path

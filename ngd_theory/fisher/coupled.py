@@ -221,10 +221,10 @@ class _Coupled(NamedTuple):
     def of_kernels(cls, coupling, kernels, rho) -> "_Coupled":
         systems = [eigen_system(k) for k in kernels]
         # Zero columns for what is in the range: the projector is then exactly zero where there is no null space.
-        null = [v * ~kept(e) for e, v in systems]
+        null = [v * (~kept(e)).astype(v.dtype)[None] for e, v in systems]
         spectra = [root_spectrum(e) for e, _ in systems]
         roots, inverses = (
-            [(v * s[side]) @ v.T for (_, v), s in zip(systems, spectra, strict=True)]
+            [(v * s[side][None]) @ v.T for (_, v), s in zip(systems, spectra, strict=True)]
             for side in (0, 1)
         )
         return cls(coupling, roots, inverses, null, shifted(_coupled(coupling, roots), rho), rho)

@@ -251,7 +251,7 @@ def _weighted_gram(left, right, weights: Float[Array, "p q"]) -> Float[Array, "M
         return z.reshape(-1, z.shape[-1])
 
     def add(total, p):
-        return total + (rows(left, p) * weights[p]) @ rows(right, p).T, None
+        return total + (rows(left, p) * weights[p][None]) @ rows(right, p).T, None
 
     (x, y), (x_at, y_at) = right[0], left[0]
     shape = (len(x_at) * y_at.shape[1], len(x) * y.shape[1])

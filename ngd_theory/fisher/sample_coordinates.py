@@ -78,7 +78,7 @@ def coordinates(
 ) -> list[Float[Array, "N NC"]]:
     """``X_i`` of the module's equations for the residual ``cotangent``."""
     n, c = cotangent.shape
-    y = (jnp.eye(n, dtype=cotangent.dtype)[:, :, None] * cotangent / n).reshape(n, n * c)
+    y = (jnp.eye(n, dtype=cotangent.dtype)[:, :, None] * cotangent[None] / n).reshape(n, n * c)
     rows = None if root is None else _transposed_blocks(root)
     left = [positive_solve(shifted(f.inputs, f.dampings[0]), f.inputs) for f in factors]
     right = [_right_projector(f, rows) for f in factors]
@@ -132,7 +132,7 @@ def _stein(q, q_next, r, r_next, rhs, here: SampleFactors, following: SampleFact
     f, k = here.curved @ own, w_right if rows is None else rows.T @ w_right
     s, basis = eigen_system(w @ fixed @ w)
     s_right, basis_right = eigen_system(w_right @ here.inner @ own)
-    remaining = 1 - jnp.clip(s, 0, 1)[:, None] * jnp.clip(s_right, 0, 1)
+    remaining = 1 - jnp.clip(s, 0, 1)[:, None] * jnp.clip(s_right, 0, 1)[None]
     floor = max(remaining.shape) * jnp.finfo(remaining.dtype).eps
     remaining = jnp.maximum(remaining, floor)
 
@@ -152,4 +152,4 @@ def _projector_root(gram, rho) -> Array:
     eigenvalues, vectors = eigen_system(gram)
     positive = jnp.maximum(eigenvalues, 0)
     root, _ = root_spectrum(positive / (positive + rho))
-    return (vectors * root) @ vectors.T
+    return (vectors * root[None]) @ vectors.T

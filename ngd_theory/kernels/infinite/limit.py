@@ -10,6 +10,7 @@ are those of the limit (docs/theory.md section 5), with N + N' pretended units a
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ngd_theory import linalg
 from ngd_theory.arguments import checked
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layer_kernels
 from ngd_theory.networks import LayerLinearization, Linearization, Network
@@ -67,9 +68,8 @@ def linearize(
 
 @full_precision
 def square_root(kernel: Float[Array, "N N"]) -> Float[Array, "N N"]:
-    """Symmetric R with ``R R = kernel``; eigenvalues that rounding left below 0 count as 0."""
-    eigenvalues, vectors = jnp.linalg.eigh(kernel)
-    return (vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None]) @ vectors.T
+    """Symmetric R with ``R R = kernel``; eigenvalues that are zero to round-off count as 0."""
+    return linalg.symmetric_roots(kernel)[0]
 
 
 def _layer(a: Float[Array, "N P"], b: Float[Array, "N M"], c: int) -> LayerLinearization:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ngd_theory import linalg
 from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, NotPredictedError, require_type
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, nngp
@@ -209,7 +210,7 @@ def ensemble(
 @full_precision
 def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensemble:
     n = len(train_map)
-    eigenvalues, vectors = jnp.linalg.eigh((train_map + train_map.T) / 2)
+    eigenvalues, vectors = linalg.eigh((train_map + train_map.T) / 2)
     rates = step_size * eigenvalues
     project = step_size * (test_map @ vectors)
 

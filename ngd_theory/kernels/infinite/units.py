@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ngd_theory import linalg
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels.infinite.evaluate import layer_kernels
 from ngd_theory.kernels.infinite.limit import square_root
@@ -90,7 +91,7 @@ def _undamped(key, a, b, slope, n, c, num_units) -> Estimate:
         active = here != 0
         # A(x', S) A(S, S)^-1 on the samples S where the unit is active, zero elsewhere.
         masked = jnp.where(active[:, None] & active[None, :], a[:n, :n], jnp.eye(n, dtype=a.dtype))
-        weights = jnp.linalg.solve(masked, jnp.where(active[:, None], a[:n], 0)).T
+        weights = linalg.symmetric_solve(masked, jnp.where(active[:, None], a[:n], 0)).T
         ratio = jnp.where(active, 1 / jnp.where(active, here, 1), 0)
         return derivative[:, None] * weights * ratio * gradients
 
@@ -119,7 +120,9 @@ def _damped(key, a, b, damping, slope, n, c, num_units) -> Estimate:
 
 def _ridge(kernel, damping, rows):
     """``rows (kernel + damping I)^-1``."""
-    return jnp.linalg.solve(kernel + damping * jnp.eye(len(kernel), dtype=kernel.dtype), rows.T).T
+    return linalg.symmetric_solve(
+        kernel + damping * jnp.eye(len(kernel), dtype=kernel.dtype), rows.T
+    ).T
 
 
 def _average(unit: Callable, key, num_units: int, zero: Array) -> Estimate:
@@ -141,12 +144,12 @@ def _average(unit: Callable, key, num_units: int, zero: Array) -> Estimate:
 def _output_map(a, damping, n: int):
     here = a[:n] / n
     if damping == 0:
-        return a @ jnp.linalg.pinv(a[:n], hermitian=True)
+        return a @ linalg.pinv(a[:n])
     return _ridge(here, damping, a / n)
 
 
 def _require_full_rank(a, layer: int) -> None:
-    eigenvalues = jnp.linalg.eigvalsh(a)
+    eigenvalues = linalg.eigvalsh(a)
     if not eigenvalues[0] > len(a) * jnp.finfo(a.dtype).eps * eigenvalues[-1]:
         raise NotPredictedError(
             f"the inputs of layer {layer} have a singular kernel (N = {len(a)} samples, smallest eigenvalue "
