@@ -73,7 +73,7 @@ def coupled_solve(
         return _damped(coupling, kernels, cotangents, rho, root)
 
     def limit(rho, kernels, cotangents, root):
-        root = at_most_square(root)
+        root = None if root is None else at_most_square(root)
         crossed = [_apply_transpose(root, k) for k in kernels]
         inner = [_apply_transpose(root, k.T) for k in crossed]
         roots, inverses = zip(*[symmetric_roots(k) for k in inner], strict=True)
@@ -90,7 +90,7 @@ def _damped(coupling, kernels, cotangents, rho, root) -> list[Array]:
     rho = rho.astype(cotangents.dtype)
     # Constants to a derivative, which is that of the system.
     fixed_kernels, fixed_rho, fixed_root = jax.lax.stop_gradient((kernels, rho, root))
-    fixed_root = at_most_square(fixed_root)
+    fixed_root = None if root is None else at_most_square(fixed_root)
     inner = [_apply_transpose(fixed_root, _apply_transpose(fixed_root, k).T) for k in fixed_kernels]
     if len(kernels) == 1:
         solver = _Single(cholesky_factor(shifted(inner[0], fixed_rho)))
@@ -163,7 +163,7 @@ def damped_solve(
             transpose_solve=lambda _, b: inner.solve_transposed(b),
             has_aux=True,
         )
-    small, fixed_rho = jax.lax.stop_gradient((at_most_square(root), rho))
+    small, fixed_rho = at_most_square(jax.lax.stop_gradient(root)), jax.lax.stop_gradient(rho)
     inverse = _pseudo_inverse(small)
 
     def solve(_, b: Layers):
@@ -258,7 +258,10 @@ class _Coupled(NamedTuple):
 def _mix(coupling: np.ndarray, terms: Layers) -> list[Array]:
     """``sum_m Sigma_lm terms_m``."""
     # Python's numbers: numpy's would make float64 of float32.
-    return [sum(c * t for c, t in zip(row, terms, strict=True) if c) for row in coupling.tolist()]
+    return [
+        sum((c * t for c, t in zip(row, terms, strict=True) if c), jnp.zeros_like(terms[0]))
+        for row in coupling.tolist()
+    ]
 
 
 def _coupled(coupling: np.ndarray, roots: Sequence[Array]) -> Float[Array, "LK LK"]:
@@ -271,9 +274,9 @@ def _coupled(coupling: np.ndarray, roots: Sequence[Array]) -> Float[Array, "LK L
 
 
 @full_precision
-def at_most_square(root: Float[Array, "N C K"] | None):
+def at_most_square(root: Float[Array, "N C K"]) -> Float[Array, "N C k"]:
     """A root of the same Lambda with at most C columns: the systems here are of size N K."""
-    if root is None or root.shape[2] <= root.shape[1]:
+    if root.shape[2] <= root.shape[1]:
         return root
     squares = jnp.einsum("nck,ndk->ncd", root, root)
     size = batch_size(*squares.shape[1:], itemsize=root.itemsize)

@@ -112,7 +112,8 @@ def damped_solution(
     def products(layers):
         return lambda w: [kernel_product(layers, w[0].reshape(cotangent.shape)).reshape(-1, 1)]
 
-    fixed, fixed_rho, small = jax.lax.stop_gradient((layers, rho, at_most_square(root)))
+    fixed, fixed_rho, small = jax.lax.stop_gradient((layers, rho, root))
+    small = None if small is None else at_most_square(small)
     inner = _Iterated(
         iteration,
         [replace(y, sensitivities=curvature_sensitivities(y.sensitivities, small)) for y in fixed],

@@ -140,27 +140,10 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping: Damping):
 def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping: Damping):
     n, c, t, _ = layer.sensitivities.shape
     by_rows = _rows_are_cheaper(layer)
-    gram, cross = (None, None) if by_rows else (_gram(layer, layer) / n, _gram(there, layer) / n)
-
-    def several(delta, delta_there):
-        if by_rows:
-            whitened = precondition_rows(_rows(layer, delta), damping, 1 / n)
-            return _rows(there, delta_there) @ whitened.T / n
-        kernel = _unit_kernel(delta, gram, delta)
-        return solve_psd(kernel, _unit_kernel(delta_there, cross, delta).T, damping).T
-
-    def single(delta, delta_there):
-        delta, delta_there = delta[..., 0], delta_there[..., 0]
-        square = jnp.sum(delta**2, 1)
-        if by_rows:
-            solved = _solve_inputs(layer, square, layer.inputs[:, 0].T, damping)
-            samples = there.inputs[:, 0] @ solved / n
-        else:
-            samples = _scaled_solve(gram, square, cross.T, damping, transpose=True).T
-        return jnp.einsum("xd,xn,nc->xdnc", delta_there, samples, delta)
+    by = (_map_by_rows if by_rows else _map_by_gram)(layer, there, damping)
 
     def unit(deltas):
-        return (several if t > 1 else single)(*deltas).reshape(-1, n, c)
+        return by(*deltas).reshape(-1, n, c)
 
     units = (jnp.moveaxis(layer.sensitivities, -1, 0), jnp.moveaxis(there.sensitivities, -1, 0))
     rows = there.sensitivities.shape[0] * there.sensitivities.shape[1]
@@ -169,6 +152,45 @@ def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping: Da
     size = batch_size(max(n * c, rows), columns, itemsize=layer.inputs.itemsize)
     total = sum_items(unit, units, jnp.zeros((rows, n, c), layer.inputs.dtype), size)
     return total.reshape(rows, n * c)
+
+
+def _map_by_rows(layer: LayerLinearization, there: LayerLinearization, damping: Damping):
+    """A unit's share of the map from its sensitivities at both: (N'*C, N*C), or (N', C, N, C) for one position."""
+    n, _, t, _ = layer.sensitivities.shape
+
+    def several(delta, delta_there):
+        whitened = precondition_rows(_rows(layer, delta), damping, 1 / n)
+        return _rows(there, delta_there) @ whitened.T / n
+
+    def single(delta, delta_there):
+        square = jnp.sum(delta[..., 0] ** 2, 1)
+        solved = _solve_inputs(layer, square, layer.inputs[:, 0].T, damping)
+        return _between_outputs(delta_there, there.inputs[:, 0] @ solved / n, delta)
+
+    return several if t > 1 else single
+
+
+def _map_by_gram(layer: LayerLinearization, there: LayerLinearization, damping: Damping):
+    """As `_map_by_rows`, from Gram matrices."""
+    n, _, t, _ = layer.sensitivities.shape
+    gram, cross = _gram(layer, layer) / n, _gram(there, layer) / n
+
+    def several(delta, delta_there):
+        kernel = _unit_kernel(delta, gram, delta)
+        return solve_psd(kernel, _unit_kernel(delta_there, cross, delta).T, damping).T
+
+    def single(delta, delta_there):
+        square = jnp.sum(delta[..., 0] ** 2, 1)
+        samples = _scaled_solve(gram, square, cross.T, damping, transpose=True).T
+        return _between_outputs(delta_there, samples, delta)
+
+    return several if t > 1 else single
+
+
+@full_precision
+def _between_outputs(left: Float[Array, "X C 1"], samples: Float[Array, "X N"], right):
+    """``left[x,c] samples[x,n] right[n,d]``."""
+    return jnp.einsum("xc,xn,nd->xcnd", left[..., 0], samples, right[..., 0])
 
 
 @full_precision
