@@ -1,21 +1,41 @@
-"""Public infinite-width kernels of a network."""
+"""Public infinite-width kernels of a network.
+
+Our own recursion can be differentiated by both inputs, once each, in both modes, wherever the kernel can. Networks of
+ReLUs have no derivative in two places:
+
+- The NTK and ``sensitivities`` have a kink where the inputs of a layer are parallel or antiparallel; with biases, where
+  two samples are equal. The first derivative is then the mean of those from both sides, which is what a central
+  difference gives; the mixed one is infinite, and NaN. `nngp` has both.
+- Without biases every kernel has a corner where a sample is 0. Its derivatives by that sample are NaN.
+
+``x2=None`` says that the diagonal is of samples with themselves, which has no kink. Second derivatives of a matrix with
+a kink elsewhere spread its NaN: in reverse mode to all derivatives by the two samples, in forward mode to all of the
+entry.
+"""
 
 import abc
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ngd_theory.arguments import check_finite, checked
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels.infinite import bridge
+from ngd_theory.kernels.infinite.moments import Size
 from ngd_theory.kernels.infinite.quadrature import LADDER, QuadratureMoments
 from ngd_theory.kernels.infinite.recursion import (
     LayerKernels,
+    Layers,
     Stage,
-    input_variances,
+    depth,
+    diagonal,
+    input_sizes,
+    looped,
     recurse,
     stages,
 )
@@ -29,6 +49,7 @@ MEMORY_BUDGET = 2**28
 QUADRATURE_ERROR = 1e-10
 
 
+@checked
 def layer_kernels(
     net: Network,
     x1: Float[Array, "N *S"],
@@ -64,6 +85,7 @@ def layer_kernels(
     return LayerKernels(inputs, sensitivities)
 
 
+@checked
 def layerwise_ntk(
     net: Network,
     x1: Float[Array, "N *S"],
@@ -102,6 +124,7 @@ def layerwise_ntk(
     return _evaluate(net, _Layerwise, x1, x2, memory_budget)
 
 
+@checked
 def ntk(
     net: Network,
     x1: Float[Array, "N *S"],
@@ -136,6 +159,7 @@ def ntk(
     return _evaluate(net, _Sum, x1, x2, memory_budget)[0]
 
 
+@checked
 def nngp(
     net: Network,
     x1: Float[Array, "N *S"],
@@ -172,9 +196,10 @@ def nngp(
 
 @dataclass(frozen=True)
 class _Tile(abc.ABC):
-    """A function of two tiles of samples, each ``(x, variances of shape (t, L))``."""
+    """A function of two tiles of samples, each ``(x, Size of (t, L))``."""
 
     chain: tuple[Stage, ...]
+    with_slopes: ClassVar[bool] = True
 
     @property
     def count(self) -> int:
@@ -182,50 +207,57 @@ class _Tile(abc.ABC):
         return 1
 
     def __call__(self, rows, columns):
-        (x1, v1), (x2, v2) = rows, columns
-        return self.select(recurse(self.chain, x1, x2, v1.T, v2.T))
+        (x1, s1), (x2, s2) = rows, columns
+        s1, s2 = (jax.tree.map(jnp.transpose, s) for s in (s1, s2))
+        # Of all samples at once, each with itself is left to `_with_diagonal`.
+        apart = ~jnp.eye(len(x1), dtype=bool) if columns is rows else None
+        layers = recurse(self.chain, x1, x2, s1, s2, apart, with_slopes=self.with_slopes)
+        return self.select(layers)
 
     @abc.abstractmethod
-    def select(self, kernels: LayerKernels) -> Float[Array, "K t t"]:
+    def select(self, layers: Layers) -> Float[Array, "K ..."]:
         """What is wanted of the kernels."""
 
 
 class _Both(_Tile):
     @property
     def count(self):
-        return 2 * len(self.chain)
+        return 2 * depth(self.chain)
 
-    def select(self, kernels):
-        return jnp.concatenate([kernels.inputs, kernels.sensitivities])
+    def select(self, layers):
+        return jnp.concatenate([layers.inputs, layers.sensitivities()])
 
 
 class _Layerwise(_Tile):
     @property
     def count(self):
-        return len(self.chain)
+        return depth(self.chain)
 
-    def select(self, kernels):
-        return kernels.layerwise_ntk
+    def select(self, layers):
+        return layers.inputs * layers.sensitivities()
 
 
 class _Sum(_Tile):
-    def select(self, kernels):
-        return kernels.ntk[None]
+    def select(self, layers):
+        return layers.ntk[None]
 
 
 class _Outputs(_Tile):
-    def select(self, kernels):
-        return kernels.nngp[None]
+    with_slopes = False
+
+    def select(self, layers):
+        return layers.inputs[-1][None]
 
 
 def _evaluate(net, kind: type[_Tile], x1, x2, budget):
     x1, x2 = _checked(net, x1, x2)
     points = [x for x in (x1, x2) if x is not None]
     chain = _converged(stages(net), points)
-    rows, *others = [(x, _variances(chain, x).T) for x in points]
+    rows, *others = [(x, jax.tree.map(jnp.transpose, _sizes(chain, x))) for x in points]
     tile = kind(chain)
-    temporaries = tile.count + 3 * len(chain) + 8
-    return assemble(tile, tile.count, rows, *others, temporaries=temporaries, budget=budget)
+    temporaries = tile.count + 3 * depth(chain) + 8
+    kernels = assemble(tile, tile.count, rows, *others, temporaries=temporaries, budget=budget)
+    return kernels if others else _with_diagonal(kernels, tile, x1)
 
 
 def _checked(net, x1, x2):
@@ -242,12 +274,19 @@ def _array(net, x):
         raise InputError(f"inputs have shape {x.shape}; this network takes (N, {wanted})")
     if x.shape[0] == 0:
         raise InputError(f"inputs have shape {x.shape}: there is no sample")
+    check_finite("the inputs", x)
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 
 @partial(jax.jit, static_argnums=0)
-def _variances(chain: tuple[Stage, ...], x) -> Float[Array, "L N"]:
-    return input_variances(chain, x)
+def _sizes(chain: tuple[Stage, ...], x) -> Size:
+    return input_sizes(chain, x)
+
+
+@partial(jax.jit, static_argnums=1, donate_argnums=0)
+def _with_diagonal(kernels, tile: _Tile, x) -> Float[Array, "K N N"]:
+    each = jnp.arange(len(x))
+    return kernels.at[:, each, each].set(tile.select(diagonal(tile.chain, x)))
 
 
 def _converged(chain: tuple[Stage, ...], points) -> tuple[Stage, ...]:
@@ -257,7 +296,7 @@ def _converged(chain: tuple[Stage, ...], points) -> tuple[Stage, ...]:
     ladder, unchecked.
     """
     traced = any(isinstance(x, Tracer) for x in points)
-    variances = [] if traced else [_variances(chain, x) for x in points]
+    variances = [] if traced else [_sizes(chain, x).variance for x in points]
     out = [chain[0]]
     for layer, stage in enumerate(chain[1:], start=1):
         if isinstance(stage.before, QuadratureMoments):
@@ -269,7 +308,7 @@ def _converged(chain: tuple[Stage, ...], points) -> tuple[Stage, ...]:
                 )
             stage = replace(stage, before=fine)
         out.append(stage)
-    return tuple(out)
+    return tuple(out) if traced else looped(tuple(out))
 
 
 def _at(moments: QuadratureMoments, step: tuple[int, int]) -> QuadratureMoments:

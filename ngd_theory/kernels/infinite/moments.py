@@ -5,13 +5,46 @@ For ``(u, u') ~ N(0, [[k, c], [c, k']])`` an infinitely wide layer needs two num
     second(k, c, k') = E[phi(u) phi(u')],      derivative(k, c, k') = E[phi'(u) phi'(u')].
 
 They are NNGP and derivative kernels before the scale ``sigma_w^2`` (docs/theory.md section 5).
+
+Both have derivative rules of their own, since the formulas cannot be differentiated where a correlation is 1 or -1
+or a variance is 0. The rules rest on Price's theorem: the derivative of a moment by c is the moment of the derivatives.
 """
 
 import abc
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+
+class Size(NamedTuple):
+    """How large a Gaussian variable is, for every sample.
+
+    Attributes
+    ----------
+    variance, deviation : (N,)
+        The square and the root of each other. Both are kept: the variance is smooth where it is 0, and the deviation
+        is in range where its square is not.
+    """
+
+    variance: Array
+    deviation: Array
+
+
+class Pair(NamedTuple):
+    """How two Gaussian variables go together, for every pair of samples.
+
+    Attributes
+    ----------
+    covariance, correlation : (N, M)
+        The covariance is smooth where a variance is 0, and the correlation is in range where a product of variances is
+        not. It is 0 where a variance is, and may be beyond 1 by rounding.
+    """
+
+    covariance: Array
+    correlation: Array
 
 
 class Moments(abc.ABC):
@@ -19,35 +52,51 @@ class Moments(abc.ABC):
 
     @abc.abstractmethod
     def pair(
-        self, k: Float[Array, " N"], c: Float[Array, "N M"], k2: Float[Array, " M"]
-    ) -> tuple[Float[Array, "N M"], Float[Array, "N M"]]:
-        """``second`` and ``derivative`` for every pair of samples.
+        self, a: Size, pair: Pair, b: Size
+    ) -> tuple[Float[Array, "N M"], Float[Array, "N M"] | None, Float[Array, "N M"]]:
+        """For every pair of samples ``second``, and ``derivative``.
 
         Parameters
         ----------
-        k : (N,)
-            Variances of the rows' pre-activations.
-        c : (N, M)
-            Covariances; correlations beyond 1 by rounding are clipped.
-        k2 : (M,)
-            Variances of the columns'.
+        a : Size of (N,)
+            Of the rows' pre-activations.
+        pair : Pair of (N, M)
+        b : Size of (M,)
+            Of the columns'.
+
+        Returns
+        -------
+        (N, M), (N, M) or None, (N, M)
+            ``second``; ``second / sqrt(E[phi(u)^2] E[phi(u')^2])`` if that is known without dividing; ``derivative``.
         """
 
     @abc.abstractmethod
-    def variance(self, k: Float[Array, " N"]) -> Float[Array, " N"]:
-        """``E[phi(u)^2]``: `pair` at correlation 1."""
+    def own(self, a: Size) -> tuple[Size, Float[Array, " N"]]:
+        """Every sample with itself: the size of ``phi(u)``, and ``E[phi'(u)^2]``."""
 
 
-def correlation(k, c, k2) -> tuple[Array, Array]:
-    """``rho = c / sqrt(k k')`` in [-1, 1], and ``sqrt(k k')``; rho is 0 where a variance is.
+def outer(rows: Float[Array, " N"], columns: Float[Array, " M"]) -> Float[Array, "N M"]:
+    """The product of every row with every column: exactly symmetric for equal ones."""
+    return rows[:, None] * columns[None, :]
 
-    A correlation within rounding of 1 is set to 1: the derivative kernels of activations with a kink
-    go as ``sqrt(1 - rho)`` there, so that one unit in the last place of rho would show as 1e-8.
+
+def both(a: Size, b: Size) -> Array:
+    """Where both samples of a pair have variance."""
+    return (a.deviation > 0)[:, None] & (b.deviation > 0)[None, :]
+
+
+def clipped(rho):
+    """A correlation in [-1, 1].
+
+    Within rounding of 1 or -1 it is set to that: the derivative kernels of activations with a kink go as
+    ``sqrt(1 - rho)`` there, so that one unit in the last place of rho would show as 1e-8.
     """
-    scale = jnp.sqrt(k[:, None] * k2[None, :])
-    rho = jnp.where(scale > 0, c / jnp.where(scale > 0, scale, 1), 0)
-    rho = jnp.where(rho >= 1 - 8 * jnp.finfo(rho.dtype).eps, 1, rho)
-    return jnp.maximum(rho, -1), scale
+    return jnp.where(jnp.abs(rho) >= 1 - 8 * jnp.finfo(rho.dtype).eps, jnp.sign(rho), rho)
+
+
+def root(x):
+    """``sqrt(x)``, with derivative 0 at 0 instead of infinity."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 
 @dataclass(frozen=True)
@@ -56,21 +105,61 @@ class ReluMoments(Moments):
 
     With ``cos(theta) = rho``: ``sqrt(k k') (sin(theta) + (pi - theta) cos(theta)) / (2 pi)`` and
     ``(pi - theta) / (2 pi)``. ``phi'(0) = 0``, so that a sample without variance has no derivative.
+
+    The first is differentiable twice in two vectors with that angle, unless one is 0. The second has a kink where they
+    are parallel or antiparallel; its derivative there is the mean of both sides, 0, and its second one is NaN.
     """
 
-    def pair(self, k, c, k2):
-        """Both kernels from one angle."""
-        rho, scale = correlation(k, c, k2)
-        inside = jnp.abs(rho) < 1
-        # The square root is kept off zero, where its gradient is infinite.
-        sine = jnp.where(inside, jnp.sqrt(jnp.where(inside, (1 - rho) * (1 + rho), 1)), 0)
-        angle = jnp.arctan2(sine, rho)
-        second = scale * (sine + (jnp.pi - angle) * rho) / (2 * jnp.pi)
-        return second, jnp.where(scale > 0, (jnp.pi - angle) / (2 * jnp.pi), 0)
+    def pair(self, a, pair, b):
+        """Both kernels from the correlation."""
+        c, rho = pair
+        there, one = both(a, b), _degree_one(rho)
+        # Where a variance is 0, so is c. See `recursion.corner` for what its derivative is.
+        second = jnp.where(there, outer(a.deviation, b.deviation) * one / 2, c)
+        return second, jnp.where(there, one, 0), jnp.where(there, _degree_zero(rho) / 2, c)
 
-    def variance(self, k):
-        """``k / 2``."""
-        return k / 2
+    def own(self, a):
+        """``k / 2``, and 1/2 where there is variance."""
+        half = jnp.where(a.deviation > 0, jnp.full_like(a.deviation, 0.5), 0)
+        return Size(a.variance / 2, a.deviation / 2**0.5), half
+
+
+@jax.custom_jvp
+def _degree_one(rho):
+    """``(sin(theta) + (pi - theta) cos(theta)) / pi``."""
+    rho = clipped(rho)
+    sine = jnp.sqrt((1 - rho) * (1 + rho))
+    return (sine + jnp.arctan2(sine, -rho) * rho) / jnp.pi
+
+
+@jax.custom_jvp
+def _degree_zero(rho):
+    """``(pi - theta) / pi``."""
+    rho = clipped(rho)
+    return jnp.arctan2(jnp.sqrt((1 - rho) * (1 + rho)), -rho) / jnp.pi
+
+
+@jax.custom_jvp
+def _slope_of_angle(rho):
+    """``1 / (pi sin(theta))``, and 0 at the kinks: ``rho`` has an extremum there, and the sum of both sides is 0."""
+    rho = clipped(rho)
+    inside = jnp.abs(rho) < 1
+    return jnp.where(
+        inside, 1 / (jnp.pi * jnp.sqrt(jnp.where(inside, (1 - rho) * (1 + rho), 1))), 0
+    )
+
+
+def _bend_of_angle(rho):
+    """Derivative of `_slope_of_angle`, NaN at the kinks."""
+    rho = clipped(rho)
+    inside = jnp.abs(rho) < 1
+    square = jnp.where(inside, (1 - rho) * (1 + rho), jnp.nan)
+    return rho / square / (jnp.pi * jnp.sqrt(square))
+
+
+_degree_one.defjvps(lambda t, _, rho: t * _degree_zero(rho))
+_degree_zero.defjvps(lambda t, _, rho: t * _slope_of_angle(rho))
+_slope_of_angle.defjvps(lambda t, _, rho: t * _bend_of_angle(rho))
 
 
 @dataclass(frozen=True)
@@ -80,28 +169,60 @@ class ErfMoments(Moments):
     ``(2/pi) arcsin(2c / sqrt((1+2k)(1+2k')))`` and ``(4/pi) / sqrt((1+2k)(1+2k') - 4c^2)``.
     """
 
-    def pair(self, k, c, k2):
-        """Both kernels."""
-        rho, scale = correlation(k, c, k2)
-        product = (1 + 2 * k)[:, None] * (1 + 2 * k2)[None, :]
-        second = (2 / jnp.pi) * jnp.arcsin(2 * rho * scale / jnp.sqrt(product))
-        # (1+2k)(1+2k') - 4c^2 without the cancellation of the two large terms.
-        rest = 1 + 2 * (k[:, None] + k2[None, :]) + 4 * scale**2 * (1 - rho) * (1 + rho)
-        return second, (4 / jnp.pi) / jnp.sqrt(rest)
+    def pair(self, a, pair, b):
+        """Both kernels from the sine and cosine of one angle: products of variances are out of range."""
+        widths = outer(1 / _width(a), 1 / _width(b))
+        derivative = (4 / jnp.pi) * widths / jnp.sqrt(_cosine_squared(a, pair, b))
+        return (2 / jnp.pi) * _arcsine(a, pair, b), None, derivative
 
-    def variance(self, k):
-        """``(2/pi) arcsin(2k / (1 + 2k))``."""
-        return (2 / jnp.pi) * jnp.arcsin(2 * k / (1 + 2 * k))
+    def own(self, a):
+        """``(2/pi) arcsin(2k / (1 + 2k))`` and ``(4/pi) / sqrt(1 + 4k)``."""
+        k = a.variance
+        second = (2 / jnp.pi) * jnp.arctan2(2 * k, jnp.sqrt(1 + 4 * k))
+        return Size(second, root(second)), (4 / jnp.pi) / jnp.sqrt(1 + 4 * k)
+
+
+def _width(a: Size):
+    return jnp.sqrt(1 + 2 * a.variance)
+
+
+def _sine(a: Size, pair: Pair, b: Size):
+    return 2 * pair.covariance * outer(1 / _width(a), 1 / _width(b))
+
+
+@jax.custom_jvp
+def _cosine_squared(a: Size, pair: Pair, b: Size):
+    """``1 - sine^2`` without the cancellation of two large terms."""
+    rho = clipped(pair.correlation)
+    p, q = (1 / (1 + 2 * a.variance))[:, None], (1 / (1 + 2 * b.variance))[None, :]
+    return p + q - p * q + (1 - p) * (1 - q) * (1 - rho) * (1 + rho)
+
+
+@_cosine_squared.defjvp
+def _cosine_squared_jvp(primals, tangents):
+    sine, change = jax.jvp(_sine, primals, tangents)
+    return _cosine_squared(*primals), -2 * sine * change
+
+
+@jax.custom_jvp
+def _arcsine(a: Size, pair: Pair, b: Size):
+    return jnp.arctan2(_sine(a, pair, b), jnp.sqrt(_cosine_squared(a, pair, b)))
+
+
+@_arcsine.defjvp
+def _arcsine_jvp(primals, tangents):
+    _, change = jax.jvp(_sine, primals, tangents)
+    return _arcsine(*primals), change / jnp.sqrt(_cosine_squared(*primals))
 
 
 @dataclass(frozen=True)
 class IdentityMoments(Moments):
     """Of a linear layer: c and 1, exactly."""
 
-    def pair(self, k, c, k2):
-        """The covariance and ones."""
-        return c, jnp.ones_like(c)
+    def pair(self, a, pair, b):
+        """The pair as it is, and ones."""
+        return pair.covariance, pair.correlation, jnp.ones_like(pair.covariance)
 
-    def variance(self, k):
-        """``k``."""
-        return k
+    def own(self, a):
+        """The size as it is, and ones."""
+        return a, jnp.ones_like(a.deviation)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ngd_theory.kernels.infinite.moments import Moments, correlation
+from ngd_theory.kernels.infinite.moments import Moments, Pair, Size, clipped, outer, root
 from ngd_theory.networks.activations import Activation
 
 #: Range of the nodes in standard deviations: exp(-LIMIT^2/4) is below float64's rounding.
@@ -46,25 +46,15 @@ class QuadratureMoments(Moments):
     order: int = LADDER[0][0]
     nodes: int = LADDER[0][1]
 
-    def pair(self, k, c, k2):
-        """Both kernels by Horner's rule in rho."""
-        rho, _ = correlation(k, c, k2)
-        rows, columns = self._coefficients(k), self._coefficients(k2)
+    def pair(self, a, pair, b):
+        """Both kernels in one sum."""
+        second, derivative = _moments(self, _BOTH, a, pair, b)
+        return second, None, derivative
 
-        def add(total, coefficients):
-            (f, df), (f2, df2) = coefficients
-            return (
-                total[0] * rho + f[:, None] * f2[None, :],
-                total[1] * rho + df[:, None] * df2[None, :],
-            ), None
-
-        start = jnp.zeros_like(rho), jnp.zeros_like(rho)
-        total, _ = jax.lax.scan(add, start, (rows, columns), reverse=True)
-        return total
-
-    def variance(self, k):
-        """``E[phi(u)^2]`` by one-dimensional quadrature."""
-        return self._variances(k)[0]
+    def own(self, a):
+        """``E[phi(u)^2]`` and ``E[phi'(u)^2]`` by one-dimensional quadrature."""
+        second, slope = _own_moments(self, _BOTH, a)
+        return Size(second, root(second)), slope
 
     @partial(jax.jit, static_argnums=0)
     def missing(self, k: Float[Array, " N"]) -> Float[Array, " N"]:
@@ -72,30 +62,101 @@ class QuadratureMoments(Moments):
 
         Of both moments the larger: ``1 - sum_m c_m^2 / E[phi^2]``, up to rounding.
         """
-        errors = [
-            jnp.abs(exact - jnp.sum(c**2, axis=0)) / jnp.where(exact > 0, exact, 1)
-            for exact, c in zip(self._variances(k), self._coefficients(k), strict=True)
-        ]
+        size, errors = Size(k, root(k)), []
+        for order in (0, 1):
+            values, _ = self._values(order, size)
+            exact = self._mean(values**2)
+            found = jnp.sum(self._coefficients(values) ** 2, axis=0)
+            errors.append(jnp.abs(exact - found) / jnp.where(exact > 0, exact, 1))
         return jnp.maximum(*errors)
 
-    def _values(self, k):
-        """Activation and derivative at the nodes, (N, nodes) each."""
-        a = jnp.asarray(_rule(self.order, self.nodes)[0], k.dtype)
-        # sqrt(0) would have an infinite gradient.
-        root = jnp.where(k > 0, jnp.sqrt(jnp.where(k > 0, k, 1)), 0)
-        u = root[:, None] * a
-        derivative = jax.grad(lambda v: jnp.sum(self.activation(v)))
-        return self.activation(u), derivative(u)
+    def _values(self, order: int, a: Size) -> tuple[Float[Array, "N nodes"], Float[Array, " N"]]:
+        """Derivative ``order`` of the activation at the nodes, over the largest, and the largest.
 
-    def _variances(self, k):
-        weights = jnp.asarray(_rule(self.order, self.nodes)[1], k.dtype)
-        return tuple(_product(f**2, weights) for f in self._values(k))
+        Apart, since squares and products of small values are out of range.
+        """
+        nodes = jnp.asarray(_rule(self.order, self.nodes)[0], a.deviation.dtype)
+        values = _derivative(self.activation, order)(outer(a.deviation, nodes))
+        largest = jnp.max(jnp.abs(values), axis=1)
+        return values / jnp.where(largest > 0, largest, 1)[:, None], largest
 
-    def _coefficients(self, k) -> tuple[Array, Array]:
-        """``c_m`` of the activation and of its derivative, (order, N) each."""
-        polynomials = jnp.asarray(_rule(self.order, self.nodes)[2], k.dtype)
-        values, slopes = self._values(k)
-        return _product(polynomials, values.T), _product(polynomials, slopes.T)
+    def _coefficients(self, values: Float[Array, "N nodes"]) -> Float[Array, "order N"]:
+        """``c_m`` of a function from its values at the nodes."""
+        return _product(jnp.asarray(_rule(self.order, self.nodes)[2], values.dtype), values.T)
+
+    def _mean(self, values: Float[Array, "N nodes"]) -> Float[Array, " N"]:
+        return _product(values, jnp.asarray(_rule(self.order, self.nodes)[1], values.dtype))
+
+
+#: Orders (i, j) of the derivatives in ``E[phi^(i)(u) phi^(j)(u')]``: the two moments.
+_BOTH = ((0, 0), (1, 1))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _moments(rule: QuadratureMoments, orders: tuple, a: Size, pair: Pair, b: Size) -> list[Array]:
+    """``E[phi^(i)(u) phi^(j)(u')]`` for all orders (i, j), by Horner's rule in rho."""
+    rho = clipped(pair.correlation)
+    f = {i: rule._values(i, a) for i in {i for i, _ in orders}}
+    g = {j: rule._values(j, b) for j in {j for _, j in orders}}
+    rows, columns = (
+        {i: rule._coefficients(values) for i, (values, _) in side.items()} for side in (f, g)
+    )
+
+    def add(totals, coefficients):
+        left, right = coefficients
+        terms = [outer(left[i], right[j]) for i, j in orders]
+        return [total * rho + term for total, term in zip(totals, terms, strict=True)], None
+
+    start = [jnp.zeros_like(rho) for _ in orders]
+    totals, _ = jax.lax.scan(add, start, (rows, columns), reverse=True)
+    return [t * outer(f[i][1], g[j][1]) for t, (i, j) in zip(totals, orders, strict=True)]
+
+
+@_moments.defjvp
+def _moments_jvp(rule, orders, primals, tangents):
+    # Price's theorem: c raises both orders, a variance one of them twice, by half.
+    da, change, db = tangents
+    steps = {
+        (1, 1): change.covariance,
+        (2, 0): da.variance[:, None] / 2,
+        (0, 2): db.variance[None, :] / 2,
+    }
+    return _raised(_moments, rule, orders, steps, primals)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _own_moments(rule: QuadratureMoments, orders: tuple, a: Size) -> list[Array]:
+    """``E[phi^(i)(u) phi^(j)(u)]`` for all orders (i, j)."""
+    f = {i: rule._values(i, a) for i in {i for pair in orders for i in pair}}
+    return [rule._mean(f[i][0] * f[j][0]) * (f[i][1] * f[j][1]) for i, j in orders]
+
+
+@_own_moments.defjvp
+def _own_moments_jvp(rule, orders, primals, tangents):
+    # Half the second derivative of the product: the heat equation of a Gaussian mean.
+    change = tangents[0].variance
+    steps = {(2, 0): change / 2, (1, 1): change, (0, 2): change / 2}
+    return _raised(_own_moments, rule, orders, steps, primals)
+
+
+def _raised(moments, rule, orders, steps, primals):
+    """Moments and their tangents: the sum over steps of the moments of orders raised by it, times its factor."""
+    above = {order: [(order[0] + i, order[1] + j) for i, j in steps] for order in orders}
+    wanted = tuple(sorted({*orders, *(high for highs in above.values() for high in highs)}))
+    found = dict(zip(wanted, moments(rule, wanted, *primals), strict=True))
+    tangents = [
+        sum(found[high] * factor for high, factor in zip(above[order], steps.values(), strict=True))
+        for order in orders
+    ]
+    return [found[order] for order in orders], tangents
+
+
+@lru_cache
+def _derivative(activation: Activation, order: int):
+    if order == 0:
+        return activation
+    below = _derivative(activation, order - 1)
+    return jax.grad(lambda u: jnp.sum(below(u)))
 
 
 def _product(a, b):
