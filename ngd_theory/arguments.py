@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, signature
 from numbers import Real
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
 
@@ -51,13 +52,21 @@ def is_floating(value) -> bool:
     return is_array(value) and _holds(value, jnp.floating)
 
 
+def is_real(value) -> bool:
+    """Whether it is an array of real numbers, whole ones and truth values included."""
+    return is_array(value) and _holds(value, jnp.floating, jnp.integer, jnp.bool_)
+
+
 def _holds(value, *kinds) -> bool:
     dtype = getattr(value, "dtype", None)
     return dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def _is_key(value) -> bool:
-    return is_array(value) and _holds(value, jax.dtypes.prng_key, jnp.uint32)
+    if _holds(value, jax.dtypes.prng_key):
+        return value.shape == ()
+    # As numbers: two of threefry, four of rbg.
+    return is_array(value) and _holds(value, jnp.uint32) and value.shape in ((2,), (4,))
 
 
 def _whole(value) -> int:
@@ -80,11 +89,14 @@ class Kind(NamedTuple):
         What it must be, as in "it must be a number".
     convert : ``value -> value``, optional
         To the one type that the function works with.
+    each : Kind, optional
+        What its entries may be, where it is a sequence.
     """
 
     accepts: Callable[[Any], bool]
     words: str
     convert: Callable[[Any], Any] | None = None
+    each: "Kind | None" = None
 
 
 #: Annotation -> what it takes. Classes of this package say in ``made_by`` how to get one.
@@ -93,7 +105,11 @@ _KINDS: Mapping[Any, Kind] = {
     int: Kind(is_whole, "a whole number", _whole),
     bool: Kind(lambda value: isinstance(value, bool | np.bool_), "True or False"),
     str: Kind(lambda value: isinstance(value, str), "a text"),
-    os.PathLike: Kind(lambda value: isinstance(value, os.PathLike), "a path"),
+    **{
+        kind: Kind(lambda value: isinstance(value, os.PathLike), "a path")
+        for kind in (os.PathLike, Path)
+    },
+    jax.Device: Kind(lambda value: isinstance(value, jax.Device), "a device: jax.devices()[0]"),
     NoneType: Kind(lambda value: value is None, "None"),
     Callable: Kind(callable, "a function"),
     Sequence: Kind(_is_sequence, "a sequence, such as a list"),
@@ -114,7 +130,8 @@ def _kind(annotation) -> Kind | None:
     if annotation is jax.Array:
         return _ARRAY
     if (found := _KINDS.get(origin)) is not None:
-        return found
+        entries = get_args(annotation)[:1] if origin in (Sequence, Iterable) else ()
+        return found._replace(each=_kind(entries[0])) if entries else found
     made_by = getattr(annotation, "made_by", None)
     if not isinstance(annotation, type) or made_by is None:
         return None
@@ -128,15 +145,16 @@ def _either(kinds: Sequence[Kind | None]) -> Kind | None:
     words = " or ".join(dict.fromkeys(kind.words for kind in known))
     whole = _KINDS[int] in known and _KINDS[float] not in known
     convert = (lambda v: _whole(v) if is_whole(v) else v) if whole else None
-    return Kind(lambda value: any(kind.accepts(value) for kind in known), words, convert)
+    each = next((kind.each for kind in known if kind.each is not None), None)
+    return Kind(lambda value: any(kind.accepts(value) for kind in known), words, convert, each)
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Decorator: check the types of arguments by their annotations, outside jit and inside.
 
-    Numbers, whole numbers, arrays, sequences, functions, objects of this package, and unions of them are checked;
-    an argument called ``key`` is a key; whole numbers become Python's. What has no annotation is not checked, and no
-    value is read.
+    Numbers, whole numbers, arrays, paths, sequences and their entries, functions, objects of this package, and unions
+    of them are checked; an argument called ``key`` is a key; whole numbers become Python's. What has no annotation is
+    not checked, and no value is read.
 
     Raises
     ------
@@ -175,6 +193,10 @@ def _taken(name: str, value, kind: Kind | None):
     if not kind.accepts(value):
         where = "" if is_known(value) else " inside jit, vmap or grad"
         raise InputError(f"{name} is {shown(value)}{where}; it must be {kind.words}")
+    # What can be gone through once only is left to the function.
+    if kind.each is not None and isinstance(value, Sequence) and _is_sequence(value):
+        for index, entry in enumerate(value):
+            _taken(f"{name}[{index}]", entry, kind.each)
     return value if kind.convert is None else kind.convert(value)
 
 

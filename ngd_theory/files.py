@@ -59,10 +59,10 @@ def check_output_folder(path: Path) -> None:
     missing = [p for p in (whole, *whole.parents) if not p.exists()]
     try:
         whole.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write results to {path}: {error.strerror}; choose another --out"
-        ) from error
+    # ValueError: a NUL in the name.
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write results to {path}: {why}; choose another --out") from error
     finally:
         # Another process may use the same parents by now: a folder with something in it stays.
         with suppress(OSError):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ngd_theory.arguments import is_array, is_known
+from ngd_theory.arguments import is_known, is_real
 from ngd_theory.errors import InputError, choose, shown
 
 #: How far from 1 a row of probabilities may add up: they may come from float32 or from a table.
@@ -70,11 +70,13 @@ def _check_targets(domain: Domain, outputs, targets) -> None:
     Raises
     ------
     InputError
-        For targets of another shape than the outputs', or rows outside ``domain``.
+        For targets that are no real numbers, of another shape than the outputs', or with rows outside ``domain``.
     """
     for name, value in (("outputs", outputs), ("targets", targets)):
-        if not is_array(value):
-            raise InputError(f"{name} are {shown(value)}; they must be an array (N, C)")
+        if not is_real(value):
+            raise InputError(
+                f"{name} are {shown(value)}; they must be an array (N, C) of real numbers"
+            )
     if outputs.ndim != 2 or targets.shape != outputs.shape:
         raise InputError(
             f"targets have shape {targets.shape}; the outputs have {outputs.shape}: both must be (N, C)"

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from pandas.api.types import is_numeric_dtype
+from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
 from ngd_theory.arguments import checked, require_known
 from ngd_theory.dynamics import Trajectory
@@ -122,13 +122,15 @@ def assert_convergence_rate(
     AssertionError
         If it does not, or a loss is not finite.
     InputError
-        For fewer than two losses, a first one of 0, negative ones (not MSE's), or an argument that is negative or not
-        finite.
+        For fewer than two losses, a first one of 0, negative ones (not MSE's), an argument that is negative or not
+        finite, or a ``floor`` of 1 or more.
     """
     __tracebackhide__ = True
     for name, value in (("expected", expected), ("tolerance", tolerance), ("floor", floor)):
         if value is not None:
             _require_number(name, value)
+    if floor is not None and not floor < 1:
+        raise InputError(f"floor is {floor}; it must be below 1, the first residual")
     residuals = np.sqrt(_losses(trajectory))
     floor = 1e3 * float(np.finfo(residuals.dtype).eps) if floor is None else floor
     measured = contraction_rate(residuals, floor)
@@ -202,7 +204,7 @@ def assert_gap_shrinks(
     if len(frame) == 0:
         raise InputError("the frame has no rows")
     for name in (over, column):
-        if not is_numeric_dtype(frame[name]):
+        if not is_numeric_dtype(frame[name]) or is_complex_dtype(frame[name]):
             raise InputError(
                 f"the column {name!r} has entries of type {frame[name].dtype}, not numbers"
             )

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.sparse.linalg import svds
 
 from ngd_theory import data, dynamics, fisher, losses, networks, theory
+from ngd_theory.arguments import checked
 from ngd_theory.claims.claim import Status, Verdict, judge
 from ngd_theory.claims.evidence import Evidence
 from ngd_theory.claims.settings import Settings
@@ -19,6 +20,7 @@ from ngd_theory.claims.statements import EDGE_SCALE, edge_targets
 from ngd_theory.data.sources.npz import npz_input_dim, npz_output_dim
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.kernels import ntk
+from ngd_theory.numerics import norm
 from ngd_theory.theory.isotropy import summarise
 
 #: Steps of the run beyond the edge of stability.
@@ -55,6 +57,7 @@ class Report:
         return all(v.status is not Status.FAIL for v in self.verdicts)
 
 
+@checked
 def verify(settings: Settings, progress: Callable[[str], None] | None = None) -> Report:
     """Check the theory on one network and data set.
 
@@ -422,7 +425,7 @@ def make_approximation(name: str, loss: str) -> fisher.Approximation:
 
 
 def _norm(params) -> float:
-    return float(jnp.sqrt(sum(jnp.sum(p**2) for p in jax.tree.leaves(params))))
+    return float(norm(params))
 
 
 def _singular(name: str, damping: float, dtype, conditions) -> str:

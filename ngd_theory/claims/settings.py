@@ -1,12 +1,13 @@
 """Settings of a verification run, validated before anything is computed."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ngd_theory import fisher
-from ngd_theory.errors import InputError, choose
+from ngd_theory.data.sources import require_source
+from ngd_theory.errors import InputError, choose, shown
 from ngd_theory.networks import ACTIVATIONS
 
 #: Those that run under cross-entropy.
@@ -32,6 +33,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Settings(BaseModel):
     """What `ngd_theory.claims.verify` runs. Names and defaults are those of ``ngd-theory verify``."""
 
+    made_by: ClassVar[str] = 'ngd.claims.parse({"dataset": "mnist"})'
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str = "mnist"
@@ -55,6 +57,12 @@ class Settings(BaseModel):
     output_dim: PositiveInt | None = None
     data_dir: Path | None = None
     kernel: Literal["empirical", "infinite"] = "empirical"
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_source(cls, name: str) -> str:
+        require_source(name)
+        return name
 
     @field_validator("activation")
     @classmethod
@@ -140,5 +148,7 @@ def parse(values: dict[str, Any]) -> Settings:
         for e in error.errors():
             message = str(e.get("ctx", {}).get("error", e["msg"]))
             name = "--" + "-".join(str(part) for part in e["loc"][:1]).replace("_", "-")
-            lines.append(f"{name} {e['input']}: {message}" if e["loc"] else message)
+            given = str(e["input"])
+            given = given if given.isprintable() and len(given) <= 60 else shown(e["input"])
+            lines.append(f"{name} {given}: {message}" if e["loc"] else message)
         raise InputError("; ".join(lines)) from None

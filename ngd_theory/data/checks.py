@@ -1,17 +1,23 @@
 """Checks that turn a bad array or number into a one-line ``DataError``."""
 
 import numbers
+import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ngd_theory.arguments import is_number
 from ngd_theory.data.errors import DataError
 from ngd_theory.errors import shown
 
 
 def require_matrix(x: ArrayLike, where: str) -> np.ndarray:
     """Return ``x`` as a real 2-D array, or raise ``DataError`` naming ``where``."""
-    array = np.asarray(x)
+    try:
+        array = np.asarray(x)
+    except ValueError:
+        raise DataError(f"{where} are rows of several lengths; give a 2-D array") from None
     if array.dtype.kind not in "fiub":
         raise DataError(f"{where} hold {array.dtype} values; give real numbers")
     if array.ndim != 2:
@@ -31,6 +37,27 @@ def require_finite(x: np.ndarray, where: str) -> None:
         f"{where} hold {len(bad)} NaN or infinite values, first at row {row}, column {column}; "
         "remove or replace them"
     )
+
+
+def require_positive(value: Any, name: str) -> float:
+    """Return ``value`` as a positive, finite float, or raise ``DataError`` naming it."""
+    if not is_number(value) or not 0 < value < np.inf:
+        raise DataError(f"{name} is {shown(value)}; give a positive number")
+    return float(value)
+
+
+def require_flag(value: object, name: str) -> bool:
+    """Return ``value`` as a bool, or raise ``DataError`` naming it."""
+    if not isinstance(value, bool | np.bool_):
+        raise DataError(f"{name} is {shown(value)}; give True or False")
+    return bool(value)
+
+
+def require_path(value: object, name: str) -> str | os.PathLike[str]:
+    """Return ``value``, or raise ``DataError`` naming it unless it is a text or a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise DataError(f"{name} is {shown(value)}; give a text or a path")
+    return value
 
 
 def require_count(value: object, name: str, minimum: int) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from ngd_theory.data.checks import require_count, require_finite, require_matrix
+from ngd_theory.data.checks import require_count, require_finite, require_matrix, require_positive
 from ngd_theory.data.errors import DataError
 from ngd_theory.data.transforms import numerical_rank, unit_rows
 
@@ -49,8 +49,7 @@ def forster(
     x = require_matrix(x, "inputs").astype(np.float64)
     require_finite(x, "inputs")
     max_iterations = require_count(max_iterations, "max_iterations", 1)
-    if not (np.isfinite(tolerance) and tolerance > 0):
-        raise DataError(f"tolerance is {tolerance}; give a positive number")
+    tolerance = require_positive(tolerance, "tolerance")
     num_rows, dim = x.shape
     if num_rows < dim:
         raise DataError(

@@ -1,19 +1,18 @@
 """Images for autoencoders: raw pixels of the three data sets of Hinton & Salakhutdinov (2006)."""
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from ngd_theory.data.checks import require_count, require_finite, require_matrix
+from ngd_theory.data.checks import require_count, require_finite, require_matrix, require_path
 from ngd_theory.data.curves import curves
 from ngd_theory.data.errors import DataError
 from ngd_theory.data.raw import Request
 from ngd_theory.data.sources.folders import ENVIRONMENT_VARIABLE, data_folder, find_all
 from ngd_theory.data.sources.mnist import load_mnist
+from ngd_theory.errors import shown
 
 _FACES_FILE = "faces.npz"
 _FACES_PIXELS = 25 * 25
@@ -52,15 +51,16 @@ def autoencoder_images(
     DataError
         If ``name`` is unknown, a file absent or damaged, or ``num_images`` more than it has.
     """
-    if name not in _READERS:
-        raise DataError(f"there are no images {name!r}; choose one of {', '.join(_READERS)}")
+    if not isinstance(name, str) or name not in _READERS:
+        raise DataError(f"there are no images {shown(name)}; choose one of {', '.join(_READERS)}")
     read = _READERS[name]
+    folder = None if data_dir is None else Path(require_path(data_dir, "data_dir")).expanduser()
     seed = require_count(seed, "seed", 0)
     if num_images is not None:
         num_images = require_count(num_images, "num_images", 1)
     if read is None:
         return curves(seed=seed) if num_images is None else curves(num_images, seed=seed)
-    images, origin = read(None if data_dir is None else Path(data_dir).expanduser())
+    images, origin = read(folder)
     if num_images is not None and num_images > len(images):
         raise DataError(
             f"{num_images} images were asked for but {origin} has only {len(images)}; ask for at "
@@ -112,16 +112,8 @@ def _read_array(path: Path, key: str) -> np.ndarray:
             if key in archive.files:
                 return archive[key]
             found = ", ".join(archive.files) or "nothing"
-    # TypeError: a single .npy array; RuntimeError: a damaged flag that reads as encryption.
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    # Damage looks like anything.
+    except Exception as error:
         raise DataError(
             f"{path} is not a readable .npz file of numbers; save it with np.savez"
         ) from error

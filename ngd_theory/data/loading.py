@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ngd_theory.data.checks import require_count
+from ngd_theory.data.checks import require_count, require_flag, require_path
 from ngd_theory.data.class_targets import CODINGS, encode_labels, resolve_classes
 from ngd_theory.data.dataset import Dataset
 from ngd_theory.data.errors import DataError
@@ -88,18 +88,23 @@ def load(
     DataError
         With one line that says what is wrong, where, and what to do.
     """
-    for name, value in (("source", source), ("data_dir", "" if data_dir is None else data_dir)):
-        if not isinstance(value, str | os.PathLike):
-            raise DataError(f"{name} is {shown(value)}; it must be a text or a path")
+    for name, flag in (
+        ("standardise", standardise),
+        ("unit_norm", unit_norm),
+        ("forster", forster),
+    ):
+        require_flag(flag, name)
     request = Request(
-        name=os.fspath(source),
+        name=os.fspath(require_path(source, "source")),
         num_train=require_count(num_train, "num_train", 1),
         num_test=require_count(num_test, "num_test", 0),
         seed=require_count(seed, "seed", 0),
         targets=targets,
         input_dim=None if input_dim is None else require_count(input_dim, "input_dim", 1),
         output_dim=None if output_dim is None else require_count(output_dim, "output_dim", 1),
-        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
+        data_dir=None
+        if data_dir is None
+        else Path(require_path(data_dir, "data_dir")).expanduser(),
     )
     if targets not in CODINGS:
         raise DataError(f"targets is {shown(targets)}; choose one of {', '.join(CODINGS)}")

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from ngd_theory.data.checks import require_count, require_finite, require_matrix
+from ngd_theory.data.checks import require_count, require_finite, require_matrix, require_positive
 from ngd_theory.data.errors import DataError
 
 _BLOCK_ROWS = 4096
@@ -106,9 +106,7 @@ def unit_rows(x: ArrayLike, scale: float | None = None) -> Float[np.ndarray, "N 
     """
     x = require_matrix(x, "inputs").astype(np.float64)
     require_finite(x, "inputs")
-    scale = float(np.sqrt(x.shape[1])) if scale is None else float(scale)
-    if not (np.isfinite(scale) and scale > 0):
-        raise DataError(f"scale is {scale}; give a positive number for the norm of the rows")
+    scale = float(np.sqrt(x.shape[1])) if scale is None else require_positive(scale, "scale")
     largest = np.abs(x).max(axis=1, keepdims=True)
     zero = np.flatnonzero(largest == 0)
     if zero.size:

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from ngd_theory.arguments import check_finite, is_array, is_known
+from ngd_theory.arguments import check_finite, is_known, is_real
 from ngd_theory.errors import InputError, shown
 from ngd_theory.losses import Loss
 
@@ -28,8 +28,7 @@ def check_targets(loss: Loss, targets, outputs):
         For another shape, numbers that are not real, and where they are known a NaN or infinity, or a row that the
         loss has no meaning for.
     """
-    real = (jnp.floating, jnp.integer, jnp.bool_)
-    if not (is_array(targets) and any(jnp.issubdtype(targets.dtype, kind) for kind in real)):
+    if not is_real(targets):
         raise InputError(f"targets are {shown(targets)}; they must be an array of real numbers")
     check_finite("targets", targets)
     loss.check(outputs, targets)

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, choose
 from ngd_theory.fisher.base import Approximation, approximation
 from ngd_theory.fisher.coupled import coupled_solve, dual_solve
@@ -358,7 +359,16 @@ def coupling_weights(depth: int) -> list[float]:
     return [pattern[index % 3] for index in range(depth)]
 
 
+@checked
 def tridiagonal_coupling(depth: int) -> np.ndarray:
-    """Sigma: the (L, L) matrix of ones on the three central diagonals."""
+    """Sigma: the (L, L) matrix of ones on the three central diagonals.
+
+    Raises
+    ------
+    InputError
+        Unless L is a whole number of at least 1.
+    """
+    if depth < 1:
+        raise InputError(f"depth is {depth}; it must be at least 1")
     index = np.arange(depth)
     return (np.abs(index[:, None] - index[None, :]) <= 1).astype(float)

@@ -82,6 +82,7 @@ class EmpiricalFisher:
     Attributes
     ----------
     targets : (N, C) array
+        Those of the loss; others are refused where they can be read.
     loss : str
     """
 
@@ -90,7 +91,7 @@ class EmpiricalFisher:
     loss: str | losses.Loss = "mse"
 
     def __post_init__(self):
-        losses.by_name(self.loss)
+        losses.by_name(self.loss).check(self.targets, self.targets)
 
     def root(self, outputs: Float[Array, "N C"]) -> Float[Array, "N C 1"]:
         """(N, C, 1): the residuals."""

@@ -15,12 +15,13 @@ factor is ever formed, `KroneckerFisher.dense` apart. The (P, M) matrix V of a l
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ngd_theory.errors import InputError
+from ngd_theory.arguments import checked
+from ngd_theory.errors import InputError, shown
 from ngd_theory.linalg import cholesky_factor, eigen_system, lower_solve
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
@@ -43,6 +44,7 @@ class KroneckerFisher:
         ``B_ij`` likewise.
     """
 
+    made_by: ClassVar[str] = "ngd.fisher.kronecker_fisher(layers)"
     inputs: tuple[tuple[Array, ...], ...]
     sensitivities: tuple[tuple[Array, ...], ...]
 
@@ -94,6 +96,7 @@ class KroneckerFisher:
         )
 
 
+@checked
 def kronecker_fisher(
     layers: Sequence[LayerLinearization], bandwidth: int | None = None
 ) -> KroneckerFisher:
@@ -163,9 +166,17 @@ class DiagonalInverse:
         ]
 
 
+@checked
 @full_precision
 def invert_diagonal(fisher: KroneckerFisher, damping: Sequence[FactorDamping]) -> DiagonalInverse:
-    """Invert every layer's ``(A_ii + rho_A) (x) (B_ii + rho_B)``, two Cholesky factorisations a layer."""
+    """Invert every layer's ``(A_ii + rho_A) (x) (B_ii + rho_B)``, two Cholesky factorisations a layer.
+
+    Raises
+    ------
+    InputError
+        Unless ``damping`` has a pair (rho_A, rho_B) for every layer.
+    """
+    _check_pairs(fisher, damping)
     diagonal = [fisher.block(i, i) for i in range(fisher.depth)]
     whitened = [
         tuple(_whitening(m, rho) for m, rho in zip(pair, rhos, strict=True))
@@ -227,6 +238,7 @@ class TridiagonalInverse:
         return [solved[0], *(w - spread for w, spread in zip(solved[1:], back, strict=True))]
 
 
+@checked
 @full_precision
 def invert_tridiagonal(
     fisher: KroneckerFisher, damping: Sequence[FactorDamping]
@@ -243,7 +255,13 @@ def invert_tridiagonal(
         Of bandwidth at least 1 (or one layer).
     damping : sequence of (rho_A, rho_B)
         Of each layer; positive.
+
+    Raises
+    ------
+    InputError
+        Unless ``damping`` has a pair for every layer.
     """
+    _check_pairs(fisher, damping)
     whitened = [
         tuple(_whitening(m, rho) for m, rho in zip(fisher.block(i, i), rhos, strict=True))
         for i, rhos in zip(range(fisher.depth), damping, strict=True)
@@ -263,6 +281,14 @@ def invert_tridiagonal(
     a, b = whitened[-1]
     last = jnp.ones((a.shape[1], b.shape[1]), a.dtype)
     return TridiagonalInverse((*stages, _Stage((a, b), last, ())))
+
+
+def _check_pairs(fisher: KroneckerFisher, damping: Sequence[FactorDamping]) -> None:
+    if len(damping) != fisher.depth:
+        raise InputError(f"damping has {len(damping)} pairs for {fisher.depth} layers")
+    for layer, pair in enumerate(damping):
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InputError(f"damping[{layer}] is {shown(pair)}; it must be a pair (rho_A, rho_B)")
 
 
 def _whitening(matrix: Float[Array, "n n"], rho) -> Float[Array, "n n"]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ngd_theory.arguments import checked_fields
 from ngd_theory.errors import InputError
 from ngd_theory.fisher.coupled import at_most_square, damped_solve
 from ngd_theory.fisher.kinds import curvature_sensitivities
@@ -27,6 +28,7 @@ from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ConjugateGradients:
     """How to iterate.

@@ -45,8 +45,20 @@ def layer_kernel(
     -------
     (N*C, N'*C) array
         Index ``n*C + c``.
+
+    Raises
+    ------
+    InputError
+        If the two are of layers with different inputs or units, or ``memory_budget`` is below 1.
     """
     other = layer if other is None else other
+    if memory_budget < 1:
+        raise InputError(f"memory_budget is {memory_budget}; it must be at least 1 byte")
+    sizes = [(one.inputs.shape[-1], one.sensitivities.shape[-1]) for one in (layer, other)]
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"the layers have {sizes[0]} and {sizes[1]} inputs and units; give one layer at two sets of samples"
+        )
     n, c, t, k = layer.sensitivities.shape
     m, d, s, _ = other.sensitivities.shape
     if t == s == 1:

@@ -148,7 +148,8 @@ def _grouping(paths, structure, groups: Sequence[str] | None) -> Grouping:
 def _type(leaf):
     """Its dtype; the name of its class where it is no array, as a module's activation."""
     try:
-        return jnp.result_type(leaf)
+        # JAX reads a text as the name of a dtype.
+        return type(leaf).__name__ if isinstance(leaf, str) else jnp.result_type(leaf)
     except TypeError:
         return type(leaf).__name__
 

@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
+from ngd_theory.networks.checks import require_floating
 from ngd_theory.networks.layers import Affine
 from ngd_theory.networks.network import Network
 
@@ -102,13 +103,16 @@ def sparse_init(
     Raises
     ------
     InputError
-        If ``num_connections`` is below 1, or ``scale`` not positive and finite.
+        If ``num_connections`` is below 1, ``scale`` not positive and finite, ``bias`` not finite, or ``dtype`` not
+        floating.
     """
     if num_connections < 1:
         raise InputError(f"num_connections is {num_connections}; it must be at least 1")
     if not 0 < scale < float("inf"):
         raise InputError(f"scale is {scale}; it must be positive and finite")
-    dtype = jnp.zeros(()).dtype if dtype is None else dtype
+    if not abs(bias) < float("inf"):
+        raise InputError(f"bias is {bias}; it must be finite")
+    dtype = require_floating(dtype)
     keys = jax.random.split(key, network.depth)
     return tuple(
         _sparse_layer(block.affine, layer_key, num_connections, scale, bias, dtype)

@@ -9,12 +9,12 @@ from operator import and_
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked, is_floating
 from ngd_theory.errors import InputError, NotPredictedError, require_type, shown
 from ngd_theory.networks.between import shape_after
+from ngd_theory.networks.checks import require_floating
 from ngd_theory.networks.geometry import Geometry, geometries
 from ngd_theory.networks.layers import Affine
 from ngd_theory.networks.sizes import LayerSize
@@ -147,8 +147,13 @@ class Network:
         -------
         tuple of dict
             One a layer: ``{"weight": (fan_in, M)[, "bias": (M,)]}``, HWIO weights for convolutions.
+
+        Raises
+        ------
+        InputError
+            For what is no key, or no floating dtype.
         """
-        dtype = jnp.zeros(()).dtype if dtype is None else dtype
+        dtype = require_floating(dtype)
         keys = jax.random.split(key, self.depth)
         return tuple(b.affine.init(k, dtype) for b, k in zip(self.blocks, keys, strict=True))
 

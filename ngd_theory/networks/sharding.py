@@ -21,7 +21,10 @@ SAMPLES, WIDTH = "samples", "width"
 
 
 @checked
-def device_mesh(width: int = 1, devices: Sequence | None = None) -> Mesh:
+def device_mesh(
+    width: int = 1,
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+) -> Mesh:
     """A mesh with ``width`` devices a row: units are spread over a row, samples over the rows.
 
     Parameters
@@ -34,9 +37,11 @@ def device_mesh(width: int = 1, devices: Sequence | None = None) -> Mesh:
     Raises
     ------
     InputError
-        For a width that does not divide the number of devices.
+        For a width that does not divide the number of devices, or none of them.
     """
     devices = jax.devices() if devices is None else devices
+    if len(devices) == 0:
+        raise InputError("devices is empty; give one at least, or leave it out for all")
     if width < 1 or len(devices) % width:
         raise InputError(f"width is {width}; it must divide the number of devices, {len(devices)}")
     return Mesh(np.asarray(devices).reshape(-1, width), (SAMPLES, WIDTH))

@@ -2,7 +2,6 @@
 
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,13 @@ def save_state(path: str | os.PathLike[str], tree) -> None:
     try:
         with written(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-    except OSError as error:
+    # ValueError: a path without a name, or with a NUL.
+    except (OSError, ValueError) as error:
         advice = (
             "" if Path(path).parent.is_dir() else f"; make the folder {Path(path).parent} first"
         )
-        raise InputError(f"cannot write {path}: {error.strerror or error}{advice}") from None
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {path}: {why}{advice}") from None
 
 
 @checked
@@ -105,6 +106,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 name.removesuffix(".npy"): np.lib.format.read_array(file.open(name))
                 for name in file.namelist()
             }
-    # RuntimeError: a damaged flag that reads as encryption or another version of the format.
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    # Damage looks like anything: encryption, other formats, headers that are no Python.
+    except Exception as error:
         raise InputError(f"cannot read {path}: {error}; save_state writes such files") from None

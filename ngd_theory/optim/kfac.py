@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
-from ngd_theory.arguments import check_finite, checked, is_array
+from ngd_theory.arguments import check_finite, checked, is_real
 from ngd_theory.errors import InputError, require_type, shown
 from ngd_theory.fisher.factored_damping import factored_damping
 from ngd_theory.fisher.kronecker import KroneckerFisher, kronecker_fisher
@@ -70,6 +70,8 @@ class KFACState(NamedTuple):
     momentum: Array
     model_change: Array
     reduction_ratio: Array
+    # No annotation: it is no field.
+    made_by = "optimizer.init(params), of ngd.optim.kfac"
 
 
 @checked
@@ -206,6 +208,8 @@ def kfac(
         largest_change=largest_change,
         reject_worse=reject_worse,
     )
+    if not -(2**63) <= seed < 2**63:
+        raise InputError(f"seed is {seed}; it must be a number of 64 bits")
     method = _KFAC(network, losses.by_name(loss), options)
     return optax.GradientTransformationExtraArgs(_Init(method, seed), _Update(method))
 
@@ -319,9 +323,9 @@ class _KFAC:
 
     def check(self, grads, state, params, x, y) -> None:
         """Shapes and types; of targets that can be read, whether they are any."""
-        require_type("state", state, KFACState, "optimizer.init(params)")
+        require_type("state", state, KFACState, KFACState.made_by)
         for name, value in (("x", x), ("y", y)):
-            if not is_array(value) or jnp.issubdtype(value.dtype, jnp.complexfloating):
+            if not is_real(value):
                 raise InputError(f"{name} is {shown(value)}; it must be an array of real numbers")
         self.network.check(params, jax.ShapeDtypeStruct(x.shape, state.damping.dtype))
         outputs = jax.ShapeDtypeStruct((x.shape[0], self.network.output_dim), state.damping.dtype)
@@ -330,6 +334,8 @@ class _KFAC:
         for name, tree in (("grads", grads), ("state.previous", state.previous)):
             if (found := _shapes(tree)) != wanted:
                 raise InputError(f"{name} has the shapes {found}; those of params are {wanted}")
+            if not all(map(is_real, jax.tree.leaves(tree))):
+                raise InputError(f"{name} has a leaf that is no array of real numbers")
 
     def _observe(self, factors, params, x, key, k):
         """Statistics after the rows x of step k, where they are due, and whether all numbers are finite."""

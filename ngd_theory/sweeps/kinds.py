@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 from pydantic import ValidationError
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, choose
 from ngd_theory.sweeps import layers, structure, table, training, verdicts
 from ngd_theory.sweeps.cells import MOST_CELLS
@@ -113,6 +114,7 @@ def evaluate(study: AnyStudy, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
     return KINDS[study.kind].evaluate(study, frame)
 
 
+@checked
 def read(path: str | Path) -> AnyStudy:
     """Read and check a study file; every grid point is validated.
 
@@ -128,11 +130,13 @@ def read(path: str | Path) -> AnyStudy:
                 f"{path}: has more than {MOST_BYTES:,} bytes; no study of at most {MOST_CELLS:,} cells needs as many"
             )
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    # ValueError: no UTF-8, or a NUL in the name.
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    # Not only TOMLDecodeError: a number may have more digits than Python reads.
+    except ValueError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     except RecursionError:
         raise InputError(f"{path}: {_NESTED}") from None

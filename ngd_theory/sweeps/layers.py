@@ -208,6 +208,7 @@ class LayersClaim(BaseModel):
 class LayersStudy(_Fixed, metaclass=InWords):
     """What a study file with ``kind = "layers"`` holds: settings, of which `AXES` may be lists."""
 
+    made_by: ClassVar[str] = 'ngd.sweeps.read("my.toml")'
     kind: Literal["layers"]
     title: str = Field(min_length=1)
     statement: str = Field(min_length=1)

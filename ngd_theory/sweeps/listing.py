@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
 from ngd_theory.sweeps.kinds import AnyStudy, read
 
@@ -32,6 +33,7 @@ class Listing:
         return f"{self.path.stem} ({self.study.num_cells} cells): {self.study.title}"
 
 
+@checked
 def list_studies(folder: str | Path) -> list[Listing]:
     """Every ``*.toml`` of a folder, by name.
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ngd_theory.arguments import checked
 from ngd_theory.files import write_json
 from ngd_theory.sweeps.cells import HashedCell, grouped_by_shape
 from ngd_theory.sweeps.executors import Failure, Measure, Outcome, executor
@@ -67,6 +68,7 @@ class Summary:
         return not self.failures and all(verdict.as_expected for verdict in self.verdicts)
 
 
+@checked
 def run(
     study: AnyStudy | str | Path,
     out: str | Path,

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ngd_theory.errors import InputError
+from ngd_theory.arguments import checked
+from ngd_theory.errors import InputError, shown
 
 #: Confidence of all intervals.
 LEVEL = 0.95
@@ -68,6 +69,7 @@ class Rule:
     high: float
 
     @classmethod
+    @checked
     def parse(cls, text: str) -> "Rule":
         """Read ``"<= x"``, ``">= x"`` or ``"in [a, b]"``.
 
@@ -180,12 +182,25 @@ def power_law(x: Any, y: Any, seed: Any) -> Estimate:
     Raises
     ------
     InputError
-        If a seed has fewer than two different x, or an x is not positive.
+        If a seed has fewer than two different x, an x is not positive, or the three are not of one length.
     """
-    x, y, seed = np.asarray(x, float), np.asarray(y, float), np.asarray(seed)
+    x, y, seed = _numbers("x", x), _numbers("y", y), np.asarray(seed)
+    if not x.shape == y.shape == seed.shape:
+        raise InputError(f"x, y and seed have shapes {x.shape}, {y.shape} and {seed.shape}")
     if not (x > 0).all():
         raise InputError("a power law is fitted to positive x; some are not")
     return seed_mean([_slope(x[seed == s], y[seed == s]) for s in np.unique(seed)])
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """A sequence of numbers as floats."""
+    try:
+        found = np.asarray(values, float)
+    except (TypeError, ValueError):
+        found = np.asarray(0.0)
+    if found.ndim != 1:
+        raise InputError(f"{name} is {shown(values)}; it must be a sequence of real numbers")
+    return found
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
@@ -214,13 +229,15 @@ def contraction_rate(residuals: Sequence[float] | Any, floor: float | None = Non
     Raises
     ------
     InputError
-        For fewer than two entries or a first one that is not positive.
+        For fewer than two entries, a first one that is not positive, or negative ones.
     """
-    r = np.asarray(residuals, float)
+    r = _numbers("residuals", residuals)
     finite = np.isfinite(r)
     r = r if finite.all() else r[: int(np.argmin(finite))]
     if len(r) < 2 or not r[0] > 0:
         raise InputError("a rate takes two finite residuals at least, the first above zero")
+    if (r < 0).any():
+        raise InputError(f"the residual {r.min():.3g} is negative; norms are not")
     r = r / r[0]
     above = r > (1e3 * np.finfo(float).eps if floor is None else floor)
     kept = len(r) if above.all() else int(np.argmin(above))

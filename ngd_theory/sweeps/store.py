@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, choose
 from ngd_theory.files import PART, set_aside, write_json, written
 from ngd_theory.sweeps.cells import HashedCell, canonical
@@ -76,7 +77,8 @@ class Store:
         try:
             for path in (folder, folder / _CELLS, folder / _FAILURES):
                 path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        # ValueError: a NUL in the name.
+        except (OSError, ValueError) as error:
             raise InputError(f"cannot make {folder}: {error}; choose another --out") from None
 
     def lock(self) -> AbstractContextManager[None]:
@@ -138,6 +140,7 @@ class Store:
         return self.folder / _FAILURES / f"{id}.json"
 
 
+@checked
 def load(results: str | Path) -> pd.DataFrame:
     """Read all finished cells of a results folder into one tidy table.
 

@@ -126,6 +126,7 @@ class StructureClaim(BaseModel):
 class StructureStudy(BaseModel, metaclass=InWords):
     """What a study file with ``kind = "structure"`` holds."""
 
+    made_by: ClassVar[str] = 'ngd.sweeps.read("my.toml")'
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["structure"]

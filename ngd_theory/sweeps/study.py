@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from math import prod
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -140,6 +140,7 @@ class Study(BaseModel, metaclass=InWords):
     claims : tuple of StudyClaim
     """
 
+    made_by: ClassVar[str] = 'ngd.sweeps.read("my.toml")'
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["theory"] = "theory"

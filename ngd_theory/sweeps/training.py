@@ -186,6 +186,7 @@ class TrainingClaim(BaseModel):
 class TrainingStudy(BaseModel, metaclass=InWords):
     """What a study file with ``kind = "training"`` holds."""
 
+    made_by: ClassVar[str] = 'ngd.sweeps.read("my.toml")'
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["training"]

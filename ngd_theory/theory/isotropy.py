@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import is_known
@@ -98,7 +97,10 @@ def require_square(map: Any, name: str = "the map") -> Array:
         )
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise InputError(f"{name} has numbers of type {dtype}; they must be real")
-    return jnp.asarray(map, np.promote_types(dtype, np.float32))
+    # First in the type that JAX is set to, which warns if asked for a wider one.
+    found = jnp.asarray(map)
+    least = jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else jnp.zeros(()).dtype
+    return found.astype(jnp.promote_types(found.dtype, least))
 
 
 def summarise(map: Float[Array, "NC NC"]) -> Isotropy:

@@ -34,6 +34,13 @@ def source_names() -> tuple[str, ...]:
     return (*SOURCES, "openml:NAME", "PATH.npz")
 
 
+def require_source(name: str) -> None:
+    """Raise `DataError` unless ``name`` is one of `source_names`; a file need not be there."""
+    if name in SOURCES or name.startswith("openml:") or name.endswith(".npz"):
+        return
+    raise DataError(f"there is no data source {name!r}; choose one of {', '.join(source_names())}")
+
+
 def read(request: Request) -> RawData:
     """All rows of the source that ``request.name`` names.
 
@@ -42,12 +49,9 @@ def read(request: Request) -> RawData:
     DataError
         If there is no such source, or it cannot be read.
     """
+    require_source(request.name)
     if request.name in SOURCES:
         return SOURCES[request.name](request)
     if request.name.startswith("openml:"):
         return load_openml(request)
-    if request.name.endswith(".npz"):
-        return load_npz(request)
-    raise DataError(
-        f"there is no data source {request.name!r}; choose one of {', '.join(source_names())}"
-    )
+    return load_npz(request)

@@ -1,8 +1,6 @@
 """The user's own data in a NumPy ``.npz`` file."""
 
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -18,9 +16,6 @@ _INPUT_KEYS = ("x", "inputs")
 _TARGET_KEYS = ("y", "targets", "labels")
 _TEST_INPUT_KEYS = ("x_test", "test_inputs")
 _TEST_TARGET_KEYS = ("y_test", "test_targets", "test_labels")
-
-# A damaged flag reads as an unknown compression or as encryption: a RuntimeError of zipfile.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 def load_npz(request: Request) -> RawData:
@@ -97,18 +92,26 @@ def npz_output_dim(
 
 def _read(path: Path, shapes_only: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Arrays of the file by key; of those named, arrays of the shape and type that take no memory."""
-    if not path.is_file():
+    # Not Path.is_file, which raises for a name that is too long.
+    if not os.path.isfile(path):
         raise DataError(f"{path} is not a file; check the path")
     try:
         # NumPy leaves a file it opened itself open when the archive is damaged.
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.ndarray):
-                return {
+                found = {
                     key: _shape_of(archive, key) if key in shapes_only else archive[key]
                     for key in archive.files
                 }
-    except _DAMAGE as error:
+                # Of what is no array NumPy gives the bytes.
+                return {k: array for k, array in found.items() if isinstance(array, np.ndarray)}
+    except MemoryError as error:
+        raise DataError(
+            f"{path} is damaged, or its arrays do not fit into memory: {error}"
+        ) from error
+    # Damage looks like anything: other formats, compressions, encryption, headers that are no Python.
+    except Exception as error:
         if "Object arrays" in str(error):
             problem = "holds object arrays (pickle); save plain numeric arrays"
         else:
@@ -165,6 +168,10 @@ def _is_labels(y: np.ndarray, path: Path) -> bool:
 
 def _rows(x: np.ndarray, y: np.ndarray, classes: np.ndarray | None) -> Rows:
     inputs = x.reshape(len(x), int(np.prod(x.shape[1:])))
-    if classes is None:
-        return Rows(inputs, y.reshape(len(y), -1).astype(np.float64))
+    # Extended floats that are too large become infinite, and are refused as such.
+    with np.errstate(over="ignore"):
+        if inputs.dtype.itemsize > 8:
+            inputs = inputs.astype(np.float64)
+        if classes is None:
+            return Rows(inputs, y.reshape(len(y), -1).astype(np.float64))
     return Rows(inputs, np.searchsorted(classes, y))

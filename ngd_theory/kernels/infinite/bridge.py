@@ -1,13 +1,14 @@
 """Bridge to neural-tangents: our network as a stax triple, parameters both ways, and its kernels."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels._neural_tangents import neural_tangents
 from ngd_theory.networks import ACTIVATIONS, Network
@@ -42,6 +43,7 @@ class Stax(NamedTuple):
     kernel_fn: Callable
 
 
+@checked
 def to_stax(net: Network, *, quadrature_degree: int = QUADRATURE_DEGREE) -> Stax:
     """``net`` as neural-tangents' ``(init_fn, apply_fn, kernel_fn)``, NTK parameterisation.
 
@@ -61,9 +63,16 @@ def to_stax(net: Network, *, quadrature_degree: int = QUADRATURE_DEGREE) -> Stax
     return _serial(_layers(net, quadrature_degree))
 
 
+@checked
 def params_to_stax(net: Network, params) -> list[tuple]:
-    """Parameters of ``net`` as those of `to_stax`, such that both give the same outputs."""
-    _check_layers(net, params)
+    """Parameters of ``net`` as those of `to_stax`, such that both give the same outputs.
+
+    Raises
+    ------
+    InputError
+        For parameters that are not those of ``net``.
+    """
+    net.check(params, jax.ShapeDtypeStruct((1, *net.input_shape), jnp.float32))
     out: list[tuple] = []
     for block, layer in zip(net.blocks, params, strict=True):
         # One axis for the samples and one a spatial axis.
@@ -74,9 +83,16 @@ def params_to_stax(net: Network, params) -> list[tuple]:
     return out
 
 
-def params_from_stax(net: Network, stax_params) -> tuple[dict[str, Array], ...]:
-    """Inverse of `params_to_stax`: parameters drawn by ``init_fn`` as those of ``net``."""
-    arrays = [p for p in stax_params if len(p) == 2]
+@checked
+def params_from_stax(net: Network, stax_params: Sequence) -> tuple[dict[str, Array], ...]:
+    """Inverse of `params_to_stax`: parameters drawn by ``init_fn`` as those of ``net``.
+
+    Raises
+    ------
+    InputError
+        For parameters that are not those of such a network.
+    """
+    arrays = [p for p in stax_params if isinstance(p, Sequence) and len(p) == 2]
     _check_layers(net, arrays)
     out = []
     for block, (weight, bias) in zip(net.blocks, arrays, strict=True):

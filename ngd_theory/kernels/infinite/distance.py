@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked
+from ngd_theory.errors import InputError
 from ngd_theory.kernels.empirical import layerwise_ntk as empirical_layerwise_ntk
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layerwise_ntk
 from ngd_theory.networks import Linearization, Network
@@ -33,7 +34,18 @@ def layerwise_distance(
     -------
     (L,) array
         First layer to last. Layer 1 of a network of depth 1 has no width to differ by: 0 to round-off.
+
+    Raises
+    ------
+    InputError
+        If ``lin`` is not of ``net`` at so many samples, and as `layerwise_ntk`.
     """
+    wanted = net.depth, (len(x), net.output_dim)
+    if (len(lin.layers), lin.outputs.shape) != wanted:
+        raise InputError(
+            f"lin has {len(lin.layers)} layers and outputs {lin.outputs.shape}; net at x has {wanted[0]} and "
+            f"{wanted[1]}"
+        )
     limit = layerwise_ntk(net, x, memory_budget=memory_budget)
     # kron, with the identity over outputs in the last place: index n*C + c.
     each = jnp.eye(lin.output_dim, dtype=limit.dtype)

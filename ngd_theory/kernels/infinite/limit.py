@@ -12,8 +12,10 @@ from jaxtyping import Array, Float
 
 from ngd_theory import linalg
 from ngd_theory.arguments import checked
+from ngd_theory.errors import InputError
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layer_kernels
 from ngd_theory.networks import LayerLinearization, Linearization, Network
+from ngd_theory.networks.checks import require_size
 from ngd_theory.networks.layout import ParameterLayout
 from ngd_theory.precision import full_precision
 
@@ -48,10 +50,15 @@ def linearize(
     Linearization, Linearization or None
         At ``x`` and at ``x_test``, in one parameter space. The outputs are 0, their mean over
         initialisations.
+
+    Raises
+    ------
+    InputError
+        For an ``output_dim`` below 1, and as `layer_kernels`.
     """
-    c = net.output_dim if output_dim is None else output_dim
+    c = net.output_dim if output_dim is None else require_size("output_dim", output_dim)
     n = len(x)
-    points = x if x_test is None else jnp.concatenate([jnp.asarray(x), jnp.asarray(x_test)])
+    points = x if x_test is None else joined(net, x, x_test)
     kernels = layer_kernels(net, points, memory_budget=memory_budget)
     roots = [
         (square_root(a), square_root(b))
@@ -64,6 +71,23 @@ def linearize(
         return Linearization(jnp.zeros((size, c), layers[0].inputs.dtype), layers)
 
     return part(slice(0, n)), None if x_test is None else part(slice(n, None))
+
+
+def joined(
+    net: Network, x: Float[Array, "N *S"], x_test: Float[Array, "M *S"]
+) -> Float[Array, "K *S"]:
+    """Training and test inputs one after the other.
+
+    Raises
+    ------
+    InputError
+        Unless both are inputs of ``net``.
+    """
+    for name, rows in (("x", x), ("x_test", x_test)):
+        if rows.shape[1:] != net.input_shape:
+            wanted = ", ".join(map(str, net.input_shape))
+            raise InputError(f"{name} has shape {rows.shape}; this network takes (N, {wanted})")
+    return jnp.concatenate([jnp.asarray(x), jnp.asarray(x_test)])
 
 
 @full_precision

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory import linalg
-from ngd_theory.arguments import checked
+from ngd_theory.arguments import check_finite, checked
 from ngd_theory.errors import InputError, NotPredictedError, require_type
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, nngp
-from ngd_theory.kernels.infinite.limit import linearize
+from ngd_theory.kernels.infinite.limit import joined, linearize
 from ngd_theory.kernels.infinite.units import unit_wise_maps
 from ngd_theory.networks import Network
 from ngd_theory.precision import full_precision
@@ -58,6 +58,7 @@ class Predictor:
         Standard errors, for maps estimated by Monte Carlo.
     """
 
+    made_by: ClassVar[str] = "ngd.kernels.infinite.predictor(...)"
     name: str
     train_map: Float[Array, "N N"]
     test_map: Float[Array, "M N"]
@@ -187,7 +188,8 @@ def ensemble(
     Raises
     ------
     InputError
-        For targets or maps of the wrong shape, a step size that is not positive, or a negative time.
+        For targets or maps of the wrong shape, targets that are not finite, a step size that is not positive and
+        finite, or a negative time.
     """
     n, m = len(x), len(x_test)
     if maps.test_map.shape != (m, n):
@@ -196,12 +198,12 @@ def ensemble(
         )
     if jnp.ndim(targets) != 2 or len(targets) != n:
         raise InputError(f"targets have shape {jnp.shape(targets)}; they must be ({n}, C)")
-    if not step_size > 0:
-        raise InputError(f"step_size is {step_size}; it must be positive")
-    if any(int(t) != t or t < 0 for t in steps):
+    check_finite("targets", targets)
+    if not 0 < step_size < float("inf"):
+        raise InputError(f"step_size is {step_size}; it must be positive and finite")
+    if any(t < 0 for t in steps):
         raise InputError(f"steps are {list(steps)}; they must be whole numbers >= 0")
-    points = jnp.concatenate([jnp.asarray(x), jnp.asarray(x_test)])
-    prior = nngp(net, points)
+    prior = nngp(net, joined(net, x, x_test))
     times = jnp.asarray([int(t) for t in steps])
     return _propagate(maps.train_map, maps.test_map, prior, jnp.asarray(targets), step_size, times)
 

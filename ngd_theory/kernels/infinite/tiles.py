@@ -44,7 +44,7 @@ def assemble(
     if any(isinstance(leaf, Tracer) for leaf in (*leaves, *jax.tree.leaves(columns))):
         return function(rows, columns)
     dtype = leaves[0].dtype
-    size = int((budget / (dtype.itemsize * temporaries)) ** 0.5)
+    size = int((max(0, budget) / (dtype.itemsize * temporaries)) ** 0.5)
     if size < 1:
         raise InputError(
             f"memory_budget is {budget} bytes; one pair of samples needs {dtype.itemsize * temporaries}"
