@@ -168,14 +168,14 @@ def nystrom(
     chosen = (jnp.arange(samples) * n) // samples
     terms = [layer_kernel(layer, _rows_of(layer, chosen)) for layer in layers]
     columns = sum(terms[1:], terms[0]) / n
-    rows = (chosen[:, None] * c + jnp.arange(c)).ravel()
+    rows = (chosen[:, None] * c + jnp.arange(c)[None]).ravel()
     core = columns[rows]
     eigenvalues, vectors = eigen_system((core + core.T) / 2)
     # B = columns core^(-1/2): B B^T is the approximation, B^T B has its spectrum.
-    half = columns @ (vectors * jnp.sqrt(jnp.maximum(inverse_spectrum(eigenvalues), 0)))
+    half = columns @ (vectors * jnp.sqrt(jnp.maximum(inverse_spectrum(eigenvalues), 0))[None])
     spectrum, basis = eigen_system(half.T @ half)
     inverse = jnp.maximum(inverse_spectrum(spectrum), 0)
-    return half @ (basis * jnp.sqrt(inverse)), jnp.where(inverse > 0, spectrum, 0)
+    return half @ (basis * jnp.sqrt(inverse)[None]), jnp.where(inverse > 0, spectrum, 0)
 
 
 def _rows_of(layer: LayerLinearization, samples) -> LayerLinearization:
