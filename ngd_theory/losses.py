@@ -72,7 +72,7 @@ def _check_targets(domain: Domain, outputs, targets) -> None:
     InputError
         For targets that are no real numbers, of another shape than the outputs', or with rows outside ``domain``.
     """
-    for name, value in (("outputs", outputs), ("targets", targets)):
+    for name, value in (("targets", targets), ("outputs", outputs)):
         if not is_real(value):
             raise InputError(
                 f"{name} are {shown(value)}; they must be an array (N, C) of real numbers"
@@ -182,44 +182,84 @@ def _mse_score(key, outputs: Float[Array, "N C"]) -> Float[Array, "N C"]:
 def _cross_entropy_value(
     outputs: Float[Array, "N C"], targets: Float[Array, "N C"]
 ) -> Float[Array, ""]:
-    return -jnp.sum(targets * jax.nn.log_softmax(outputs, axis=-1)) / outputs.shape[0]
+    shifted, others = _apart(outputs)
+    return -jnp.sum(targets * (shifted - jnp.log1p(others))) / outputs.shape[0]
 
 
 @_on(DISTRIBUTIONS)
 def _cross_entropy_residual(outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):
-    return jax.nn.softmax(outputs, axis=-1) * targets.sum(-1, keepdims=True) - targets
+    return _minus(outputs, targets)
 
 
 def _cross_entropy_factor(outputs: Float[Array, "N C"], tangent: Float[Array, "N C"]):
     # R = diag(sqrt p) - p sqrt(p)^T: R R^T = diag p - p p^T because sum p = 1.
-    p = jax.nn.softmax(outputs, axis=-1)
-    return jnp.sqrt(p) * (tangent - jnp.sum(p * tangent, axis=-1, keepdims=True))
+    shifted, others = _apart(outputs)
+    first = _first(outputs, tangent)
+    mean = jnp.sum(jnp.exp(shifted) * (tangent - first), axis=-1, keepdims=True) / (1 + others)
+    # The root of p is in range where p is not.
+    return jnp.exp((shifted - jnp.log1p(others)) / 2) * (tangent - first - mean)
 
 
 def _cross_entropy_score(key, outputs: Float[Array, "N C"]) -> Float[Array, "N C"]:
     labels = jax.random.categorical(key, outputs, axis=-1)
     drawn = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
-    return jax.nn.softmax(outputs, axis=-1) - drawn
+    return _minus(outputs, drawn)
+
+
+def _first(outputs, values):
+    """Entry of the most probable class, (N, 1)."""
+    return jnp.sum(jnp.where(_largest(outputs), values, 0), axis=-1, keepdims=True)
+
+
+def _largest(outputs):
+    return jax.nn.one_hot(jnp.argmax(outputs, axis=-1), outputs.shape[-1], dtype=bool)
+
+
+def _apart(outputs: Float[Array, "N C"]) -> tuple[Float[Array, "N C"], Float[Array, "N 1"]]:
+    """Outputs less that of the most probable class, and the odds against it.
+
+    Its probability is ``1 / (1 + odds)``. What a probability of nearly 1 lacks has digits only if not taken from 1.
+    """
+    # Zero rather than a difference: in reverse mode 1 - 1 would take the digits of what is added.
+    shifted = jnp.where(_largest(outputs), 0, outputs - _first(outputs, outputs))
+    others = jnp.where(_largest(outputs), 0, jnp.exp(shifted))
+    return shifted, jnp.sum(others, axis=-1, keepdims=True)
+
+
+def _minus(outputs: Float[Array, "N C"], targets: Float[Array, "N C"]) -> Float[Array, "N C"]:
+    """``softmax(outputs) sum(targets) - targets``."""
+    shifted, others = _apart(outputs)
+    largest = _largest(outputs)
+    rest = jnp.sum(jnp.where(largest, 0, targets), axis=-1, keepdims=True)
+    total = (rest + _first(outputs, targets)) / (1 + others)
+    return jnp.where(largest, rest - total * others, total * jnp.exp(shifted) - targets)
 
 
 @_on(FRACTIONS)
 def _sigmoid_value(outputs: Float[Array, "N C"], targets: Float[Array, "N C"]) -> Float[Array, ""]:
-    return jnp.sum(jax.nn.softplus(outputs) - targets * outputs) / outputs.shape[0]
+    # softplus(u) - t u, whose terms cancel where t is 1 and u is large.
+    value = targets * jax.nn.softplus(-outputs) + (1 - targets) * jax.nn.softplus(outputs)
+    return jnp.sum(value) / outputs.shape[0]
 
 
 @_on(FRACTIONS)
 def _sigmoid_residual(outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):
-    return jax.nn.sigmoid(outputs) - targets
+    return _sigmoid_minus(outputs, targets)
+
+
+def _sigmoid_minus(outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):
+    """``sigmoid(outputs) - targets`` without cancelling."""
+    return (1 - targets) * jax.nn.sigmoid(outputs) - targets * jax.nn.sigmoid(-outputs)
 
 
 def _sigmoid_factor(outputs: Float[Array, "N C"], tangent: Float[Array, "N C"]):
-    # p (1 - p) as a product that does not cancel for a saturated output.
-    return jnp.sqrt(jax.nn.sigmoid(outputs) * jax.nn.sigmoid(-outputs)) * tangent
+    # sqrt(p (1 - p)), which is in range where p (1 - p) is not.
+    return jnp.exp((jax.nn.log_sigmoid(outputs) + jax.nn.log_sigmoid(-outputs)) / 2) * tangent
 
 
 def _sigmoid_score(key, outputs: Float[Array, "N C"]) -> Float[Array, "N C"]:
-    p = jax.nn.sigmoid(outputs)
-    return p - jax.random.bernoulli(key, p).astype(p.dtype)
+    drawn = jax.random.bernoulli(key, jax.nn.sigmoid(outputs)).astype(outputs.dtype)
+    return _sigmoid_minus(outputs, drawn)
 
 
 def _softmax(outputs: Float[Array, "N C"]) -> Float[Array, "N C"]:

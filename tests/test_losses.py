@@ -1,5 +1,9 @@
 """Losses: value, residual and Fisher root belong together."""
 
+import decimal
+from decimal import Decimal
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,3 +113,48 @@ def test_an_unknown_loss_lists_the_known_ones():
     with pytest.raises(InputError, match="unknown loss 'l1'; choose one of: mse, cross-entropy"):
         losses.by_name("l1")
     assert losses.by_name(losses.MSE) is losses.MSE
+
+
+#: Outputs of which some probability is 1 to float32's rounding, and a product of probabilities below its range.
+SATURATED = [[60.0, 0.0, -20.0], [-95.0, 3.0, 2.0], [5.0, 5.0, -100.0]]
+
+
+def exact(name, row, target):
+    """Value, residual and rows of the Fisher factor of one sample, with 60 digits."""
+    with decimal.localcontext(prec=60):
+        u, t = ([Decimal(v) for v in values] for values in (row, target))
+        powers = [v.exp() for v in u]
+        if name == "cross-entropy":
+            p = [v / sum(powers) for v in powers]
+            value = -sum(a * b.ln() for a, b in zip(t, p, strict=True))
+            factor = [
+                [p[i].sqrt() * ((i == j) - p[j]) for j in range(len(p))] for i in range(len(p))
+            ]
+        else:
+            p = [v / (1 + v) for v in powers]
+            value = -sum(a * b.ln() + (1 - a) * (1 - b).ln() for a, b in zip(t, p, strict=True))
+            factor = [[(i == j) * (a * (1 - a)).sqrt() for j in range(3)] for i, a in enumerate(p)]
+        residual = [a - b for a, b in zip(p, t, strict=True)]
+        curvature = [[sum(row[i] * row[j] for row in factor) for j in range(3)] for i in range(3)]
+        return tuple(np.array(v, float) for v in (value, residual, factor, curvature))
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "sigmoid-cross-entropy"])
+@pytest.mark.parametrize("row", SATURATED)
+def test_saturated_outputs_keep_all_digits_of_values_and_derivatives(name, row):
+    loss = losses.by_name(name)
+    target = [1.0, 0.0, 0.0]
+    value, residual, factor, curvature = exact(name, row, target)
+    outputs, targets = (jnp.asarray([v], "float32") for v in (row, target))
+    close = partial(np.testing.assert_allclose, rtol=3e-5, atol=1e-36)
+    close(loss.value(outputs, targets), value)
+    close(loss.residual(outputs, targets)[0], residual)
+    for mode in (jax.jacfwd, jax.jacrev):
+        close(mode(loss.value)(outputs, targets)[0], residual)
+        # Of the residual, not of the value: a difference of probabilities has lost its digits there.
+        found = mode(loss.residual)(outputs, targets)[0, :, 0]
+        close(found, curvature, atol=1e-7)
+        by_outputs = mode(lambda u: loss.fisher_factor(u, jnp.ones_like(u) + u / 7))(outputs)
+        assert np.isfinite(by_outputs).all()
+    rows = np.stack([loss.fisher_factor(outputs, e[None])[0] for e in jnp.eye(3, dtype="float32")])
+    close(rows.T, factor)

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -78,6 +79,9 @@ for name, command in COMMANDS.items():
 
 def app_main() -> None:
     """Entry point of the console script; commands answer for their own errors (`guarded`), this for the rest."""
+    # As standard error does it: a terminal that does not know a Greek letter is no reason to stop.
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="ngd-theory")
     except Exception as error:

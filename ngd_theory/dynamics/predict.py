@@ -16,6 +16,7 @@ from ngd_theory.fisher import Approximation
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.linalg import differentiated_as, eigh
 from ngd_theory.networks import Linearization
+from ngd_theory.numerics import geometric_sum, norm, power
 from ngd_theory.precision import full_precision
 
 
@@ -157,14 +158,12 @@ def _at_once(num_steps, k, q, outputs, test_outputs, targets, step_size):
     """Outputs at all times from the eigenbasis of K."""
     eigenvalues, vectors = eigh((k + k.T) / 2)
     initial = vectors.T @ (outputs - targets).ravel()
-    times = jnp.arange(num_steps + 1)[:, None]
-    # An integer power keeps the sign of a factor below zero.
-    factors = jax.vmap(lambda t: _integer_power(1 - step_size * eigenvalues, t))(times[:, 0])
-    residuals = (factors * initial[None]) @ vectors.T
+    times, rates = jnp.arange(num_steps + 1)[:, None], step_size * eigenvalues[None]
+    residuals = (power(1 - rates, times) * initial[None]) @ vectors.T
     train = targets[None] + residuals.reshape(-1, *outputs.shape)
     if q is None:
         return train, None
-    travelled = _geometric_sums(step_size * eigenvalues[None], factors) * step_size
+    travelled = geometric_sum(rates, times) * step_size
     test = test_outputs.ravel()[None] - ((travelled * initial[None]) @ vectors.T) @ q.T
     return train, test.reshape(-1, *test_outputs.shape)
 
@@ -185,25 +184,6 @@ def _step_by_step(num_steps, k, q, outputs, test_outputs, targets, step_size):
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest)
 
 
-def _integer_power(base, exponent):
-    magnitude = jnp.exp(
-        exponent.astype(base.dtype) * jnp.log(jnp.abs(jnp.where(base == 0, 1, base)))
-    )
-    power = jnp.where((exponent % 2 == 1) & (base < 0), -magnitude, magnitude)
-    return jnp.where(base == 0, (exponent == 0).astype(base.dtype), power)
-
-
-def _geometric_sums(rates, factors):
-    """``(1 - (1 - x)^t)/x`` for each rate x of (1, n) and row t of factors ``(1 - x)^t``; t at x = 0."""
-    t = jnp.arange(factors.shape[0], dtype=factors.dtype)[:, None]
-    small = jnp.abs(rates) < 1e-4
-    safe = jnp.where(small, 1.0, rates)
-    # -expm1(t log1p(-x))/x keeps its digits where 1 - (1-x)^t cancels.
-    x = jnp.where(small, rates, 0.0)
-    series = jnp.where(x == 0, t, -jnp.expm1(t * jnp.log1p(-x)) / jnp.where(x == 0, 1.0, x))
-    return jnp.where(small, series, (1 - factors) / safe)
-
-
 @partial(jax.jit, static_argnames=("num_steps", "objective"))
 @full_precision
 def _recursion(approximation, lin, targets, step_size, num_steps, damping, at, objective):
@@ -216,8 +196,7 @@ def _recursion(approximation, lin, targets, step_size, num_steps, damping, at, o
         f = f - step_size * lin.jvp(gradient)
         f_at = None if at is None else f_at - step_size * at.jvp(gradient)
         moved = jax.tree.map(lambda m, g: m - step_size * g, moved, gradient)
-        distance = jnp.sqrt(sum(jnp.sum(m**2) for m in jax.tree.leaves(moved)))
-        return (f, f_at, moved), (f, f_at, distance)
+        return (f, f_at, moved), (f, f_at, norm(moved))
 
     nowhere = jax.tree.map(jnp.zeros_like, lin.vjp(jnp.zeros_like(lin.outputs)))
     start = lin.outputs, None if at is None else at.outputs

@@ -18,6 +18,7 @@ from ngd_theory.fisher import Approximation
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.networks import Network, linearize
 from ngd_theory.networks.sharding import on_host
+from ngd_theory.numerics import norm
 from ngd_theory.theory import check_conditions
 
 #: A loss this many times the initial one is a divergence.
@@ -187,8 +188,7 @@ _apply = jax.jit(lambda network, params, x: network.apply(params, x), static_arg
 
 @jax.jit
 def _distance(params, start):
-    squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), params, start)
-    return jnp.sqrt(sum(jax.tree.leaves(squares)))
+    return norm(jax.tree.map(jnp.subtract, params, start))
 
 
 def _explain(approximation, network, lin, residual, damping, step) -> SingularKernelError:

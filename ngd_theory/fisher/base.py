@@ -15,6 +15,7 @@ from ngd_theory.errors import InputError, SingularKernelError, require_type
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.kinds import TrueFisher
 from ngd_theory.networks import LayerSize, Linearization
+from ngd_theory.numerics import norm
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
 
@@ -270,7 +271,7 @@ def _is_plain(approximation: Approximation) -> bool:
 def _distance(tree, other=None):
     """Euclidean, of all leaves together."""
     difference = tree if other is None else jax.tree.map(jnp.subtract, tree, other)
-    return jnp.linalg.norm(jnp.stack([jnp.linalg.norm(y) for y in jax.tree.leaves(difference)]))
+    return norm(difference)
 
 
 @jax.jit

@@ -62,7 +62,7 @@ def _inverse_diagonal(layer: LayerLinearization, root, damping: Damping) -> dict
     def limit(rho, diagonal):
         inverse = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1), 0)
         # Zero, with the derivative by the damping.
-        return inverse if rho is None else inverse - rho.astype(inverse.dtype) * inverse**2
+        return inverse if rho is None else inverse - (rho.astype(inverse.dtype) * inverse) * inverse
 
     return {
         name: damping.select(lambda rho, d: 1 / (d + rho.astype(d.dtype)), limit, diagonal)

@@ -2,9 +2,18 @@
 
 import jax.numpy as jnp
 
+
+def _ratio(a, b):
+    """``sqrt(a/b)``, 1 where one is 0: of two roots, since the quotient may be out of range."""
+    both = (a > 0) & (b > 0)
+    # Not the root of 0, whose derivative is infinite.
+    a, b = (jnp.where(both, mean, 1) for mean in (a, b))
+    return jnp.sqrt(a) / jnp.sqrt(b)
+
+
 #: (mean diagonals of A and B) -> pi.
 SPLITS = {
-    "factored": lambda a, b: jnp.where((a > 0) & (b > 0), jnp.sqrt(a / jnp.where(b > 0, b, 1)), 1),
+    "factored": _ratio,
     "equal": lambda a, b: jnp.ones_like(a),
 }
 

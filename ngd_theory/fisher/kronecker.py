@@ -116,9 +116,11 @@ def kronecker_fisher(
     Raises
     ------
     InputError
-        For a negative bandwidth, or factors between layers that share weights over positions (convolutions).
+        For no layers, a negative bandwidth, or factors between layers that share weights over positions (convolutions).
     """
     depth = len(layers)
+    if depth == 0:
+        raise InputError("layers is empty; give those of a network")
     bandwidth = depth - 1 if bandwidth is None else min(bandwidth, depth - 1)
     if bandwidth < 0:
         raise InputError(f"bandwidth is {bandwidth}; it must be at least 0")

@@ -59,15 +59,16 @@ def minimise(model: QuadraticModel, proposal, previous, pushed_previous) -> Mini
         ``model.push(previous)``.
     """
     first, second, right = _system(model, proposal, previous, pushed_previous)
-    a, b, c = first[0], first[1], second[1]
-    determinant = a * c - b * b
+    # Of directions of length 1: products of their squared lengths are out of range.
+    lengths = [jnp.sqrt(jnp.where(square > 0, square, 1)) for square in (first[0], second[1])]
+    cosine = first[1] / lengths[0] / lengths[1]
+    slopes = [slope / length for slope, length in zip(right, lengths, strict=True)]
+    determinant = (1 - cosine) * (1 + cosine)
     # Parallel directions to rounding, or no previous step: along the proposal alone.
-    alone = determinant <= 10 * jnp.finfo(a.dtype).eps * a * c
+    alone = (second[1] <= 0) | (determinant <= 10 * jnp.finfo(determinant.dtype).eps)
     safe = jnp.where(alone, 1, determinant)
-    alpha = jnp.where(
-        alone, -right[0] / jnp.where(a > 0, a, 1), (b * right[1] - c * right[0]) / safe
-    )
-    mu = jnp.where(alone, 0, (b * right[0] - a * right[1]) / safe)
+    alpha = jnp.where(alone, -slopes[0], (cosine * slopes[1] - slopes[0]) / safe) / lengths[0]
+    mu = jnp.where(alone, 0, (cosine * slopes[0] - slopes[1]) / safe) / lengths[1]
     return Minimum(alpha, mu, (alpha * right[0] + mu * right[1]) / 2)
 
 
@@ -77,7 +78,9 @@ def value_at(model: QuadraticModel, proposal, previous, pushed_previous, alpha, 
     if alpha is None:
         alpha = -right[0] / jnp.where(first[0] > 0, first[0], 1)
     alpha, mu = jnp.asarray(alpha, right[0].dtype), jnp.asarray(mu, right[0].dtype)
-    curved = alpha**2 * first[0] + 2 * alpha * mu * first[1] + mu**2 * second[1]
+    # Squares of steps are out of range before the products are.
+    along, along_previous = (alpha * s + mu * t for s, t in zip(first, second, strict=True))
+    curved = alpha * along + mu * along_previous
     return Minimum(alpha, mu, curved / 2 + alpha * right[0] + mu * right[1])
 
 

@@ -269,3 +269,27 @@ def test_maps_that_do_not_fit_the_outputs_are_refused(change, message):
         checked(inspect.unwrap(ngd.dynamics.predict_from_maps))(
             **{**arguments, "step_size": 0.1, "num_steps": 1, **change}
         )
+
+
+def test_single_precision_keeps_slow_modes_and_tiny_displacements():
+    # One step along Q is exactly eta q r, however small eta lambda is; 1 - (1 - x) would have lost three digits.
+    k, q = jnp.diag(jnp.array([2e-4, 1e-6, 1.0], "float32")), jnp.ones((1, 3), "float32")
+    start, zero = jnp.ones((3, 1), "float32"), jnp.zeros((1, 1), "float32")
+    path = ngd.dynamics.predict_from_maps(
+        k, start, 0 * start, 1.0, 2, q=q, test_outputs=zero
+    ).test_outputs.ravel()
+    np.testing.assert_allclose(path, [0, -3, -3 - (1 - 2e-4) - (1 - 1e-6)], rtol=3e-7)
+
+
+def test_distances_of_displacements_whose_squares_underflow():
+    net = ngd.networks.mlp(3, [4], 2)
+    x = jax.random.normal(jax.random.key(0), (4, 3), "float32")
+    lin = ngd.networks.linearize(net, net.init(jax.random.key(1), "float32"), x)
+    targets = jax.nn.one_hot(jnp.arange(4) % 2, 2, dtype="float32")
+    found = [
+        ngd.dynamics.predict(
+            ngd.fisher.Identity(), lin, targets, step, 1, 1.0, loss="cross-entropy"
+        ).parameter_distances[1]
+        for step in (1.0, 1e-25)
+    ]
+    np.testing.assert_allclose(found[1] * jnp.float32(1e25), found[0], rtol=1e-5)

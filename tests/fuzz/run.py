@@ -86,11 +86,12 @@ def answered(bad) -> tuple[str, str]:
 def finite(answer: Any) -> bool:
     """Whether no number in an answer is NaN or infinite."""
     import jax
+    import jax.numpy as jnp
     import numpy as np
 
-    leaves = [np.asarray(x) for x in jax.tree.leaves(answer) if isinstance(x, float | jax.Array)]
-    leaves += [x for x in jax.tree.leaves(answer) if isinstance(x, np.ndarray)]
-    return all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind in "fc")
+    leaves = [x for x in jax.tree.leaves(answer) if isinstance(x, float | np.ndarray | jax.Array)]
+    numbers = [x for x in leaves if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return all(np.isfinite(np.asarray(x)).all() for x in numbers)
 
 
 def commanded(bad) -> tuple[str, str]:
@@ -117,7 +118,8 @@ def judged(bad, status: Any, out: str, err: str) -> tuple[str, str]:
     if "Traceback" in out + err or status not in (0, 1, 2, 3):
         return "traceback", detail
     if status in (0, 1):
-        return ("NaN" if re.search(r"\bnan\b|\binf\b", out) else "silent"), detail
+        # With a colon it is explained below a table.
+        return ("NaN" if re.search(r"\b(nan|inf)\b(?!:)", out) else "silent"), detail
     ours = [line for line in said if line.startswith("ngd-theory: ")]
     usage = bool(said) and said[-1].startswith("Error: ")
     short = len(said) <= COMMAND_LINES and all(len(line) <= CHARACTERS for line in said)

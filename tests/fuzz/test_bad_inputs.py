@@ -1,6 +1,9 @@
 """Bad inputs end in words: not in a traceback, an answer, a NaN or silence (tests/fuzz/run.py)."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,6 +57,22 @@ def test_commands_as_processes_end_in_words():
         f"{one.kind}: {one.label}: {one.detail}" for one in here if one.kind not in run.GOOD
     ]
     assert not offenders, "\n".join(offenders)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8:strict"])
+def test_a_terminal_that_cannot_show_a_text_is_no_fault(tmp_path, encoding):
+    """Greek letters of our tables, and names of files that are no UTF-8."""
+    title = 'title = "\u03c1 and \u03b1"\nstatement = "s"\nchannels = [2]\nimage_size = 4\nnum_samples = 2\n'
+    study = 'kind = "layers"\n' + title
+    (tmp_path / os.fsdecode(b"of\xff")).with_suffix(".toml").write_text(study, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "ngd_theory.cli", "list", str(tmp_path)],
+        env={**run.environment(), "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"of\\udcff (1 cells): ")
 
 
 # --- the classes, or nothing above could fail -------------------------------------------------------

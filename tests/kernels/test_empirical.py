@@ -1,11 +1,17 @@
 """Finite-width kernels: J_l J'_l^T from the factors equals the one from autodiff."""
 
+from functools import partial
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import BY_NAME, CASES, problem, relative_error
 
 import ngd_theory as ngd
 from ngd_theory.errors import InputError
+from ngd_theory.networks import LayerLinearization
+from ngd_theory.networks.layout import ParameterLayout
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -60,3 +66,68 @@ def test_linearisations_of_different_networks_are_refused():
     for kernel in (ngd.kernels.ntk, ngd.kernels.layerwise_ntk):
         with pytest.raises(InputError, match="different layers"):
             kernel(one, other)
+
+
+#: Positions, so that a kernel is made by rows or by Gram matrices, of all samples or of one at a time.
+LOOPS = {
+    "Gram matrices": ((2, 9, 9), {}),
+    "Gram matrices, one sample at a time": ((2, 9, 9), {"memory_budget": 1}),
+    "rows, all units": ((6, 9, 2), {}),
+    "rows, one unit at a time": ((6, 9, 2), {"memory_budget": 1}),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_derivatives_in_both_modes_and_under_vmap_equal_differences(loop):
+    (positions, units, inputs), options = LOOPS[loop]
+    keys = jax.random.split(jax.random.key(0), 4)
+    a = jax.random.normal(keys[0], (2, 3, positions, inputs))
+    delta = jax.random.normal(keys[1], (2, 3, 1, positions, units))
+    layout = ParameterLayout((inputs, units), has_bias=False)
+
+    def kernel(t, a, delta):
+        layer = LayerLinearization(a * (1 + t), delta * jnp.cos(t + a[0, 0, 0]), layout)
+        return ngd.kernels.layer_kernel(layer, **options)
+
+    def plain(t, a, delta):
+        j = np.einsum("ntp,nctm->ncpm", a * (1 + t), delta * np.cos(t + a[0, 0, 0]))
+        return j.reshape(3, -1) @ j.reshape(3, -1).T
+
+    h = 1e-4
+    wanted = [
+        [
+            (plain(h, *pair) - plain(-h, *pair)) / (2 * h),
+            second(partial(plain, a=pair[0], delta=pair[1]), h),
+        ]
+        for pair in zip(np.asarray(a), np.asarray(delta), strict=True)
+    ]
+    for mode in (jax.jacfwd, jax.jacrev):
+        first = jax.vmap(mode(kernel), (None, 0, 0))(0.0, a, delta)
+        again = jax.vmap(jax.jacfwd(mode(kernel)), (None, 0, 0))(0.0, a, delta)
+        for one, two, (correct, bent) in zip(first, again, wanted, strict=True):
+            np.testing.assert_allclose(one, correct, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(two, bent, rtol=1e-4, atol=1e-3)
+
+
+def second(function, h):
+    return (function(h) - 2 * function(0) + function(-h)) / h**2
+
+
+def test_derivatives_of_the_ntk_by_the_inputs_equal_differences():
+    net = ngd.networks.cnn((4, 4, 1), [2], 1, activation="tanh", readout="flatten")
+    params = net.init(jax.random.key(0))
+    x, v = jax.random.normal(jax.random.key(1), (2, 2, 4, 4, 1))
+
+    def kernel(t):
+        return ngd.kernels.ntk(ngd.networks.linearize(net, params, x + t * v))
+
+    def outputs_jacobian(t):
+        jacobian = jax.jacrev(lambda p: net.apply(p, x + t * v).ravel())(params)
+        j = np.concatenate(
+            [np.asarray(leaf).reshape(2, -1) for leaf in jax.tree.leaves(jacobian)], 1
+        )
+        return j @ j.T
+
+    wanted = (outputs_jacobian(1e-5) - outputs_jacobian(-1e-5)) / 2e-5
+    for mode in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(mode(kernel))(0.0), wanted, rtol=1e-6, atol=1e-7)

@@ -122,7 +122,9 @@ def test_of_an_approximation_without_a_constant_no_error_of_it_is_judged(make_st
 
 
 def test_a_study_names_its_data(make_study):
-    with pytest.raises(InputError, match=r"names no data: write dataset = \"mnist\" under \[data\]"):
+    with pytest.raises(
+        InputError, match=r"names no data: write dataset = \"mnist\" under \[data\]"
+    ):
         make_study(data={"num_train": 4, "num_test": 0})
     varied = make_study(
         data={"num_train": 4, "num_test": 0, "input_dim": 6}, grid={"dataset": ["gaussian"]}

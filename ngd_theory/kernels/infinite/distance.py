@@ -1,5 +1,6 @@
 """How far a finite network's kernels are from those of the infinitely wide one."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -8,6 +9,7 @@ from ngd_theory.errors import InputError
 from ngd_theory.kernels.empirical import layerwise_ntk as empirical_layerwise_ntk
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layerwise_ntk
 from ngd_theory.networks import Linearization, Network
+from ngd_theory.numerics import norm
 
 
 @checked
@@ -52,4 +54,4 @@ def layerwise_distance(
     size = lin.outputs.size
     limit = jnp.einsum("lnm,cd->lncmd", limit, each).reshape(-1, size, size)
     difference = empirical_layerwise_ntk(lin) - limit
-    return jnp.linalg.norm(difference, axis=(1, 2)) / jnp.linalg.norm(limit, axis=(1, 2))
+    return jax.vmap(norm)(difference) / jax.vmap(norm)(limit)

@@ -274,7 +274,7 @@ def _array(net, x):
         raise InputError(f"inputs have shape {x.shape}; this network takes (N, {wanted})")
     if x.shape[0] == 0:
         raise InputError(f"inputs have shape {x.shape}: there is no sample")
-    check_finite("the inputs", x)
+    check_finite("an array of inputs", x)
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 

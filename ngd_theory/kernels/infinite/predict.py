@@ -22,6 +22,7 @@ from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, nngp
 from ngd_theory.kernels.infinite.limit import joined, linearize
 from ngd_theory.kernels.infinite.units import unit_wise_maps
 from ngd_theory.networks import Network
+from ngd_theory.numerics import geometric_sum, power
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
 
@@ -217,9 +218,8 @@ def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensembl
     project = step_size * (test_map @ vectors)
 
     def at(t):
-        left = _power(1 - rates, t)
-        decay = (vectors * left[None]) @ vectors.T
-        travelled = (project * _geometric_sum(rates, left, t)[None]) @ vectors.T
+        decay = (vectors * power(1 - rates, t)[None]) @ vectors.T
+        travelled = (project * geometric_sum(rates, t)[None]) @ vectors.T
         cross = travelled @ prior[:n, n:]
         test = prior[n:, n:] - cross - cross.T + travelled @ prior[:n, :n] @ travelled.T
         return (
@@ -230,20 +230,3 @@ def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensembl
         )
 
     return Ensemble(*jax.lax.map(at, times))
-
-
-def _power(base, t):
-    """``base**t`` for a whole number t; an integer power keeps the sign of a negative base."""
-    size, exponent = jnp.abs(base), t.astype(base.dtype)
-    positive = jnp.exp(exponent * jnp.log(jnp.where(size > 0, size, 1)))
-    power = jnp.where(size > 0, positive, (t == 0).astype(base.dtype))
-    return jnp.where((base < 0) & (t % 2 == 1), -power, power)
-
-
-def _geometric_sum(rates, left, t):
-    """``sum_{s<t} (1 - x)^s = (1 - (1-x)^t) / x``, accurate and t at x -> 0."""
-    t = t.astype(rates.dtype)
-    small = jnp.abs(rates) < 1e-3
-    x = jnp.where(small & (rates != 0), rates, 1e-3)
-    near = jnp.where(rates == 0, t, -jnp.expm1(t * jnp.log1p(-x)) / x)
-    return jnp.where(small, near, (1 - left) / jnp.where(small, 1, rates))

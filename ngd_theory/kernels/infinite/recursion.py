@@ -19,11 +19,11 @@ from ngd_theory.kernels.infinite.moments import (
     Size,
     both,
     outer,
-    root,
 )
 from ngd_theory.kernels.infinite.sources import moments_of
 from ngd_theory.networks import Network
 from ngd_theory.networks.activations import Activation
+from ngd_theory.numerics import row_norms
 from ngd_theory.pytrees import pytree
 
 
@@ -231,7 +231,7 @@ def diagonal(chain: tuple[Stage, ...], x: Float[Array, "N M0"]) -> Layers:
 
 def _own(chain, x) -> tuple[Size, Array, Array]:
     y = _scaled(chain[0], x)
-    first = _affine(replace(chain[0], weight_std=1.0), Size(jnp.sum(y**2, axis=1), _norm(y)))
+    first = _affine(replace(chain[0], weight_std=1.0), Size(jnp.sum(y**2, axis=1), row_norms(y)))
 
     def step(stage: Stage, below, _):
         size, ntk = below
@@ -267,16 +267,11 @@ def _weigh(stage: Stage, moment):
 def _affine(stage: Stage, size: Size) -> Size:
     deviation = stage.weight_std * size.deviation
     if stage.bias_std:
-        deviation = _norm(jnp.stack([deviation, jnp.full_like(deviation, stage.bias_std)], axis=1))
+        deviation = row_norms(
+            jnp.stack([deviation, jnp.full_like(deviation, stage.bias_std)], axis=1)
+        )
     return Size(_weigh(stage, size.variance) + stage.bias_std**2, deviation)
 
 
 def _scaled(stage: Stage, x):
     return x * (stage.weight_std / x.shape[1] ** 0.5)
-
-
-def _norm(y):
-    """Norm of every row, in range wherever it is representable; with derivative 0 at 0."""
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(y), axis=1))
-    scaled = y / jnp.where(largest > 0, largest, 1)[:, None]
-    return largest * root(jnp.sum(scaled**2, axis=1))

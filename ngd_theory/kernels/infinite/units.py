@@ -22,6 +22,7 @@ from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels.infinite.evaluate import layer_kernels
 from ngd_theory.kernels.infinite.limit import square_root
 from ngd_theory.networks import Network
+from ngd_theory.numerics import row_norms
 from ngd_theory.precision import full_precision
 
 Estimate = tuple[Float[Array, "A N"], Float[Array, "A N"]]
@@ -108,7 +109,7 @@ def _damped(key, a, b, damping, slope, n, c, num_units) -> Estimate:
         g = gradient_root @ jax.random.normal(g_key, (a.shape[0], c), a.dtype)
         delta = derivative[:, None] * g
         # delta[n] = |delta[n]| q[n] has rank one over the outputs: N unknowns, not NC.
-        norm = jnp.linalg.norm(delta[:n], axis=1)
+        norm = row_norms(delta[:n])
         q = delta[:n] / jnp.where(norm > 0, norm, 1)[:, None]
         kernel = norm[:, None] * a[:n, :n] * norm / n
         weights = _ridge(kernel, damping, a[:, :n] * norm / n)

@@ -55,7 +55,9 @@ def caption(series: Series) -> str:
         parts.append(f"where {title_of(series.claim.where)}")
     parts.append(f"together: {_JUDGED[series.claim.statistic]}, as in the verdicts")
     if any(_damped_otherwise(cells) for panel in series.panels for cells in panel.curves.values()):
-        parts.append("ρ is the study's, and K-FAC is given its square (`damping_used` in the table)")
+        parts.append(
+            "ρ is the study's, and K-FAC is given its square (`damping_used` in the table)"
+        )
     if series.claim.outside_premise:
         parts.append("grid points outside the theory's premises")
     if hidden := _hidden(series):

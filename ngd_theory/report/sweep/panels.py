@@ -134,9 +134,7 @@ def _draw_dots(axes: Axes, panel: Panel) -> None:
     axes.set_xlim(-0.6, len(panel.curves) - 0.4)
 
 
-def _draw_curve(
-    axes: Axes, axis: str, name: str, cells: pd.DataFrame, fitted: bool
-) -> list[Label]:
+def _draw_curve(axes: Axes, axis: str, name: str, cells: pd.DataFrame, fitted: bool) -> list[Label]:
     """Centres with a band and, if asked, a fitted power law; the label of its end."""
     band = spread(cells, axis, geometric=fitted)
     if band.empty:

@@ -47,3 +47,13 @@ def test_every_layer_approaches_its_limit_at_least_as_the_power_of_minus_four_te
         exponent = power_law(x, [d[layer] for d in distances], seed)
         assert exponent.high <= -0.4, (layer, exponent)
         assert exponent.value >= -0.65, (layer, exponent)
+
+
+def test_the_distance_does_not_depend_on_the_scale_of_kernels_whose_squares_underflow():
+    net = ngd.networks.mlp(10, [16], 1, "relu", bias_std=0.0)
+    params = net.init(jax.random.key(0), "float32")
+    found = []
+    for scale in (1.0, 1e-14):
+        x = jnp.asarray(X * scale, "float32")
+        found.append(infinite.layerwise_distance(net, ngd.networks.linearize(net, params, x), x))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)

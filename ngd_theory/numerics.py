@@ -1,0 +1,60 @@
+"""Norms, powers and geometric sums with all their digits, wherever the result is in the range of its type."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def norm(tree: Any) -> Float[Array, ""]:
+    """Euclidean norm of all leaves of a tree together; its derivative is 0 at 0.
+
+    Scaled by the largest entry: squares of 1e-25 and 1e25 are out of float32's range.
+    """
+    leaves = jax.tree.leaves(tree)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves]))
+    scale = _scale(largest)
+    return scale * _root(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
+
+
+def row_norms(x: Float[Array, "N M"]) -> Float[Array, " N"]:
+    """`norm` of every row."""
+    scale = _scale(jnp.max(jnp.abs(x), axis=1))
+    return scale * _root(jnp.sum((x / scale[:, None]) ** 2, axis=1))
+
+
+def _scale(largest):
+    # Any number gives the same norm, so no derivative is lost. This one's inverse is in range too.
+    limits = jnp.finfo(largest.dtype)
+    return jax.lax.stop_gradient(jnp.clip(largest, 4 * limits.tiny, limits.max / 16))
+
+
+def _root(x):
+    # Not x > 0: a NaN stays one.
+    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
+
+
+def power(base: Float[Array, "..."], exponent: Int[Array, "..."]) -> Float[Array, "..."]:
+    """``base**exponent`` for whole exponents >= 0 that broadcast, with its derivative by the base, at 0 too."""
+    shape = jnp.broadcast_shapes(base.shape, exponent.shape)
+    return jax.lax.pow(jnp.broadcast_to(base, shape), jnp.broadcast_to(exponent, shape))
+
+
+def geometric_sum(rate: Float[Array, "..."], terms: Int[Array, "..."]) -> Float[Array, "..."]:
+    """``sum_{s < t} (1 - x)^s``, which is ``(1 - (1 - x)^t)/x`` and t at x = 0, with its derivative by x.
+
+    Parameters
+    ----------
+    rate : array
+        x.
+    terms : array of whole numbers >= 0
+        t; it broadcasts with ``rate``.
+    """
+    t = terms.astype(rate.dtype)
+    # 1 - (1 - x)^t cancels unless x is large.
+    large, zero = rate >= 0.5, rate == 0
+    x = jnp.where(large | zero, 0.25, rate)
+    smooth = -jnp.expm1(t * jnp.log1p(-x)) / x
+    direct = (1 - power(1 - rate, terms)) / jnp.where(large, rate, 1)
+    return jnp.where(zero, t - t * (t - 1) / 2 * rate, jnp.where(large, direct, smooth))
