@@ -225,7 +225,6 @@ def test_duplicated_inputs_are_a_broken_condition_not_a_failure(tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"dataset": "nonesuch"}, "no data source 'nonesuch'"),
         ({"classes": ("0", "1")}, "leave classes out"),
         ({"dataset": "missing.npz"}, "not a file"),
     ],

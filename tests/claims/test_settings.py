@@ -10,6 +10,8 @@ from ngd_theory.cli.verify import verify
 from ngd_theory.errors import InputError
 
 BAD = [
+    ("dataset", "nonesuch", "no data source 'nonesuch'; choose one of cifar10, digits"),
+    ("dataset", "mnist\n", "no data source 'mnist\\n'"),
     ("num_train", 0, "greater than or equal to 1"),
     ("num_train", -3, "greater than or equal to 1"),
     ("num_test", -1, "greater than or equal to 0"),
