@@ -64,7 +64,8 @@ def differentiated_as(other: Callable) -> Callable:
 
 
 @one_by_one
-def _cholesky(matrix):
+def cholesky_factor(matrix):
+    """Lower triangular L with ``L L^T = matrix``; NaN where it is not positive definite. For the inside of solves."""
     return jnp.linalg.cholesky(matrix)
 
 
@@ -91,26 +92,9 @@ def _lower_transpose_solve(factor, rhs):
 
 
 @one_by_one
-def _orthonormal_columns(matrix):
+def orthonormal_columns(matrix):
+    """Q of the QR decomposition of a tall matrix."""
     return jnp.linalg.qr(matrix)[0]
-
-
-def _fixed(function: Callable) -> Callable:
-    """Decorator: arguments are constants to a derivative."""
-
-    @wraps(function)
-    def wrapped(*args):
-        return function(*map(jax.lax.stop_gradient, args))
-
-    return wrapped
-
-
-#: Factors for the inside of solves whose derivatives are known otherwise: they have none of their own.
-cholesky_factor: Callable[[Float[Array, "n n"]], Float[Array, "n n"]] = _fixed(_cholesky)
-eigen_system: Callable[[Float[Array, "n n"]], tuple[Array, Array]] = _fixed(_eigh)
-orthonormal_columns: Callable[[Float[Array, "n k"]], Float[Array, "n k"]] = _fixed(
-    _orthonormal_columns
-)
 
 
 @full_precision
@@ -132,7 +116,7 @@ def lower_solve(
 @full_precision
 def positive_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """``matrix^-1 rhs`` by Cholesky for a positive definite matrix, else NaN."""
-    factor = cholesky_factor(matrix)
+    factor = cholesky_factor(jax.lax.stop_gradient(matrix))
 
     def solve(_, rhs):
         # For a wide right-hand side the inverse and one matmul are cheaper than two solves.
@@ -178,7 +162,7 @@ def eigvalsh(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
 
     Their derivatives are those of distinct eigenvalues; among equal ones they are one choice of several.
     """
-    return eigen_system((matrix + matrix.T) / 2)[0]
+    return eigh((matrix + matrix.T) / 2)[0]
 
 
 @eigvalsh.defjvp
@@ -205,7 +189,7 @@ def inverse_spectrum(eigenvalues: Float[Array, "*B n"]) -> Float[Array, "*B n"]:
 @full_precision
 def pinv(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Pseudo-inverse of a symmetric, possibly indefinite matrix."""
-    eigenvalues, vectors = eigen_system(matrix)
+    eigenvalues, vectors = eigh(matrix)
     return (vectors * inverse_spectrum(eigenvalues)[None]) @ vectors.T
 
 
@@ -234,7 +218,7 @@ def symmetric_roots(
     matrix: Float[Array, "n n"],
 ) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
     """Symmetric root of a positive semi-definite matrix, and the root's pseudo-inverse."""
-    eigenvalues, vectors = eigen_system(matrix)
+    eigenvalues, vectors = eigh(matrix)
     root, inverse = root_spectrum(eigenvalues)
     return (vectors * root[None]) @ vectors.T, (vectors * inverse[None]) @ vectors.T
 

@@ -19,7 +19,7 @@ from ngd_theory.fisher.loops import batch_size, map_items
 from ngd_theory.fisher.solve import limit_solve, shifted, solve_psd
 from ngd_theory.linalg import (
     cholesky_factor,
-    eigen_system,
+    eigh,
     kept,
     lower_solve,
     pinv,
@@ -219,7 +219,7 @@ class _Coupled(NamedTuple):
 
     @classmethod
     def of_kernels(cls, coupling, kernels, rho) -> "_Coupled":
-        systems = [eigen_system(k) for k in kernels]
+        systems = [eigh(k) for k in kernels]
         # Zero columns for what is in the range: the projector is then exactly zero where there is no null space.
         null = [v * (~kept(e)).astype(v.dtype)[None] for e, v in systems]
         spectra = [root_spectrum(e) for e, _ in systems]

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, shown
-from ngd_theory.linalg import cholesky_factor, eigen_system, lower_solve
+from ngd_theory.linalg import cholesky_factor, eigh, lower_solve
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
@@ -302,5 +302,5 @@ def _whitening(matrix: Float[Array, "n n"], rho) -> Float[Array, "n n"]:
 def _canonical(coupling: Float[Array, "P Q"], here: Float[Array, "P P"], following):
     """Basis that diagonalises the conditional moment, its squared correlations, and the regression."""
     correlation = here.T @ coupling @ following
-    squares, rotation = eigen_system(correlation @ correlation.T)
+    squares, rotation = eigh(correlation @ correlation.T)
     return here @ rotation, jnp.clip(squares, 0, 1), coupling @ following @ following.T

@@ -23,7 +23,7 @@ from ngd_theory.errors import InputError
 from ngd_theory.fisher.coupled import at_most_square, damped_solve
 from ngd_theory.fisher.kinds import curvature_sensitivities
 from ngd_theory.kernels import layer_kernel
-from ngd_theory.linalg import eigen_system, inverse_spectrum
+from ngd_theory.linalg import eigh, inverse_spectrum
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 
@@ -170,10 +170,10 @@ def nystrom(
     columns = sum(terms[1:], terms[0]) / n
     rows = (chosen[:, None] * c + jnp.arange(c)[None]).ravel()
     core = columns[rows]
-    eigenvalues, vectors = eigen_system((core + core.T) / 2)
+    eigenvalues, vectors = eigh((core + core.T) / 2)
     # B = columns core^(-1/2): B B^T is the approximation, B^T B has its spectrum.
     half = columns @ (vectors * jnp.sqrt(jnp.maximum(inverse_spectrum(eigenvalues), 0))[None])
-    spectrum, basis = eigen_system(half.T @ half)
+    spectrum, basis = eigh(half.T @ half)
     inverse = jnp.maximum(inverse_spectrum(spectrum), 0)
     return half @ (basis * jnp.sqrt(inverse)[None]), jnp.where(inverse > 0, spectrum, 0)
 

@@ -23,7 +23,7 @@ from ngd_theory.fisher.coupled import dual_solve
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.kinds import curvature_sensitivities
 from ngd_theory.fisher.solve import shifted
-from ngd_theory.linalg import eigen_system, positive_solve, root_spectrum
+from ngd_theory.linalg import eigh, positive_solve, root_spectrum
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 
@@ -130,8 +130,8 @@ def _stein(q, q_next, r, r_next, rhs, here: SampleFactors, following: SampleFact
     own = positive_solve(shifted(here.inner, here.dampings[1]), w_right)
     # R R' = F K^T.
     f, k = here.curved @ own, w_right if rows is None else rows.T @ w_right
-    s, basis = eigen_system(w @ fixed @ w)
-    s_right, basis_right = eigen_system(w_right @ here.inner @ own)
+    s, basis = eigh(w @ fixed @ w)
+    s_right, basis_right = eigh(w_right @ here.inner @ own)
     remaining = 1 - jnp.clip(s, 0, 1)[:, None] * jnp.clip(s_right, 0, 1)[None]
     floor = max(remaining.shape) * jnp.finfo(remaining.dtype).eps
     remaining = jnp.maximum(remaining, floor)
@@ -149,7 +149,7 @@ def _stein(q, q_next, r, r_next, rhs, here: SampleFactors, following: SampleFact
 
 def _projector_root(gram, rho) -> Array:
     """Symmetric root of ``G (G + rho)^-1``."""
-    eigenvalues, vectors = eigen_system(gram)
+    eigenvalues, vectors = eigh(gram)
     positive = jnp.maximum(eigenvalues, 0)
     root, _ = root_spectrum(positive / (positive + rho))
     return (vectors * root[None]) @ vectors.T
