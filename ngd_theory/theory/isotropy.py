@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import is_known
@@ -99,8 +100,9 @@ def require_square(map: Any, name: str = "the map") -> Array:
         raise InputError(f"{name} has numbers of type {dtype}; they must be real")
     # First in the type that JAX is set to, which warns if asked for a wider one.
     found = jnp.asarray(map)
-    least = jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else jnp.zeros(()).dtype
-    return found.astype(jnp.promote_types(found.dtype, least))
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return found.astype(jnp.zeros(()).dtype)
+    return found.astype(np.promote_types(found.dtype, np.float32))
 
 
 def summarise(map: Float[Array, "NC NC"]) -> Isotropy:
