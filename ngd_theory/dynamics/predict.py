@@ -92,7 +92,7 @@ def predict(
     if not is_finite(outputs[:2]):
         # Says so if it was a solve; else the outputs grew without bound.
         approximation.natural_gradient(lin, objective.residual(lin.outputs, targets), damping)
-    values = jax.vmap(lambda f: objective.value(f, targets))(outputs)
+    values = _values(objective, outputs, targets)
     return Trajectory(outputs, test, values, distances, displacement=moved)
 
 
@@ -136,7 +136,12 @@ def predict_from_maps(
     check_finite("outputs", (outputs, test_outputs))
     eta = jnp.asarray(step_size, k.dtype)
     train, test = _spectral(k, q, outputs, test_outputs, targets, eta, num_steps)
-    return Trajectory(train, test, jax.vmap(lambda f: losses.MSE.value(f, targets))(train))
+    return Trajectory(train, test, _values(losses.MSE, train, targets))
+
+
+@partial(jax.jit, static_argnums=0)
+def _values(objective, outputs, targets):
+    return jax.vmap(lambda f: objective.value(f, targets))(outputs)
 
 
 def _check_map(name, map, rows, columns):

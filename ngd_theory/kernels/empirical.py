@@ -3,6 +3,7 @@
 All kernels here are unnormalised, ``J J'^T`` without 1/N, rows and columns indexed ``n*C + c``.
 """
 
+from functools import partial
 from math import prod
 
 import jax
@@ -19,7 +20,6 @@ MEMORY_BUDGET = 2**28
 
 
 @checked
-@full_precision
 def layer_kernel(
     layer: LayerLinearization,
     other: LayerLinearization | None = None,
@@ -51,14 +51,23 @@ def layer_kernel(
     InputError
         If the two are of layers with different inputs or units, or ``memory_budget`` is below 1.
     """
-    other = layer if other is None else other
     if memory_budget < 1:
         raise InputError(f"memory_budget is {memory_budget}; it must be at least 1 byte")
-    sizes = [(one.inputs.shape[-1], one.sensitivities.shape[-1]) for one in (layer, other)]
-    if sizes[0] != sizes[1]:
+    # None stays None through jit, where one layer given twice is seen to be one no more.
+    other = None if other is layer else other
+    given = [layer] if other is None else [layer, other]
+    sizes = [(one.inputs.shape[-1], one.sensitivities.shape[-1]) for one in given]
+    if sizes[0] != sizes[-1]:
         raise InputError(
-            f"the layers have {sizes[0]} and {sizes[1]} inputs and units; give one layer at two sets of samples"
+            f"the layers have {sizes[0]} and {sizes[-1]} inputs and units; give one layer at two sets of samples"
         )
+    return _layer_kernel(layer, other, memory_budget)
+
+
+@partial(jax.jit, static_argnums=2)
+@full_precision
+def _layer_kernel(layer: LayerLinearization, other: LayerLinearization | None, memory_budget: int):
+    other = layer if other is None else other
     n, c, t, k = layer.sensitivities.shape
     m, d, s, _ = other.sensitivities.shape
     if t == s == 1:
@@ -159,7 +168,7 @@ def layerwise_ntk(
     InputError
         If the two linearisations are of different networks.
     """
-    return jnp.stack([layer_kernel(a, b) for a, b in _pairs(lin, other)])
+    return _layerwise(*_same_layers(lin, other))
 
 
 @checked
@@ -183,12 +192,24 @@ def ntk(lin: Linearization, other: Linearization | None = None) -> Float[Array, 
     InputError
         If the two linearisations are of different networks.
     """
-    kernels = [layer_kernel(a, b) for a, b in _pairs(lin, other)]
+    return _total(*_same_layers(lin, other))
+
+
+@jax.jit
+def _layerwise(layers, others):
+    return jnp.stack([layer_kernel(a, b) for a, b in zip(layers, others, strict=True)])
+
+
+@jax.jit
+def _total(layers, others):
+    kernels = [layer_kernel(a, b) for a, b in zip(layers, others, strict=True)]
     return sum(kernels[1:], kernels[0])
 
 
-def _pairs(lin: Linearization, other: Linearization | None):
-    other = lin if other is None else other
+def _same_layers(lin: Linearization, other: Linearization | None):
+    """The layers of both, those of the second None where they are the first's."""
+    if other is None or other is lin:
+        return lin.layers, (None,) * len(lin.layers)
     if [layer.layout for layer in lin.layers] != [layer.layout for layer in other.layers]:
         raise InputError("the two linearisations are of networks with different layers")
-    return list(zip(lin.layers, other.layers, strict=True))
+    return lin.layers, other.layers

@@ -6,6 +6,7 @@ with a network it does with ``a`` and ``delta``; the (NC, P) Jacobian is never f
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -122,8 +123,13 @@ def linearize(network: Network, params, x: Float[Array, "N *S"]) -> Linearizatio
         If ``params`` or ``x`` do not fit the network, are not of float32 or float64, or hold a NaN or infinity (which
         is seen outside jit, vmap and grad only).
     """
-    outputs, layers = backpropagate(network, params, x, _identity_rows)
-    return Linearization(outputs, layers)
+    _check(network, params, x)
+    return _linearize(network, params, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _linearize(network, params, x) -> Linearization:
+    return Linearization(*_backpropagate(network, params, x, _identity_rows))
 
 
 @checked
@@ -151,12 +157,22 @@ def backpropagate(
     InputError
         As `linearize`.
     """
+    _check(network, params, x)
+    return _backpropagate(network, params, x, rows)
+
+
+def _check(network: Network, params, x) -> None:
+    """Raise what `linearize` promises."""
     network.check(params, x)
-    n = x.shape[0]
-    dtype = jnp.result_type(x, *jax.tree.leaves(params))
-    require_precision(dtype)
+    require_precision(jnp.result_type(x, *jax.tree.leaves(params)))
     check_finite("x", x)
     check_finite("params", params)
+
+
+def _backpropagate(network: Network, params, x, rows: Callable):
+    """`backpropagate` of what is checked."""
+    n = x.shape[0]
+    dtype = jnp.result_type(x, *jax.tree.leaves(params))
     x, params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (x, params))
     shifts = [jnp.zeros((n, *b.affine.output_shape), dtype) for b in network.blocks]
     outputs, pull, hidden = jax.vjp(

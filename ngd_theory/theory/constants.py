@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked
@@ -84,7 +85,11 @@ def largest_monotone_step_size(map: Any) -> Float[Array, ""]:
     InputError
         For a map that `ngd_theory.theory.isotropy` refuses.
     """
-    map = require_map(map)
+    return _inverse_of_largest(require_map(map))
+
+
+@jax.jit
+def _inverse_of_largest(map):
     return 1 / eigvalsh((map + map.T) / 2)[-1]
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -67,12 +68,12 @@ def require_map(map: Any, name: str = "the map") -> Array:
     """
     map = require_square(map, name)
     if is_known(map):
-        if not bool(jnp.isfinite(map).all()):
+        finite, trace = (x.item() for x in _look(map))
+        if not finite:
             raise InputError(
                 f"{name} has a NaN or infinity: a solve broke down; raise the damping, use float64, or see "
                 "ngd_theory.theory.check_conditions"
             )
-        trace = float(jnp.trace(map))
         if not trace > 0:
             raise InputError(
                 f"{name} has the trace {trace:.3g}, which is not positive: it contracts no residual, and no isotropy "
@@ -105,6 +106,12 @@ def require_square(map: Any, name: str = "the map") -> Array:
     return found.astype(np.promote_types(found.dtype, np.float32))
 
 
+@jax.jit
+def _look(map):
+    return jnp.isfinite(map).all(), jnp.trace(map)
+
+
+@jax.jit
 def summarise(map: Float[Array, "NC NC"]) -> Isotropy:
     """`isotropy` without its checks: of any square map, that of dead units and of indefinite solves too."""
     size = map.shape[0]

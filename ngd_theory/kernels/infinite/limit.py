@@ -7,6 +7,9 @@ approximation that does not single out units or entries: their maps, natural gra
 are those of the limit (docs/theory.md section 5), with N + N' pretended units a layer.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -90,12 +93,14 @@ def joined(
     return jnp.concatenate([jnp.asarray(x), jnp.asarray(x_test)])
 
 
+@jax.jit
 @full_precision
 def square_root(kernel: Float[Array, "N N"]) -> Float[Array, "N N"]:
     """Symmetric R with ``R R = kernel``; eigenvalues that are zero to round-off count as 0."""
     return linalg.symmetric_roots(kernel)[0]
 
 
+@partial(jax.jit, static_argnums=2)
 def _layer(a: Float[Array, "N P"], b: Float[Array, "N M"], c: int) -> LayerLinearization:
     # Each output has its own copy of the M units: delta[n, c] and delta[m, d] are orthogonal.
     n, m = b.shape
