@@ -1,17 +1,17 @@
 """What a figure shows, in words, and its numbers as a table."""
 
-from typing import Any
+from math import isinf
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ngd_theory.report.style import label
 from ngd_theory.report.sweep.axes import name_of
 from ngd_theory.report.sweep.curves import Panel, Series, spread
-from ngd_theory.report.sweep.html import Html, join, number_cell, row, table, tag
-from ngd_theory.report.sweep.page import estimate_text
 from ngd_theory.report.sweep.panels import is_geometric, is_logarithmic_above, title_of
 from ngd_theory.report.sweep.trajectories import Trajectories
 from ngd_theory.report.table import number
+from ngd_theory.sweeps import Estimate
 
 #: What stands for a cell, by statistic.
 MEANINGS = {
@@ -36,6 +36,14 @@ _DASHES = {
     "rate": "dashed: theory and the rule's bound",
     "rate-error": "dashed: theory, in grey what the rule allows around it",
 }
+
+
+class Numbers(NamedTuple):
+    """A table of ready text; the title is empty where there is one table."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
 
 
 def caption(series: Series) -> str:
@@ -81,48 +89,42 @@ def trajectories_caption(found: Trajectories) -> str:
     )
 
 
-def numbers(series: Series) -> Html:
-    """The numbers of a claim's figure: a row a value of the axis, a column an approximation."""
+def numbers(series: Series) -> tuple[Numbers, ...]:
+    """The numbers of a claim's figure: a table a panel."""
     make = _by_approximation if series.axis is None else _by_axis
-    titled = [
-        [tag("p", title_of(panel.where), class_="soft")] if panel.where else []
-        for panel in series.panels
-    ]
-    return join(
-        piece
-        for title, panel in zip(titled, series.panels, strict=True)
-        for piece in (*title, make(series, panel))
-    )
+    return tuple(Numbers(title_of(panel.where), *make(series, panel)) for panel in series.panels)
 
 
-def _by_axis(series: Series, panel: Panel) -> Html:
+def estimate_text(estimate: Estimate | None) -> str:
+    """Value and interval, or that there is no interval."""
+    if estimate is None:
+        return "–"
+    if isinf(estimate.low) or isinf(estimate.high):
+        return f"{estimate.value:.4g} (no interval)"
+    return str(estimate)
+
+
+def _by_axis(series: Series, panel: Panel) -> tuple[list[str], list[list[str]]]:
+    """A row a value of the axis, a column an approximation."""
     assert series.axis is not None
     geometric = is_geometric(series)
     bands = {name: spread(cells, series.axis, geometric) for name, cells in panel.curves.items()}
-    places = sorted(set().union(*(set(band.index) for band in bands.values())))
     rows = [
-        row(
-            number_cell(number(x)),
-            *(
-                number_cell(_cell(band.loc[x]) if x in band.index else "–")
-                for band in bands.values()
-            ),
-        )
-        for x in places
+        [number(x), *(_cell(band.loc[x]) if x in band.index else "–" for band in bands.values())]
+        for x in sorted(set().union(*(band.index for band in bands.values())))
     ]
-    rows.append(row("together", *(number_cell(_judged(panel, name)) for name in bands)))
-    return table([name_of(series.axis), *map(label, bands)], rows)
+    rows.append(["together", *(_judged(panel, name) for name in bands)])
+    return [name_of(series.axis), *map(label, bands)], rows
 
 
-def _by_approximation(series: Series, panel: Panel) -> Html:
+def _by_approximation(series: Series, panel: Panel) -> tuple[list[str], list[list[str]]]:
+    """A row an approximation."""
     rows = []
     for name, cells in panel.curves.items():
         values = cells["value"].to_numpy(float)
-        shown = (values.mean(), values.min(), values.max())
-        numbers = [*(f"{v:.3g}" for v in shown), str(len(values)), _judged(panel, name)]
-        rows.append(row(label(name), *map(number_cell, numbers)))
-    header = ["approximation", "mean", "smallest", "largest", "cells", "together"]
-    return table(header, rows)
+        shown = (f"{v:.3g}" for v in (values.mean(), values.min(), values.max()))
+        rows.append([label(name), *shown, str(len(values)), _judged(panel, name)])
+    return ["approximation", "mean", "smallest", "largest", "cells", "together"], rows
 
 
 def _judged(panel: Panel, name: str) -> str:

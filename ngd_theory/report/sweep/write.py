@@ -137,7 +137,7 @@ def _claim_figure(found: Found, claim: StudyClaim, name: str, paths: list[Path])
     return _shown(found, figure, name, captions.caption(curves), paths, captions.numbers(curves))
 
 
-def _shown(found: Found, figure: Figure, name: str, caption: str, paths: list[Path], numbers=None):
+def _shown(found: Found, figure: Figure, name: str, caption: str, paths: list[Path], numbers=()):
     content = {kind: _saved(figure, kind) for kind in ("png", "pdf")}
     paths += [
         _write(found.folder / "figures" / f"{name}.{kind}", file) for kind, file in content.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 import made_up
 import pytest
 
-from ngd_theory.report.sweep.toml import to_toml
+from ngd_theory.report.sweep.page import to_toml
 from ngd_theory.sweeps import read
 from ngd_theory.sweeps.kinds import parse
 
@@ -29,3 +29,10 @@ def test_any_text_comes_back(make_study):
 def test_the_study_is_the_one_a_manifest_keeps(make_study):
     study = make_study()
     assert parse(json.loads(study.model_dump_json())) == study
+
+
+def test_what_is_none_is_left_out(make_study):
+    """TOML has no None; a setting that is not given has its default, which is None."""
+    data = {"dataset": "gaussian", "num_train": 4, "num_test": 2, "input_dim": 6}
+    without = make_study(data=data)
+    assert parse(tomllib.loads(to_toml(make_study(data=data | {"classes": None})))) == without
