@@ -29,6 +29,8 @@ from ngd_theory.sweeps.study import StudyClaim
 _PDF: dict[Any, Any] = {"pdf.fonttype": 42}
 _METADATA = {"pdf": {"CreationDate": None}, "png": {}}
 _LONGEST = 40
+#: Names of the figures that a report writes.
+_OURS = re.compile(r"(claim-\d+-[a-z0-9-]+|trajectories|training|structure|layers)\.(png|pdf)")
 _STRUCTURE_CAPTION = (
     "Mean absolute entry of every block of F-tilde, its diagonal blocks damped, and of its inverse, over the root "
     "of the two diagonal ones; averaged over seeds."
@@ -38,7 +40,8 @@ _STRUCTURE_CAPTION = (
 def write_report(results: str | Path) -> list[Path]:
     """Write ``figures/``, ``table.csv`` and ``report.html`` into a results folder.
 
-    The study may be partly finished, have failed cells or no claims. Its claims are judged afresh.
+    The study may be partly finished, have failed cells or no claims. Its claims are judged afresh. Figures of an
+    earlier report that are no longer of the study are removed.
 
     Parameters
     ----------
@@ -63,7 +66,15 @@ def write_report(results: str | Path) -> list[Path]:
     page = render(found, figures, whole, csv)
     for name, content in (("table.csv", csv), ("report.html", page.encode())):
         paths.append(_write(found.folder / name, content))
+    _remove_stale(found.folder / "figures", paths)
     return paths
+
+
+def _remove_stale(folder: Path, written_now: list[Path]) -> None:
+    """Remove the figures of an earlier report, which the page no longer shows; no other files."""
+    for path in set(folder.iterdir()).difference(written_now):
+        if _OURS.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _theory_figures(found: Found, paths: list[Path]):

@@ -133,3 +133,34 @@ def test_statements_that_make_one_name_have_files_of_their_own(reported, tmp_pat
     page = reported(claims=[claim, {**claim, "statement": "!!!"}], measure=["gap"])
     names = sorted(path.name for path in (tmp_path / "figures").glob("*.png"))
     assert names == ["claim-1-figure.png", "claim-2-figure.png"] and len(page.all("img")) == 2
+
+
+def test_figures_of_an_earlier_report_are_removed_and_no_other_file(make_study, tmp_path):
+    """The page shows what the folder shows; what a user put there is not ours to remove."""
+    sweeps.run(make_study(), tmp_path, measure=made_up.measure)
+    write_report(tmp_path)
+    figures = tmp_path / "figures"
+    theirs = {"mine.png", "claim-notes.pdf", "claim-1-falls.svg", "my-layers.png"}
+    for name in theirs:
+        (figures / name).write_text("mine")
+    (figures / "structure.png").mkdir()
+    earlier = {"training.pdf", "layers.png", "claim-12-x.pdf"}
+    for name in earlier:
+        (figures / name).write_text("of an earlier report")
+    claim = {"statement": "other words", "statistic": "max", "of": "gap", "rule": "<= 100"}
+    sweeps.run(make_study(claims=[claim]), tmp_path, measure=made_up.measure)
+    paths = write_report(tmp_path)
+    stems = ("claim-1-other-words", "trajectories")
+    ours = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")}
+    assert {path.name for path in paths if path.parent == figures} == ours
+    assert set(os.listdir(figures)) == ours | theirs | {"structure.png"}
+
+
+def test_a_failure_while_writing_keeps_the_old_figures(make_study, tmp_path, monkeypatch):
+    sweeps.run(make_study(), tmp_path, measure=made_up.measure)
+    write_report(tmp_path)
+    before = set(os.listdir(tmp_path / "figures"))
+    sweeps.run(make_study(claims=None), tmp_path, measure=made_up.measure)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    assert command(tmp_path).exit_code == 2
+    assert set(os.listdir(tmp_path / "figures")) == before
