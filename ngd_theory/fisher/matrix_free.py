@@ -25,6 +25,7 @@ from ngd_theory.fisher.kinds import curvature_sensitivities
 from ngd_theory.kernels import layer_kernel
 from ngd_theory.linalg import eigh, inverse_spectrum
 from ngd_theory.networks import LayerLinearization
+from ngd_theory.numerics import norm
 from ngd_theory.precision import full_precision
 
 
@@ -203,17 +204,21 @@ def conjugate_gradients(
     tolerance, max_iterations
         See `ConjugateGradients`.
     """
+    # Of length 1 or 0: the iteration is made of squares, which may be out of range where the rest is not.
+    size = norm(rhs)
+    size = jnp.where(size > 0, size, 1)
+    rhs = rhs / size
     kept = spectrum > 0
     least = jnp.min(jnp.where(kept, spectrum, jnp.inf), initial=jnp.inf)
     shrink = jnp.where(kept, (jnp.where(kept, least, 0) + rho) / (spectrum + rho) - 1, 0)
-    norm, largest = jnp.linalg.norm(rhs), jnp.max(spectrum, initial=0)
+    length_of_rhs, largest = norm(rhs), jnp.max(spectrum, initial=0)
 
     def precondition(r):
         return r + basis @ (shrink * (basis.T @ r))
 
     def bound(w):
-        floor = 4 * jnp.finfo(rhs.dtype).eps * (largest + rho) * jnp.linalg.norm(w)
-        return jnp.maximum(tolerance * norm, floor)
+        floor = 4 * jnp.finfo(rhs.dtype).eps * (largest + rho) * norm(w)
+        return jnp.maximum(tolerance * length_of_rhs, floor)
 
     def apply(w):
         return product(w) + rho * w
@@ -221,7 +226,7 @@ def conjugate_gradients(
     def unfinished(state):
         w, r, _, _, iteration = state
         # A residual that is not a number is not above the bound: that stops it too.
-        return (jnp.linalg.norm(r) > bound(w)) & (iteration < max_iterations)
+        return (norm(r) > bound(w)) & (iteration < max_iterations)
 
     def step(state):
         w, r, direction, descent, iteration = state
@@ -235,12 +240,7 @@ def conjugate_gradients(
     z = precondition(rhs)
     start = jnp.zeros_like(rhs), rhs, z, rhs @ z, jnp.zeros((), jnp.int32)
     w, _, _, _, iterations = jax.lax.while_loop(unfinished, step, start)
-    error = jnp.linalg.norm(rhs - apply(w))
+    error = norm(rhs - apply(w))
     # The recurrence and the fresh product differ by round-off.
-    converged = error <= 2 * bound(w)
-    return Solution(
-        jnp.where(converged, w, jnp.nan),
-        iterations,
-        error / jnp.where(norm > 0, norm, 1),
-        converged,
-    )
+    converged = (error <= 2 * bound(w)) & jnp.isfinite(error)
+    return Solution(jnp.where(converged, size * w, jnp.nan), iterations, error, converged)

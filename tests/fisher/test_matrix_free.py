@@ -74,6 +74,18 @@ def test_single_precision_is_as_good_as_cholesky_in_it():
     assert errors["cg"] < max(1e-3, 5 * errors["cholesky"]), errors
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e21])
+def test_cotangents_whose_squares_are_out_of_range(scale):
+    # Found were zeros, and that they had converged.
+    _, _, _, lin, v = linearized(20, dtype="float32")
+    (wanted,), (found,) = (Exact(solver=FEW).dual_solutions(lin, c, 1e-2) for c in (v, scale * v))
+    assert bool(found.converged) and float(found.residual) < 1e-4
+    assert relative_error(np.asarray(found.weights, float) / scale, wanted.weights) < 1e-5
+    assert not np.any(Exact(solver=FEW).dual_solutions(lin, 0 * v, 1e-2)[0].weights)
+    (found,) = Exact(solver=FEW).dual_solutions(lin, v.at[0, 0].set(jnp.nan), 1e-2)
+    assert not found.converged and np.isnan(found.weights).all()
+
+
 def test_function_space_maps_are_by_cholesky_whatever_the_solver():
     _, _, _, lin, _ = linearized(9, output_dim=2)
     maps = [Exact(solver=s).function_space_map(lin, 1e-3) for s in ("cg", "cholesky")]
