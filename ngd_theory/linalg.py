@@ -66,17 +66,20 @@ def differentiated_as(other: Callable) -> Callable:
 @one_by_one
 def cholesky_factor(matrix):
     """Lower triangular L with ``L L^T = matrix``; NaN where it is not positive definite. For the inside of solves."""
-    return jnp.linalg.cholesky(matrix)
+    factor = jnp.linalg.cholesky(matrix)
+    # Of an infinity it would be finite but for the diagonal.
+    return jnp.where(jnp.isfinite(jnp.diagonal(factor)).all(), factor, jnp.nan)
 
 
 @one_by_one
 def _eigh(matrix):
-    return tuple(jnp.linalg.eigh(matrix))
+    eigenvalues, vectors = jnp.linalg.eigh(matrix)
+    return jnp.where(jnp.isfinite(eigenvalues).all(), eigenvalues, jnp.nan), vectors
 
 
 @one_by_one
 def _solve(matrix, rhs):
-    return jnp.linalg.solve(matrix, rhs)
+    return jnp.where(jnp.isfinite(matrix).all(), jnp.linalg.solve(matrix, rhs), jnp.nan)
 
 
 @one_by_one
@@ -151,9 +154,9 @@ def eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, 
 def _(primals, tangents):
     eigenvalues, vectors = eigh(*primals)
     change = vectors.T @ ((tangents[0] + tangents[0].T) / 2) @ vectors
-    gaps = eigenvalues[None] - eigenvalues[:, None]
-    turned = jnp.where(jnp.eye(len(gaps), dtype=bool), 0, change / gaps)
-    return (eigenvalues, vectors), (jnp.diagonal(change), vectors @ turned)
+    same = jnp.eye(len(change), dtype=bool)
+    gaps = jnp.where(same, jnp.inf, eigenvalues[None] - eigenvalues[:, None])
+    return (eigenvalues, vectors), (jnp.diagonal(change), vectors @ (change / gaps))
 
 
 @jax.custom_jvp
@@ -173,10 +176,10 @@ def _(primals, tangents):
 
 
 def kept(eigenvalues: Float[Array, "*B n"]) -> Array:
-    """Which eigenvalues are not zero to round-off, ``n eps`` of the largest."""
+    """Which eigenvalues are not zero to round-off, ``n eps`` of the largest; all, where one is NaN."""
     size = eigenvalues.shape[-1]
     largest = jnp.max(jnp.abs(eigenvalues), axis=-1, keepdims=True)
-    return jnp.abs(eigenvalues) > size * jnp.finfo(eigenvalues.dtype).eps * largest
+    return ~(jnp.abs(eigenvalues) <= size * jnp.finfo(eigenvalues.dtype).eps * largest)
 
 
 def inverse_spectrum(eigenvalues: Float[Array, "*B n"]) -> Float[Array, "*B n"]:
@@ -207,7 +210,7 @@ def _(primals, tangents):
 
 def root_spectrum(eigenvalues: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """``sqrt(lambda)`` and its inverse, zero where lambda is zero to round-off or negative."""
-    keep = kept(eigenvalues) & (eigenvalues > 0)
+    keep = kept(eigenvalues) & ~(eigenvalues <= 0)
     root = jnp.sqrt(jnp.where(keep, eigenvalues, 1))
     return jnp.where(keep, root, 0), jnp.where(keep, 1 / root, 0)
 

@@ -105,6 +105,14 @@ def test_second_derivatives(name):
         np.testing.assert_allclose(second(0.0), wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_what_is_not_finite_is_no_null_space(name, bad):
+    matrix = jnp.eye(6).at[1, 1].set(bad)
+    assert np.isnan(FUNCTIONS[name](matrix)).any()
+    assert np.isnan(linalg.cholesky_factor(jnp.full((1, 1), bad))).all()
+
+
 def test_eigenvalues_and_eigenvectors_of_distinct_eigenvalues():
     matrix = with_spectrum(-2, -1, 1, 2, 4, 7)
     along = jnp.asarray(CHANGE)
@@ -114,8 +122,10 @@ def test_eigenvalues_and_eigenvectors_of_distinct_eigenvalues():
 
     found = jax.jvp(linalg.eigvalsh, (matrix,), (along,))[1]
     np.testing.assert_allclose(found, difference(linalg.eigvalsh, matrix, CHANGE), atol=1e-6)
-    found = jax.jvp(projector, (matrix,), (along,))[1]
-    np.testing.assert_allclose(found, difference(projector, matrix, CHANGE, 1e-4), atol=1e-6)
+    wanted = difference(projector, matrix, CHANGE, 1e-4)
+    np.testing.assert_allclose(jax.jvp(projector, (matrix,), (along,))[1], wanted, atol=1e-6)
+    pulled = jax.grad(lambda a: jnp.sum(projector(a) * along))(matrix)
+    np.testing.assert_allclose(np.sum(pulled * CHANGE), np.sum(wanted * CHANGE), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

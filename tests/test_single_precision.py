@@ -7,6 +7,7 @@ import pytest
 from cases import APPROXIMATIONS, BY_NAME, problem
 
 import ngd_theory as ngd
+from ngd_theory.errors import SingularKernelError
 
 CASE = BY_NAME["L3 C3 gelu bias"]
 DAMPING = 1e-2
@@ -45,6 +46,26 @@ def test_single_precision_is_within_its_tolerance(both, name):
         assert error < TOLERANCES[name]
         # It is another number: nothing was computed in double precision.
         assert error > 1e-9
+
+
+@pytest.mark.parametrize("name", APPROXIMATIONS)
+@pytest.mark.parametrize("scale", [1e20, 1e25])
+@pytest.mark.parametrize("n", [1, 5])
+def test_squares_out_of_range_are_an_error_not_a_step_of_zero(name, scale, n):
+    net = ngd.networks.mlp(3, (16,), 2, "relu", bias_std=0.1)
+    params = jax.tree.map(lambda a: a.astype("float32"), net.init(jax.random.key(0)))
+    x, v = (jax.random.normal(jax.random.key(s), (n, d), "float32") for s, d in ((1, 3), (2, 2)))
+    lin = ngd.networks.linearize(net, params, x * jnp.float32(scale))
+    approximation = ngd.fisher.by_name(name)
+    if name == "identity":
+        wanted = [np.asarray(leaf) for leaf in jax.tree.leaves(lin.vjp(v / n))]
+        found = approximation.natural_gradient(lin, v, 1e-3)
+        for one, other in zip(jax.tree.leaves(found), wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5)
+        return
+    for damping in (1e-3, 0.0):
+        with pytest.raises(SingularKernelError):
+            approximation.natural_gradient(lin, v, damping)
 
 
 def test_training_in_single_precision_follows_double():

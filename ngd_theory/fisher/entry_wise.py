@@ -60,14 +60,23 @@ def _inverse_diagonal(layer: LayerLinearization, root, damping: Damping) -> dict
     """``1/(diag F + rho)`` like the layer's parameters; 0 for 1/0."""
 
     def limit(rho, diagonal):
-        inverse = jnp.where(diagonal > 0, 1 / jnp.where(diagonal > 0, diagonal, 1), 0)
+        none = diagonal == 0
+        inverse = jnp.where(none, 0, _reciprocal(jnp.where(none, 1, diagonal)))
         # Zero, with the derivative by the damping.
         return inverse if rho is None else inverse - (rho.astype(inverse.dtype) * inverse) * inverse
 
     return {
-        name: damping.select(lambda rho, d: 1 / (d + rho.astype(d.dtype)), limit, diagonal)
+        name: damping.select(
+            lambda rho, d: _reciprocal(d + rho.astype(d.dtype)), limit, diagonal
+        )
         for name, diagonal in _diagonal(layer, root).items()
     }
+
+
+def _reciprocal(x):
+    """``1/x`` for x > 0, NaN where that is out of range: 0 would be a step that nobody misses."""
+    inverse = 1 / x
+    return jnp.where(inverse > 0, inverse, jnp.nan)
 
 
 def _diagonal(layer: LayerLinearization, root) -> dict[str, Array]:
