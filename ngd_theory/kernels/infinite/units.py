@@ -15,10 +15,12 @@ from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory import linalg
-from ngd_theory.errors import InputError, NotPredictedError
+from ngd_theory.arguments import is_finite
+from ngd_theory.errors import InputError, NotPredictedError, SingularKernelError
 from ngd_theory.kernels.infinite.evaluate import layer_kernels
 from ngd_theory.kernels.infinite.limit import square_root
 from ngd_theory.networks import Network
@@ -44,7 +46,7 @@ def unit_wise_maps(
         Its hidden widths M_l weigh the layers.
     x, x_test : (N, *input_shape), (N', *input_shape)
     damping : float
-        rho, on the scale of a finite network of these widths.
+        rho >= 0, on the scale of a finite network of these widths.
     key : jax.random key
     num_units : int
         Units drawn a hidden layer, at least 2.
@@ -58,11 +60,17 @@ def unit_wise_maps(
     ------
     NotPredictedError
         For ``damping = 0`` with a singular ``A_l`` (such as M_0 < N): the limit depends on g's tails.
+    InputError
+        For fewer units.
+    SingularKernelError
+        Where a solve breaks down.
     """
     if num_units < 2:
         raise InputError(f"num_units is {num_units}; a standard error needs at least 2")
     n = len(x)
     kernels = layer_kernels(net, jnp.concatenate([jnp.asarray(x), jnp.asarray(x_test)]))
+    # In the precision of the kernels: in float32 a tiny number is zero.
+    damping = float(np.asarray(damping, kernels.inputs.dtype))
     c = net.output_dim
     # Output layer: unit c has delta = e_c, so that its block is that of the whole layer.
     a = kernels.inputs[-1]
@@ -78,6 +86,11 @@ def unit_wise_maps(
         else:
             mean, error = _damped(layer_key, a, b, damping, slope, n, c, num_units)
         total, variance = total + width * mean, variance + (width * error) ** 2
+    if not is_finite((total, variance)):
+        raise SingularKernelError(
+            f"unit-wise: the map of the limit is not finite with damping {damping:g}: raise the damping, use float64, "
+            "or damping 0"
+        )
     return total, jnp.sqrt(variance)
 
 

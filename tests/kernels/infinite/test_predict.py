@@ -7,7 +7,7 @@ import pytest
 
 from ngd_theory import fisher
 from ngd_theory.dynamics import predict
-from ngd_theory.errors import InputError, NotPredictedError
+from ngd_theory.errors import InputError, NotPredictedError, SingularKernelError
 from ngd_theory.kernels import infinite
 from ngd_theory.networks import linearize, mlp
 
@@ -158,6 +158,22 @@ def test_unit_wise_needs_a_key_and_full_rank_inputs(points):
     with pytest.raises(NotPredictedError, match="layer 1"):
         infinite.predictor(
             fisher.UnitWise(), narrow, x[:, :2], x_test[:, :2], key=jax.random.key(0), num_units=2
+        )
+
+
+@pytest.mark.parametrize("name", ["exact", "unit-wise"])
+@pytest.mark.parametrize("damping", [-1.0, -1e-3, float("nan"), float("inf")])
+def test_a_bad_damping_is_refused(name, damping, points):
+    with pytest.raises(InputError, match=r"damping is .*one finite number >= 0"):
+        infinite.predictor(
+            fisher.by_name(name), network(), *points, damping=damping, key=jax.random.key(0)
+        )
+
+
+def test_a_unit_wise_map_that_is_not_finite_is_an_error(points):
+    with pytest.raises(SingularKernelError, match="unit-wise: the map of the limit is not finite"):
+        infinite.predictor(
+            fisher.UnitWise(), network(), *points, damping=1e-320, key=jax.random.key(0), num_units=9
         )
 
 
