@@ -9,18 +9,19 @@ every initialisation, and ``f_0 ~ GP(0, NNGP)``. So f_t is Gaussian over initial
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from ngd_theory import linalg
-from ngd_theory.arguments import check_finite, checked
+from ngd_theory.arguments import check_finite, checked, require_known
 from ngd_theory.errors import InputError, NotPredictedError, require_type
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, nngp
 from ngd_theory.kernels.infinite.limit import joined, linearize
 from ngd_theory.kernels.infinite.units import unit_wise_maps
+from ngd_theory.linalg import differentiated_as, eigh
 from ngd_theory.networks import Network
 from ngd_theory.numerics import geometric_sum, power
 from ngd_theory.precision import full_precision
@@ -121,7 +122,9 @@ def predictor(
         For an approximation without `has_limit` (entry-wise, kfac-tridiagonal), and as `unit_wise_maps` and
         `layer_kernels`.
     InputError
-        For unit-wise without ``key``.
+        For unit-wise without ``key``, and a damping that is negative or not finite.
+    SingularKernelError
+        Where a solve breaks down.
     """
     require_type("approximation", approximation, Approximation, "ngd.fisher.by_name('kfac'), say")
     name = approximation.name
@@ -134,6 +137,9 @@ def predictor(
     if name == "unit-wise":
         if key is None:
             raise InputError("unit-wise is estimated by Monte Carlo over units: pass key")
+        require_known("the limit of unit-wise", damping)
+        if not 0 <= damping < float("inf"):
+            raise InputError(f"damping is {damping}; it must be one finite number >= 0")
         maps, errors = unit_wise_maps(net, x, x_test, damping, key, num_units)
         return Predictor(name, maps[:n], maps[n:], errors[:n], errors[n:])
     lin, at = linearize(net, x, x_test, output_dim=1, memory_budget=memory_budget)
@@ -205,7 +211,7 @@ def ensemble(
     if any(t < 0 for t in steps):
         raise InputError(f"steps are {list(steps)}; they must be whole numbers >= 0")
     prior = nngp(net, joined(net, x, x_test))
-    times = jnp.asarray([int(t) for t in steps])
+    times = jnp.asarray([int(t) for t in steps], jnp.int32)
     return _propagate(maps.train_map, maps.test_map, prior, jnp.asarray(targets), step_size, times)
 
 
@@ -213,13 +219,11 @@ def ensemble(
 @full_precision
 def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensemble:
     n = len(train_map)
-    eigenvalues, vectors = linalg.eigh((train_map + train_map.T) / 2)
-    rates = step_size * eigenvalues
-    project = step_size * (test_map @ vectors)
+    powers = _powers(step_size * (train_map + train_map.T) / 2, times)
 
-    def at(t):
-        decay = (vectors * power(1 - rates, t)[None]) @ vectors.T
-        travelled = (project * geometric_sum(rates, t)[None]) @ vectors.T
+    def at(powers):
+        decay, total = powers
+        travelled = step_size * (test_map @ total)
         cross = travelled @ prior[:n, n:]
         test = prior[n:, n:] - cross - cross.T + travelled @ prior[:n, :n] @ travelled.T
         return (
@@ -229,4 +233,36 @@ def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensembl
             test,
         )
 
-    return Ensemble(*jax.lax.map(at, times))
+    return Ensemble(*jax.lax.map(at, powers))
+
+
+@full_precision
+def _by_doubling(matrix, times):
+    """`_powers` without eigenvectors, which have no derivatives where eigenvalues are equal."""
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+
+    def at(t):
+        def double(state, bit):
+            decay, total = state
+            decay, total = decay @ decay, total + decay @ total
+            longer = decay - matrix @ decay, total + decay
+            odd = (t >> bit) & 1 == 1
+            return jax.tree.map(partial(jnp.where, odd), longer, (decay, total)), None
+
+        start = identity, jnp.zeros_like(matrix)
+        return jax.lax.scan(double, start, jnp.arange(31)[::-1])[0]
+
+    return jax.lax.map(at, times)
+
+
+@differentiated_as(_by_doubling)
+@full_precision
+def _powers(matrix: Float[Array, "N N"], times: Int[Array, " T"]) -> tuple[Array, Array]:
+    """``(I - A)^t`` and ``sum_{s<t} (I - A)^s`` of a symmetric A, (T, N, N) each."""
+    eigenvalues, vectors = eigh(matrix)
+
+    def at(t):
+        spectra = power(1 - eigenvalues, t), geometric_sum(eigenvalues, t)
+        return tuple((vectors * f[None]) @ vectors.T for f in spectra)
+
+    return jax.lax.map(at, times)
