@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also after a power cut."""
+"""Files that are whole or not there, also after a power cut, and the folder of what can be made again."""
 
 import json
 import os
@@ -11,6 +11,23 @@ from ngd_theory.errors import InputError
 
 #: End of the temporary names of `written`.
 PART = ".part"
+CACHE_VARIABLE = "NGD_THEORY_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where images that were drawn and programs that were compiled are kept.
+
+    ``NGD_THEORY_CACHE``, else a folder of the user's cache.
+
+    Raises
+    ------
+    RuntimeError
+        For a user without a home folder.
+    """
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ngd_theory"
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from ngd_theory import compilation_cache
+
 # IPython runs this in every kernel once it is up; what the kernel itself warns of then (at its end) stays a warning.
 STARTUP = """import warnings
 
@@ -31,6 +33,10 @@ def pytest_configure(config):
     startup.parent.mkdir(parents=True)
     startup.write_text(STARTUP)
     os.environ["IPYTHONDIR"] = folder.name
+    # Kernels inherit it too.
+    if (programs := compilation_cache.turn_on()) is not None:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}"
 
 

@@ -27,9 +27,9 @@ def doctor(
     Exit status 0; 2: bad input.
     """
     from ngd_theory import claims, data
-    from ngd_theory.data.curves import CACHE_VARIABLE
     from ngd_theory.data.sources.folders import ENVIRONMENT_VARIABLE
     from ngd_theory.environment import environment, package_version
+    from ngd_theory.files import CACHE_VARIABLE
 
     settings = claims.parse({"width": width, "num_train": num_train, "dataset": "gaussian"})
     console = Output(120)
@@ -43,6 +43,7 @@ def doctor(
         f"{found['float']} now (jax.config.update('jax_enable_x64', True))",
         "memory": f"{gigabytes(available_memory())} free",
         "cache": f"{_cache()} ({CACHE_VARIABLE})",
+        "compiled programs": _programs(),
         "data folder": f"{os.environ.get(ENVIRONMENT_VARIABLE) or 'none'} ({ENVIRONMENT_VARIABLE})",
         **{f"data: {name}": _origin(data, name) for name in _SOURCES},
     }
@@ -57,12 +58,23 @@ def doctor(
 
 
 def _cache() -> str:
-    from ngd_theory.data.curves import cache_folder
+    from ngd_theory.files import cache_folder
 
     try:
         return str(cache_folder())
     except RuntimeError as error:  # no home folder
         return f"none: {error}"
+
+
+def _programs() -> str:
+    from ngd_theory import compilation_cache
+
+    try:
+        size, folder = compilation_cache.programs_size(), compilation_cache.programs_folder()
+    except RuntimeError as error:  # no home folder
+        return f"not kept: {error}"
+    limit = compilation_cache.LIMIT
+    return f"{size / 2**20:.0f} of at most {limit / 2**20:.0f} MiB, here {folder.name} (--no-cache: none)"
 
 
 def _origin(data, name: str) -> str:

@@ -15,7 +15,15 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ngd_theory.cli.memory import largest_cell
-from ngd_theory.cli.status import Debug, Exit, Output, guarded, named_path, verdict_status
+from ngd_theory.cli.status import (
+    Debug,
+    Exit,
+    NoCache,
+    Output,
+    guarded,
+    named_path,
+    verdict_status,
+)
 from ngd_theory.errors import InputError
 
 #: Seconds between two plain progress lines.
@@ -49,6 +57,7 @@ def run(
         bool,
         typer.Option("--strict", help="A claim that is INCONCLUSIVE or NOT APPLICABLE fails."),
     ] = False,
+    no_cache: NoCache = False,
     debug: Debug = False,
 ) -> int:
     """Run a study, or go on where it stopped.
@@ -58,7 +67,7 @@ def run(
     """
     folder = out or Path("results") / study.stem
     try:
-        return _run(study, folder, scheduler, memory_limit, strict)
+        return _run(study, folder, scheduler, memory_limit, strict, no_cache)
     except KeyboardInterrupt:
         kept = [f"what is finished is in {folder}/"] if folder.is_dir() else []
         raise KeyboardInterrupt(*kept, "the same command goes on") from None
@@ -86,11 +95,16 @@ def list_(
 
 
 def _run(
-    path: Path, out: Path, scheduler: str | None, memory_limit: str | None, strict: bool
+    path: Path,
+    out: Path,
+    scheduler: str | None,
+    memory_limit: str | None,
+    strict: bool,
+    no_cache: bool,
 ) -> int:
     import jax
 
-    from ngd_theory import sweeps
+    from ngd_theory import compilation_cache, sweeps
     from ngd_theory.sweeps.executors import workers_here
     from ngd_theory.threads import limit_blas_threads
 
@@ -99,6 +113,7 @@ def _run(
     if largest is not None and times:
         largest.require(memory_limit, times)
     limit_blas_threads()
+    compilation_cache.turn_off() if no_cache else compilation_cache.turn_on()
     jax.config.update("jax_enable_x64", study.precision == "float64")
     with _shown(Console(stderr=True)) as progress:
         summary = sweeps.run(study, out, progress, scheduler=scheduler)

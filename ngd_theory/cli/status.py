@@ -16,6 +16,10 @@ from rich.console import Console
 from ngd_theory.errors import NGDTheoryError, is_exhausted
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Neither keep compiled programs nor take those that are kept."),
+]
 
 
 def named_path(text: str | Path) -> Path:

@@ -9,7 +9,15 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ngd_theory.cli.memory import MemoryPlan
-from ngd_theory.cli.status import Debug, Exit, Output, guarded, named_path, verdict_status
+from ngd_theory.cli.status import (
+    Debug,
+    Exit,
+    NoCache,
+    Output,
+    guarded,
+    named_path,
+    verdict_status,
+)
 
 
 def _split(text: str | None) -> tuple[str, ...]:
@@ -69,6 +77,7 @@ def verify(
     strict: Annotated[
         bool, typer.Option("--strict", help="A claim that is NOT APPLICABLE fails.")
     ] = False,
+    no_cache: NoCache = False,
     debug: Debug = False,
 ) -> int:
     """Check every claim on one network and data set.
@@ -98,7 +107,9 @@ def verify(
         "data_dir": data_dir,
         "kernel": kernel,
     }
-    return _explain(values, memory_limit) if explain else _verify(values, out, memory_limit, strict)
+    if explain:
+        return _explain(values, memory_limit)
+    return _verify(values, out, memory_limit, strict, no_cache)
 
 
 def _explain(values: dict, memory_limit: str | None) -> int:
@@ -111,13 +122,14 @@ def _explain(values: dict, memory_limit: str | None) -> int:
     return Exit.HOLDS
 
 
-def _verify(values: dict, out: Path, memory_limit: str | None, strict: bool) -> int:
+def _verify(values: dict, out: Path, memory_limit: str | None, strict: bool, no_cache: bool) -> int:
     import jax
 
-    from ngd_theory import claims, report
+    from ngd_theory import claims, compilation_cache, report
     from ngd_theory.files import check_output_folder
     from ngd_theory.threads import limit_blas_threads
 
+    compilation_cache.turn_off() if no_cache else compilation_cache.turn_on()
     settings = claims.parse(values)
     limit_blas_threads()
     jax.config.update("jax_enable_x64", settings.precision == "float64")

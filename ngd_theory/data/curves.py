@@ -1,17 +1,13 @@
 """CURVES: synthetic images of smooth strokes, made here and kept in a cache folder."""
 
-import os
 from contextlib import suppress
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from ngd_theory.data.checks import require_count
-from ngd_theory.files import written
-
-CACHE_VARIABLE = "NGD_THEORY_CACHE"
+from ngd_theory.files import cache_folder, written
 
 #: Raise it whenever the pixels of an image change: files of another format are left alone.
 _FORMAT = 1
@@ -121,14 +117,6 @@ def _distances(vertices: Float[np.ndarray, "B V 2"], size: int) -> Float[np.ndar
         along += across
         np.minimum(nearest, along, out=nearest)
     return np.sqrt(nearest)
-
-
-def cache_folder() -> Path:
-    """Where images that were drawn are kept: ``NGD_THEORY_CACHE``, else a folder of the user's cache."""
-    own = os.environ.get(CACHE_VARIABLE)
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ngd_theory"
 
 
 def _read_cache(name: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "N D"] | None:

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 import ngd_theory
+from ngd_theory import compilation_cache
 from ngd_theory.errors import InputError, MissingDependencyError, NGDTheoryError
 from ngd_theory.sweeps.cells import HashedCell
 from ngd_theory.sweeps.executors import Executor, Failure, Measure, Outcome, attempt
@@ -251,11 +252,13 @@ def _fetch(future: Any) -> Outcome | None:
 
 
 def _on_worker(measure: Measure, cell: HashedCell) -> Outcome:
-    _limit_blas_threads_once()
+    _prepare_once()
     jax.config.update("jax_enable_x64", cell.settings.precision == "float64")
     return attempt(measure, cell)
 
 
 @cache
-def _limit_blas_threads_once() -> None:
+def _prepare_once() -> None:
     limit_blas_threads()
+    # The process that started the workers has said why, if nothing is kept.
+    compilation_cache.turn_on(quiet=True)

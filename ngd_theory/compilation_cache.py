@@ -1,0 +1,131 @@
+"""Compiled programs kept on disk, for the processes that are ours: JAX's own cache, in a folder of bounded size."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import jax
+
+from ngd_theory.environment import package_version
+from ngd_theory.files import CACHE_VARIABLE, cache_folder
+
+#: Bytes of all programs together, whatever versions and processors they are for.
+LIMIT = 2**29
+#: What is left of it once something had to go.
+_LEFT = 0.8
+#: Lines of /proc/cpuinfo that say what a processor can do.
+_TELLING = {"vendor_id", "model name", "flags", "Features", "CPU implementer", "CPU part", "isa"}
+
+
+def turn_on(*, quiet: bool = False) -> Path | None:
+    """Let JAX keep what it compiles from now on in this process, and take from there what it has compiled before.
+
+    The command line, its workers, the notebooks and the tests call this; a library that is imported changes nothing.
+    Programs lie in `programs_folder`, those that were not used for longest are removed here, beyond `LIMIT`. What you
+    set yourself stays as it is: ``JAX_COMPILATION_CACHE_DIR``, ``JAX_ENABLE_COMPILATION_CACHE=false``.
+
+    Parameters
+    ----------
+    quiet : bool
+        Not to say why nothing is kept.
+
+    Returns
+    -------
+    Path or None
+        The folder; None where nothing is kept, as in a folder that cannot be written (one line on stderr says so).
+    """
+    if not jax.config.jax_enable_compilation_cache:
+        return None
+    if jax.config.jax_compilation_cache_dir is not None:
+        return Path(jax.config.jax_compilation_cache_dir)
+    try:
+        folder = programs_folder()
+        # Programs in it are run: nobody else may put one there.
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        _remove_oldest(folder.parent, LIMIT)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
+        if not quiet:
+            print(f"compiled programs are not kept: {error} ({CACHE_VARIABLE})", file=sys.stderr)
+        return None
+    # A file that another process is writing, is damaged, or finds no room is only compiled anew.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Most programs are compiled within JAX's threshold of a second, and together take longer than the large ones.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return folder
+
+
+def turn_off() -> None:
+    """Neither keep compiled programs nor take any, here and in processes that are started from here."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+
+def programs_folder() -> Path:
+    """Where programs for these versions and this processor are kept, in the user's cache folder.
+
+    Raises
+    ------
+    RuntimeError
+        For a user without a home folder.
+    """
+    versions = "-".join(f"{name}-{package_version(name)}" for name in ("jax", "jaxlib"))
+    processor = hashlib.sha256(_processor().encode()).hexdigest()[:12]
+    name = f"{versions}-{sys.platform}-{platform.machine()}-{processor}"
+    return cache_folder() / "programs" / name
+
+
+def programs_size() -> int:
+    """Bytes of all programs that are kept, for other versions and processors too."""
+    return sum(size for _, size, _ in _files(programs_folder().parent))
+
+
+def _processor() -> str:
+    """Model, features and number of processors: a program for others may stop here, or be slow."""
+    # Programs are split among the processors that a process may use.
+    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    found = {f"{len(usable)} usable", platform.processor()}
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.partition(":")[0].strip() in _TELLING:
+                found.add(line)
+    if sys.platform == "darwin":
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ["sysctl", "machdep.cpu", "hw.optional"]
+            found.add(subprocess.run(command, capture_output=True, text=True, timeout=10).stdout)
+    return "\n".join(sorted(found))
+
+
+def _remove_oldest(folder: Path, limit: int) -> None:
+    """Remove files that were not used for longest until ``limit`` holds, and what a process that died left empty."""
+    files = sorted(_files(folder), key=lambda file: file[0])
+    total = sum(size for _, size, _ in files)
+    allowed = limit if total <= limit else _LEFT * limit
+    for _, size, path in files:
+        if total <= allowed and size > 0:
+            continue
+        # Another process may be faster.
+        with suppress(OSError):
+            path.unlink()
+        total -= size
+
+
+def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each file was last used, its bytes and its path."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            with suppress(OSError):
+                found = path.stat()
+                # Some systems do not write down when a file is read.
+                yield max(found.st_atime, found.st_mtime), found.st_size, path
