@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -41,10 +42,10 @@ def turn_on(*, quiet: bool = False) -> Path | None:
     Path or None
         The folder; None where nothing is kept, as in a folder that cannot be written (one line on stderr says so).
     """
-    if not jax.config.jax_enable_compilation_cache:
+    if not _option("jax_enable_compilation_cache"):
         return None
-    if jax.config.jax_compilation_cache_dir is not None:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if (own := _option("jax_compilation_cache_dir")) is not None:
+        return Path(own)
     try:
         folder = programs_folder()
         # Programs in it are run: nobody else may put one there.
@@ -88,6 +89,10 @@ def programs_folder() -> Path:
 def programs_size() -> int:
     """Bytes of all programs that are kept, for other versions and processors too."""
     return sum(size for _, size, _ in _files(programs_folder().parent))
+
+
+def _option(name: str) -> Any:
+    return getattr(jax.config, name)
 
 
 def _processor() -> str:
