@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
@@ -79,6 +80,7 @@ def predict(
         q = None if at is None else approximation.function_space_map(lin, damping, at)
         test_outputs = None if at is None else at.outputs
         return predict_from_maps(k, lin.outputs, targets, step_size, num_steps, q, test_outputs)
+    check_finite("at", at)
     outputs, test, distances, moved = _recursion(
         approximation,
         lin,
@@ -89,11 +91,20 @@ def predict(
         at,
         objective,
     )
-    if not is_finite(outputs[:2]):
-        # Says so if it was a solve; else the outputs grew without bound.
-        approximation.natural_gradient(lin, objective.residual(lin.outputs, targets), damping)
+    if not is_finite((outputs, test)):
+        _explain(approximation, lin, objective, targets, damping, outputs, test)
     values = _values(objective, outputs, targets)
     return Trajectory(outputs, test, values, distances, displacement=moved)
+
+
+def _explain(approximation, lin, objective, targets, damping, outputs, test) -> None:
+    """Raise where the first step that is not finite is a solve's fault; else the outputs grew without bound."""
+    recorded = [a.reshape(len(a), -1) for a in (outputs, test) if a is not None]
+    finite = np.isfinite(np.concatenate(recorded, axis=1)).all(axis=1)
+    last = outputs[max(np.argmin(finite) - 1, 0)]
+    residual = objective.residual(last, targets)
+    if is_finite(residual):
+        approximation.natural_gradient(replace(lin, outputs=last), residual, damping)
 
 
 @checked

@@ -1,7 +1,7 @@
 """Function-space predictions: the closed form is the recursion, at every t."""
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -251,6 +251,37 @@ def test_a_solve_that_breaks_down_is_an_error_not_a_trajectory_of_nan(loss):
         SingularKernelError, match=r"broken: the .* is not finite with damping 0\.1"
     ):
         ngd.dynamics.predict(Broken(), p.lin, targets, 0.1, 2, 0.1, loss=loss)
+
+
+def test_a_simulation_looks_at_all_its_steps_and_at_the_test_outputs():
+    # Looked at were the first two steps on the training set.
+    p = problem(CASE)
+    targets = jnp.eye(3)[jnp.arange(4) % 3]
+
+    @ngd.fisher.approximation
+    @dataclass(frozen=True)
+    class Late(ngd.fisher.Approximation):
+        name = "late"
+        farthest: float
+
+        def precondition(self, lin, cotangent, damping):
+            far = jnp.max(jnp.abs(lin.outputs - p.lin.outputs)) > self.farthest
+            return lin.vjp(jnp.where(far, jnp.nan, cotangent))
+
+    def simulate(farthest, step_size=1e-3, at=None):
+        return ngd.dynamics.predict(
+            Late(farthest), p.lin, targets, step_size, 9, 0.1, at, "cross-entropy"
+        )
+
+    path = np.asarray(simulate(1e9).outputs)
+    farthest = 1.5 * np.abs(path[2] - path[0]).max()
+    with pytest.raises(SingularKernelError, match="late: the natural gradient is not finite"):
+        simulate(farthest)
+    at = replace(p.at, outputs=p.at.outputs.at[0, 0].set(jnp.nan))
+    with pytest.raises(InputError, match=r"at.outputs has a NaN or infinity at index \(0, 0\)"):
+        simulate(1e9, at=at)
+    # Divergence is no solve's fault.
+    assert not np.isfinite(simulate(np.inf, 1e308).outputs).all()
 
 
 @pytest.mark.parametrize(
