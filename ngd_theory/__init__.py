@@ -7,7 +7,7 @@ from ngd_theory import data, dynamics, errors, fisher, kernels, losses, networks
 __version__ = "0.1.0"
 
 #: Upper floors, imported when first used: they need pydantic, optax, pandas or matplotlib.
-_LAZY = ("claims", "optim", "report", "sweeps", "testing")
+_LAZY = ("experiment", "optim", "report", "sweeps", "testing")
 
 __all__ = [
     "__version__",

@@ -15,12 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 import ngd_theory
-from ngd_theory import claims, report, sweeps
-from ngd_theory.claims import Status
+from ngd_theory import experiment, report, sweeps
 from ngd_theory.cli import app
 from ngd_theory.cli.app import EXAMPLES
 from ngd_theory.cli.memory import MemoryPlan, gigabytes, largest_cell
 from ngd_theory.errors import InputError, SingularKernelError
+from ngd_theory.experiment import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
 #: The shapes of ``tests/claims/conftest.py``, whose compiled programs serve again.
@@ -57,12 +57,12 @@ def found():
     """A report, to be answered with."""
     settings = {"dataset": "gaussian", "input_dim": 24, "num_train": 12, "num_test": 0}
     settings |= {"width": 256, "steps": 3, "approximations": ("exact",)}
-    return claims.verify(claims.parse(settings))
+    return experiment.verify(experiment.parse(settings))
 
 
 @pytest.fixture
 def canned(monkeypatch, found):
-    """Answer ``claims.verify`` with a report: these tests are of what is done with it."""
+    """Answer ``experiment.verify`` with a report: these tests are of what is done with it."""
 
     def answer(changed=found):
         monkeypatch.setattr(claims, "verify", lambda settings, progress=None: changed)
@@ -132,7 +132,7 @@ def test_float32_is_honoured(verify, tmp_path):
 
 def test_status_0_when_every_applicable_claim_holds(canned, verify, tmp_path):
     found = canned()
-    canned(replace(found, verdicts=tuple(v for v in found.verdicts if v.status != Status.FAIL)))
+    canned(replace(found, verdicts=tuple(v for v in found.verdicts if v.outcome != Outcome.FAIL)))
     result = verify()
     assert result.exit_code == 0
     assert set(os.listdir(tmp_path / "out")) == FILES
@@ -140,7 +140,7 @@ def test_status_0_when_every_applicable_claim_holds(canned, verify, tmp_path):
 
 def test_status_1_when_one_fails_and_the_results_are_still_written(canned, verify, tmp_path):
     found = canned()
-    failed = replace(found.verdicts[0], status=Status.FAIL)
+    failed = replace(found.verdicts[0], status=Outcome.FAIL)
     canned(replace(found, verdicts=(failed, *found.verdicts[1:])))
     result = verify()
     assert result.exit_code == 1
@@ -386,7 +386,7 @@ def test_importing_the_package_sets_no_jax_flag():
     code = """
 import jax
 before = dict(jax.config.values)
-import ngd_theory, ngd_theory.claims, ngd_theory.report, ngd_theory.cli
+import ngd_theory, ngd_theory.experiment, ngd_theory.report, ngd_theory.cli
 changed = {k for k in before if jax.config.values[k] != before[k]}
 assert not changed, changed
 assert not jax.config.jax_enable_x64
@@ -497,7 +497,7 @@ def test_a_depth_that_would_compile_for_hours_is_refused(verify, tmp_path):
 
 
 def test_a_run_between_once_and_twice_the_free_memory_is_warned_of(canned, verify, machine):
-    plan = MemoryPlan(claims.parse({"dataset": "gaussian", "approximations": ("exact",)}))
+    plan = MemoryPlan(experiment.parse({"dataset": "gaussian", "approximations": ("exact",)}))
     for share, said in (1.1, False), (0.9, True):
         machine(share * plan.total)
         result = verify("--dataset", "gaussian", small=False)
@@ -536,11 +536,11 @@ def test_bytes_in_words(count, words):
 def test_the_size_that_is_counted_is_that_of_the_data(tmp_path, dataset, loss):
     path = tmp_path / "mine.npz"
     np.savez(path, x=np.random.default_rng(0).normal(size=(30, 7)), y=np.arange(30) % 3)
-    settings = claims.parse(
+    settings = experiment.parse(
         {"dataset": str(path) if dataset == "mine" else dataset, "loss": loss}
         | {"num_train": 12, "num_test": 3, "input_dim": 5}
     )
-    found, size = claims.load_data(settings), claims.data_size(settings)
+    found, size = experiment.load_data(settings), experiment.data_size(settings)
     assert size == (found.input_dim, found.output_dim)
 
 
@@ -560,13 +560,13 @@ def test_of_a_file_only_the_targets_are_read(tmp_path, kind, loss, classes):
     images, rows = np.random.default_rng(0).normal(size=(2000, 30, 30)), np.arange(2000)
     y = {"labels": rows % 3, "column": rows / 7, "columns": np.stack([rows, rows], 1) / 7}[kind]
     np.savez(path, x=images, y=y)
-    settings = claims.parse({"dataset": str(path), "loss": loss, "classes": classes})
+    settings = experiment.parse({"dataset": str(path), "loss": loss, "classes": classes})
     tracemalloc.start()
-    size = claims.data_size(settings)
+    size = experiment.data_size(settings)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < images.nbytes / 20
-    found = claims.load_data(settings)
+    found = experiment.load_data(settings)
     assert size == (found.input_dim, found.output_dim)
 
 
@@ -575,7 +575,7 @@ def test_the_header_of_a_damaged_file_is_refused_as_the_file_is(tmp_path):
         path = tmp_path / f"{kind}.npz"
         damaged(kind, path)
         with pytest.raises(InputError, match=words):
-            claims.data_size(claims.parse({"dataset": str(path)}))
+            experiment.data_size(experiment.parse({"dataset": str(path)}))
 
 
 def study(tmp_path, **changes):

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ngd_theory import claims, environment, report, sweeps
-from ngd_theory.claims import Status
+from ngd_theory import environment, experiment, report, sweeps
 from ngd_theory.cli import app
 from ngd_theory.cli.status import Exit
 from ngd_theory.errors import InputError, SingularKernelError
@@ -19,7 +18,11 @@ from ngd_theory.sweeps import Outcome, StudyVerdict, Summary
 STUDY = Path(__file__).parents[1] / "studies" / "smoke.toml"
 #: What each command spends its time in, and how it is called.
 COMMANDS = {
-    "verify": (claims, "verify", ["--dataset", "gaussian", "--width", "16", "--num-train", "4"]),
+    "verify": (
+        experiment,
+        "verify",
+        ["--dataset", "gaussian", "--width", "16", "--num-train", "4"],
+    ),
     "run": (sweeps, "run", [str(STUDY)]),
     "report": (report, "sweep.write_report", ["somewhere"]),
     "list": (sweeps, "list_studies", ["studies"]),
@@ -145,18 +148,18 @@ def test_what_breaks_before_a_command_runs_is_no_failed_claim(monkeypatch, capsy
 
 # --- verdicts ------------------------------------------------------------------------------------
 
-PASS, FAIL, OPEN = Status.PASS, Status.FAIL, Status.NOT_APPLICABLE
+PASS, FAIL, OPEN = Outcome.PASS, Outcome.FAIL, Outcome.NOT_APPLICABLE
 
 
 @pytest.fixture(scope="module")
 def found():
     settings = {"dataset": "gaussian", "input_dim": 24, "num_train": 12, "num_test": 0}
     settings |= {"width": 256, "steps": 3, "approximations": ("exact",)}
-    return claims.verify(claims.parse(settings))
+    return experiment.verify(experiment.parse(settings))
 
 
 @pytest.mark.parametrize(
-    ("statuses", "plain", "strict"),
+    ("outcomes", "plain", "strict"),
     [
         ([PASS], 0, 0),
         ([PASS, OPEN], 0, 1),
@@ -166,10 +169,10 @@ def found():
         ([], 0, 0),
     ],
 )
-def test_statuses_of_verify(monkeypatch, tmp_path, found, statuses, plain, strict):
-    verdicts = tuple(replace(found.verdicts[0], status=status) for status in statuses)
+def test_statuses_of_verify(monkeypatch, tmp_path, found, outcomes, plain, strict):
+    verdicts = tuple(replace(found.verdicts[0], outcome=outcome) for outcome in outcomes)
     answer = replace(found, verdicts=verdicts)
-    monkeypatch.setattr(claims, "verify", lambda settings, progress=None: answer)
+    monkeypatch.setattr(experiment, "verify", lambda settings, progress=None: answer)
     given = ["verify", "--dataset", "gaussian", "--out", str(tmp_path / "out")]
     for more, status in ([], plain), (["--strict"], strict):
         result = CliRunner().invoke(app, [*given, *more])
@@ -185,6 +188,7 @@ def verdict(outcome, expect="PASS"):
     [
         ([verdict("PASS")], {}, 0, 0, 0),
         ([verdict("FAIL", "FAIL")], {}, 0, 0, 0),
+        ([verdict("NOT APPLICABLE", "FAIL")], {}, 0, 3, 1),
         ([verdict("FAIL")], {}, 0, 1, 1),
         ([verdict("PASS", "FAIL")], {}, 0, 1, 1),
         ([verdict("PASS"), verdict("INCONCLUSIVE")], {}, 0, 0, 1),

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ngd_theory import cli, sweeps
-from ngd_theory.claims import CLAIMS
 from ngd_theory.cli.app import EXAMPLES
+from ngd_theory.experiment import CLAIMS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

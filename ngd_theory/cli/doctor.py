@@ -26,12 +26,12 @@ def doctor(
 
     Exit status 0; 2: bad input.
     """
-    from ngd_theory import claims, data
+    from ngd_theory import data, experiment
     from ngd_theory.data.sources.folders import ENVIRONMENT_VARIABLE
     from ngd_theory.environment import environment, package_version
     from ngd_theory.files import CACHE_VARIABLE
 
-    settings = claims.parse({"width": width, "num_train": num_train, "dataset": "gaussian"})
+    settings = experiment.parse({"width": width, "num_train": num_train, "dataset": "gaussian"})
     console = Output(120)
     found = environment()
     versions = found["versions"] | {name: package_version(name) for name in _OPTIONAL}

@@ -1,6 +1,5 @@
 """What a run will hold, told before it runs."""
 
-import abc
 import os
 import re
 import sys
@@ -87,17 +86,41 @@ def _control_group() -> int | None:
         return None
 
 
-class Plan(abc.ABC):
-    """What a run will hold, by the model of `ngd_theory.theory.step_memory`: counted, nothing is made for it."""
+def _room(total: float, free: float | None) -> int:
+    """0: it fits, or nobody knows; 1: it may not; 2: it cannot, even if the model is `MARGIN` times too large."""
+    return 0 if free is None else (total > free) + (total > MARGIN * free)
 
-    #: What will run, and what to do where that is too much, in words.
-    what: str
-    mend: str
 
-    @property
-    @abc.abstractmethod
-    def total(self) -> int:
-        """Bytes at the peak of the whole run."""
+class MemoryPlan:
+    """What a run of ``verify`` or a cell of a theory study will hold, by the model of `ngd_theory.theory.step_memory`.
+
+    It is counted: nothing is made for it.
+
+    Parameters
+    ----------
+    settings : ngd_theory.experiment.Settings
+    size : ngd_theory.experiment.DataSize, optional
+        That of the settings' data, where it is known.
+    what, mend : str
+        What will run, and what to do where that is too much.
+    """
+
+    def __init__(self, settings, size=None, what: str = "verify", mend: str = _MEND):
+        from ngd_theory import experiment
+        from ngd_theory.theory import step_memory
+
+        self.settings, self.itemsize = settings, _itemsize(settings)
+        self.what, self.mend = what, mend
+        self.network = experiment.make_network(settings, size or experiment.data_size(settings))
+        self.steps = {
+            name: step_memory(
+                experiment.make_approximation(name, settings.loss, settings.sharing),
+                self.network,
+                settings.num_train,
+                self.itemsize,
+            )
+            for name in settings.chosen_approximations
+        }
 
     def require(self, limit: str | None, times: int = 1) -> None:
         """Check that the run fits; warn on standard error where it may not.
@@ -132,41 +155,6 @@ class Plan(abc.ABC):
                 f"ngd-theory: {need}, and {gigabytes(free)} are free: it may not fit",
                 file=sys.stderr,
             )
-
-
-def _room(total: float, free: float | None) -> int:
-    """0: it fits, or nobody knows; 1: it may not; 2: it cannot, even if the model is `MARGIN` times too large."""
-    return 0 if free is None else (total > free) + (total > MARGIN * free)
-
-
-class MemoryPlan(Plan):
-    """A run of ``verify``, or a cell of a theory study.
-
-    Parameters
-    ----------
-    settings : ngd_theory.claims.Settings
-    size : ngd_theory.claims.DataSize, optional
-        That of the settings' data, where it is known.
-    what, mend : str
-        What will run, and what to do where that is too much.
-    """
-
-    def __init__(self, settings, size=None, what: str = "verify", mend: str = _MEND):
-        from ngd_theory import claims
-        from ngd_theory.theory import step_memory
-
-        self.settings, self.itemsize = settings, _itemsize(settings)
-        self.what, self.mend = what, mend
-        self.network = claims.make_network(settings, size or claims.data_size(settings))
-        self.steps = {
-            name: step_memory(
-                claims.make_approximation(name, settings.loss),
-                self.network,
-                settings.num_train,
-                self.itemsize,
-            )
-            for name in settings.chosen_approximations
-        }
 
     @property
     def total(self) -> int:
@@ -211,48 +199,27 @@ class MemoryPlan(Plan):
         )
 
 
-class LayersPlan(Plan):
-    """A cell of a layers study: a linearisation, and a map of each layer."""
-
-    what, mend = "the largest cell", _MEND_STUDY
-
-    def __init__(self, settings):
-        self.settings = settings
-
-    @property
-    def total(self) -> int:
-        """Bytes at the peak."""
-        from ngd_theory.theory import step_memory
-
-        s, net, itemsize = self.settings, self.settings.network(), _itemsize(self.settings)
-        step = step_memory(s.make_approximation(), net, s.num_samples, itemsize)
-        maps = (net.depth + 2) * (s.num_samples * net.output_dim) ** 2
-        return int(_PROGRAM + _LAYER * net.depth + step.total + itemsize * maps)
-
-
-def largest_cell(cells) -> Plan | None:
+def largest_cell(cells) -> MemoryPlan | None:
     """Plan of the cell that holds most; None for a kind of study whose sizes the problem itself fixes.
 
     Parameters
     ----------
     cells : sequence of cells of one study
     """
-    from ngd_theory import claims
+    from ngd_theory import experiment
 
-    if not cells or cells[0].kind not in ("theory", "layers"):
+    if not cells or cells[0].kind != "theory":
         return None
-    # One cell a shape: a study may have many seeds.
-    settings = {cell.shape: cell.settings for cell in cells}.values()
-    if cells[0].kind == "layers":
-        return max(map(LayersPlan, settings), key=lambda plan: plan.total)
-    sizes: dict[Any, claims.DataSize] = {}
+    sizes: dict[Any, experiment.DataSize] = {}
 
     def plan(s) -> MemoryPlan:
-        key = (s.dataset, s.chosen_classes, s.chosen_dims, s.loss)
+        key = (s.dataset, s.chosen_classes, s.chosen_dims, s.loss, s.data_dir, s.architecture)
         if key not in sizes:
-            sizes[key] = claims.data_size(s)
-        return MemoryPlan(s, sizes[key], LayersPlan.what, _MEND_STUDY)
+            sizes[key] = experiment.data_size(s)
+        return MemoryPlan(s, sizes[key], "the largest cell", _MEND_STUDY)
 
+    # One cell a shape: a study may have many seeds.
+    settings = {cell.shape: cell.settings for cell in cells}.values()
     return max(map(plan, settings), key=lambda plan: plan.total)
 
 

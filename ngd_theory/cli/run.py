@@ -129,8 +129,7 @@ def _run(
         f"{len(summary.failures)} failed in {summary.seconds:.1f} s. Results in {escape(str(out))}/",
         soft_wrap=True,
     )
-    unjudged = (sweeps.Outcome.INCONCLUSIVE, sweeps.Outcome.NOT_APPLICABLE)
-    judged = [v for v in summary.verdicts if v.outcome not in unjudged]
+    judged = [v for v in summary.verdicts if v.outcome.decided]
     status = verdict_status(
         fails=not all(v.as_expected for v in judged),
         judged=bool(judged),
@@ -143,15 +142,14 @@ def _run(
 
 
 def _table(verdicts) -> Table:
-    from ngd_theory.sweeps import Outcome
-
     table = Table("statement", "measured", "approximation", "estimate", "rule", "verdict")
     last = None
     for v in verdicts:
         outcome = str(v.outcome) + (" (expected)" if v.outcome == v.expect == "FAIL" else "")
-        outcome += "" if v.as_expected else f", not {v.expect}"
-        if v.outcome in (Outcome.INCONCLUSIVE, Outcome.NOT_APPLICABLE):
+        if not v.outcome.decided:
             outcome += f": {v.why}"
+        elif not v.as_expected:
+            outcome += f", not {v.expect}"
         statement = "" if v.statement == last else v.statement
         estimate = "" if v.estimate is None else str(v.estimate)
         cells = (statement, v.statistic, v.approximation, estimate, v.rule, outcome)

@@ -1,8 +1,11 @@
 """``ngd-theory verify``."""
 
+import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from rich.console import Console
@@ -18,52 +21,53 @@ from ngd_theory.cli.status import (
     named_path,
     verdict_status,
 )
+from ngd_theory.experiment.settings import Settings
 
 
 def _split(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
+def _type(annotation: Any) -> Any:
+    """What the command line reads for a setting: str for words and lists, else its own type."""
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return str if get_origin(annotation) in (Literal, tuple) else annotation
+
+
+def _settings_options() -> Iterator[inspect.Parameter]:
+    """An option a setting, from the one model that holds them; what is wrong with a value is the model's to say."""
+    for name, field in Settings.model_fields.items():
+        kind, default = _type(field.annotation), field.default
+        given: dict[str, Any] = {"help": field.description}
+        if kind is Path:
+            given |= {"parser": named_path, "metavar": "FOLDER"}
+        names = (f"--{name.replace('_', '-')}",) if kind is bool else ()
+        if isinstance(default, tuple):
+            default = ",".join(default)
+        optional = kind | None if default is None else kind
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[optional, typer.Option(*names, **given)],
+        )
+
+
+def _with_settings(command):
+    """Decorator: a command whose ``settings`` are options."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    parameters = [*_settings_options(), *(p.replace(kind=p.KEYWORD_ONLY) for p in own)]
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
 @guarded
+@_with_settings
 def verify(
-    dataset: Annotated[
-        str,
-        typer.Option(
-            help="mnist, fashion-mnist, digits, gaussian, cifar10, svhn, openml:NAME or PATH.npz."
-        ),
-    ] = "mnist",
-    classes: Annotated[str, typer.Option(help="Classes to keep, such as 0,1.")] = "",
-    num_train: Annotated[int, typer.Option(help="N, training samples.")] = 100,
-    num_test: Annotated[int, typer.Option(help="Test samples.")] = 100,
-    width: Annotated[int, typer.Option(help="M, width of every hidden layer.")] = 1024,
-    depth: Annotated[int, typer.Option(help="L, number of affine layers.")] = 3,
-    activation: Annotated[str, typer.Option(help="relu, tanh, erf, gelu or identity.")] = "relu",
-    weight_std: Annotated[float, typer.Option(help="sigma_w.")] = 2**0.5,
-    bias_std: Annotated[float, typer.Option(help="sigma_b; 0 leaves the biases out.")] = 0.0,
-    approximations: Annotated[
-        str, typer.Option(help="Comma-separated; all but kfac-tridiagonal when left out.")
-    ] = "",
-    step_scale: Annotated[float, typer.Option(help="eta times alpha.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 5,
-    damping: Annotated[float, typer.Option(help="rho; 0 is the limit rho -> 0.")] = 1e-8,
-    loss: Annotated[str, typer.Option(help="mse or cross-entropy.")] = "mse",
-    seed: Annotated[int, typer.Option(help="Seed of data choice and parameters.")] = 0,
-    precision: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
-    forster: Annotated[
-        bool, typer.Option("--forster", help="Forster transform of the inputs (N > M_0).")
-    ] = False,
-    input_dim: Annotated[
-        int | None, typer.Option(help="Keep this many principal components (gaussian: M_0).")
-    ] = None,
-    output_dim: Annotated[int | None, typer.Option(help="C, for gaussian.")] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(parser=named_path, metavar="FOLDER", help="Folder of original data files."),
-    ] = None,
-    kernel: Annotated[
-        str,
-        typer.Option(help="empirical, or infinite: predict with the infinite width's kernels too."),
-    ] = "empirical",
     explain: Annotated[
         bool, typer.Option("--explain", help="Print what the run would hold in memory; do not run.")
     ] = False,
@@ -79,33 +83,15 @@ def verify(
     ] = False,
     no_cache: NoCache = False,
     debug: Debug = False,
+    **settings: Any,
 ) -> int:
     """Check every claim on one network and data set.
 
     Exit status 0: no claim fails; 1: one does; 2: bad input; 3: none applies; 4: our fault.
     """
-    values = {
-        "dataset": dataset,
-        "classes": _split(classes) or None,
-        "num_train": num_train,
-        "num_test": num_test,
-        "width": width,
-        "depth": depth,
-        "activation": activation,
-        "weight_std": weight_std,
-        "bias_std": bias_std,
-        "approximations": _split(approximations),
-        "step_scale": step_scale,
-        "steps": steps,
-        "damping": damping,
-        "loss": loss,
-        "seed": seed,
-        "precision": precision,
-        "forster": forster,
-        "input_dim": input_dim,
-        "output_dim": output_dim,
-        "data_dir": data_dir,
-        "kernel": kernel,
+    values = settings | {
+        "classes": _split(settings["classes"]) or None,
+        "approximations": _split(settings["approximations"]),
     }
     if explain:
         return _explain(values, memory_limit)
@@ -113,9 +99,9 @@ def verify(
 
 
 def _explain(values: dict, memory_limit: str | None) -> int:
-    from ngd_theory import claims
+    from ngd_theory import experiment
 
-    plan = MemoryPlan(claims.parse(values))
+    plan = MemoryPlan(experiment.parse(values))
     plan.show(Output(120))
     if memory_limit is not None:
         plan.require(memory_limit)
@@ -125,12 +111,12 @@ def _explain(values: dict, memory_limit: str | None) -> int:
 def _verify(values: dict, out: Path, memory_limit: str | None, strict: bool, no_cache: bool) -> int:
     import jax
 
-    from ngd_theory import claims, compilation_cache, report
+    from ngd_theory import compilation_cache, experiment, report
     from ngd_theory.files import check_output_folder
     from ngd_theory.threads import limit_blas_threads
 
     compilation_cache.turn_off() if no_cache else compilation_cache.turn_on()
-    settings = claims.parse(values)
+    settings = experiment.parse(values)
     limit_blas_threads()
     jax.config.update("jax_enable_x64", settings.precision == "float64")
     check_output_folder(out)
@@ -150,7 +136,7 @@ def _verify(values: dict, out: Path, memory_limit: str | None, strict: bool, no_
             if not errors.is_terminal:
                 print(message, file=sys.stderr, flush=True)
 
-        found = claims.verify(settings, tell)
+        found = experiment.verify(settings, tell)
         tell("drawing")
         out.mkdir(parents=True, exist_ok=True)
         report.write_result(found, out / "result.json")
@@ -159,17 +145,21 @@ def _verify(values: dict, out: Path, memory_limit: str | None, strict: bool, no_
 
     wide = Output(140)
     report.print_report(found, wide)
-    outcomes = [v.status for v in found.verdicts]
-    counts = ", ".join(f"{outcomes.count(s)} {s}" for s in claims.Status)
+    outcomes = [v.outcome for v in found.verdicts]
+    kinds = [
+        o for o in experiment.Outcome if o in outcomes or o is not experiment.Outcome.INCONCLUSIVE
+    ]
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in kinds)
     device = jax.devices()[0]
     wide.print(
         f"{counts} on {device.platform} ({device.device_kind}) in {found.seconds:.1f} s. "
         f"Results in {out}/: result.json, dynamics.png, isotropy.png",
         soft_wrap=True,
     )
+    decided = [outcome.decided for outcome in outcomes]
     return verdict_status(
-        fails=not found.holds,
-        judged=any(status is not claims.Status.NOT_APPLICABLE for status in outcomes),
-        open=claims.Status.NOT_APPLICABLE in outcomes,
+        fails=experiment.Outcome.FAIL in outcomes,
+        judged=any(decided),
+        open=not all(decided),
         strict=strict,
     )

@@ -30,6 +30,9 @@ class Dataset:
         Shape of one input, e.g. ``(28, 28, 1)`` (height, width, channels) or ``(M_0,)``.
     description : dict
         Where the rows came from and what was done to them; JSON-serialisable.
+    digest : str
+        Of the numbers that `load` was given: the rows drawn and the pool that features are standardised over. It does
+        not depend on what was done to them. Empty for a data set that `load` did not make.
 
     Raises
     ------
@@ -47,6 +50,7 @@ class Dataset:
     name: str
     input_shape: tuple[int, ...]
     description: dict[str, Any]
+    digest: str = ""
 
     def __post_init__(self) -> None:
         for kind in ("inputs", "targets"):

@@ -1,5 +1,6 @@
 """The one entry point: a name or a path in, a ready data set out."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,6 +111,9 @@ def load(
         raise DataError(f"targets is {shown(targets)}; choose one of {', '.join(CODINGS)}")
     raw = read(request)
     train, test, reference, names = _draw(raw, request, classes)
+    digest = rows_digest(
+        train.inputs, train.targets, test.inputs, test.targets, raw.train.inputs[reference]
+    )
     copies = _copies(train, test, raw.origin)
     input_shape = raw.input_shape
     steps = []
@@ -152,7 +156,22 @@ def load(
         name=request.name,
         input_shape=input_shape,
         description=description,
+        digest=digest,
     )
+
+
+def rows_digest(*arrays: np.ndarray) -> str:
+    """A short digest of arrays: of their shapes, types and numbers."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.shape} {array.dtype.str}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def rounded_digest(*arrays: np.ndarray) -> str:
+    """`rows_digest` of numbers that were computed: machines differ in their last digits."""
+    return rows_digest(*(np.round(np.asarray(array, np.float64), 6) + 0.0 for array in arrays))
 
 
 def _draw(

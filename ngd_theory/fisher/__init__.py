@@ -1,7 +1,7 @@
 """Floor 3: Fisher approximations, each a small function of a linearisation."""
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.base import Approximation, Look, approximation
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.dual import BlockDiagonal, BlockTridiagonal, Exact, tridiagonal_coupling
 from ngd_theory.fisher.entry_wise import EntryWise
@@ -18,6 +18,7 @@ from ngd_theory.fisher.kronecker import (
     kronecker_fisher,
 )
 from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
+from ngd_theory.fisher.premises import PREMISES
 from ngd_theory.fisher.unit_wise import UnitWise
 
 #: Every approximation by its public name; a new one is one file and one entry here.
@@ -63,6 +64,7 @@ def by_name(name: str, **options) -> Approximation:
 __all__ = [
     "APPROXIMATIONS",
     "KFAC",
+    "PREMISES",
     "Approximation",
     "BlockDiagonal",
     "BlockTridiagonal",
@@ -75,6 +77,7 @@ __all__ = [
     "Identity",
     "KFACTridiagonal",
     "KroneckerFisher",
+    "Look",
     "SampledFisher",
     "Solution",
     "TridiagonalInverse",

@@ -3,14 +3,21 @@
 import abc
 from collections.abc import Callable
 from dataclasses import fields
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ngd_theory import losses
-from ngd_theory.arguments import check_finite, checked, checked_fields, is_finite, is_known
+from ngd_theory.arguments import (
+    check_finite,
+    check_range,
+    checked,
+    checked_fields,
+    is_finite,
+    is_known,
+)
 from ngd_theory.errors import InputError, SingularKernelError, require_type
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.kinds import TrueFisher
@@ -18,6 +25,15 @@ from ngd_theory.networks import LayerSize, Linearization
 from ngd_theory.numerics import norm
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
+
+
+class Look(NamedTuple):
+    """How figures show an approximation: a colour, matplotlib's marker, and a name where it is another."""
+
+    colour: str
+    marker: str
+    label: str = ""
+
 
 #: How near the limit a result must be where its damping is below the rounding.
 SAME = 1e-2
@@ -43,6 +59,12 @@ class Approximation(abc.ABC):
     needs_layers: ClassVar[bool] = False
     #: Names of the conditions in `ngd_theory.theory.conditions` under which K is isotropic.
     requirements: ClassVar[tuple[str, ...]] = ()
+    #: In every figure; a user's own are olive stars.
+    look: ClassVar[Look] = Look("#999900", "*")
+    #: Losses under which its training is predicted with a derived tolerance.
+    predicted_losses: ClassVar[tuple[str, ...]] = ("mse",)
+    #: Why it is verified only where it is named; empty where it always is.
+    named_only: ClassVar[str] = ""
 
     @checked
     def natural_gradient(
@@ -66,8 +88,8 @@ class Approximation(abc.ABC):
         Raises
         ------
         InputError
-            For a cotangent of the wrong shape, a negative damping, a NaN or infinity in what is given, or the
-            linearisation of a function without layers where G needs them.
+            For a cotangent of the wrong shape, a damping that is negative or beyond the range of the outputs' type, a
+            NaN or infinity in what is given, or the linearisation of a function without layers where G needs them.
         SingularKernelError
             Where the result is not finite though all that is given is: a solve broke down. Values are read outside jit,
             vmap and grad only; inside, the result is then NaN.
@@ -77,7 +99,8 @@ class Approximation(abc.ABC):
             raise InputError(
                 f"cotangent has shape {jnp.shape(cotangent)}; the outputs have {lin.outputs.shape}"
             )
-        rho = as_damping(damping)
+        check_range("cotangent", cotangent, lin.outputs.dtype)
+        rho = as_damping(damping, lin.outputs.dtype)
         found = _natural_gradient(self, lin, jnp.asarray(cotangent), rho)
         self._check_result("natural gradient", found, lin, rho, cotangent)
         self._check_digits(
@@ -115,7 +138,7 @@ class Approximation(abc.ABC):
         at = lin if at is None else at
         if [y.layout for y in at.layers] != [y.layout for y in lin.layers]:
             raise InputError("`at` linearises a network with other layers than `lin`")
-        rho = as_damping(damping)
+        rho = as_damping(damping, lin.outputs.dtype)
         found = _function_space_map(self, lin, rho, at)
         self._check_result("function-space map", found, (lin, at), rho)
         self._check_digits(
@@ -136,7 +159,7 @@ class Approximation(abc.ABC):
             "0 (pseudo-inverse)"
         )
         raise SingularKernelError(
-            f"{self.name}: the {what} is not finite with damping {damping.value}: {reason}"
+            f"{self.name}: the {what} is not finite with damping {float(damping.value):g}: {reason}"
         )
 
     def _check_digits(
@@ -240,6 +263,15 @@ class Approximation(abc.ABC):
         None where the approximation is never isotropic. Reads values: not for use inside jit.
         """
         return None
+
+    def broken_premises(
+        self, sizes: tuple[LayerSize, ...], num_samples: int, equal_leverages: bool = False
+    ) -> dict[str, str]:
+        """Premises of isotropy that sizes alone show to fail: by name in `ngd_theory.fisher.PREMISES`, why.
+
+        ``equal_leverages``: whether the inputs were made to have them (Forster transform).
+        """
+        return {}
 
     def layer_constants(
         self, sizes: tuple[LayerSize, ...], num_samples: int

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from ngd_theory import losses
 from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, choose
-from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.base import Approximation, Look, approximation
 from ngd_theory.fisher.coupled import coupled_solve, dual_solve
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher
@@ -184,7 +184,7 @@ class GroupedApproximation(DualApproximation):
                 f"cotangent has shape {jnp.shape(cotangent)}; the outputs have {lin.outputs.shape}"
             )
         cotangent = jnp.asarray(cotangent, lin.outputs.dtype)
-        damping = as_damping(damping)
+        damping = as_damping(damping, lin.outputs.dtype)
         if damping.zero:
             raise InputError(
                 f"{self.name!r} by conjugate gradients needs a damping above 0; the limit takes the whole kernel "
@@ -240,6 +240,8 @@ class Exact(GroupedApproximation):
     """
 
     name = "exact"
+    look = Look("#000000", "o")
+    predicted_losses = ("mse", "cross-entropy")
     requirements = ("distinct-inputs", "positive-definite-ntk")
     kind: Kind = field(default=TrueFisher())
     solver: str | ConjugateGradients = "auto"
@@ -286,6 +288,8 @@ class BlockDiagonal(GroupedApproximation):
     """
 
     name = "block-diagonal"
+    look = Look("#0072B2", "s")
+    predicted_losses = ("mse", "cross-entropy")
     by_layers = True
     requirements = ("distinct-inputs", "positive-definite-layer-kernels")
     kind: Kind = field(default=TrueFisher())
@@ -320,6 +324,7 @@ class BlockTridiagonal(DualApproximation):
     """
 
     name = "block-tridiagonal"
+    look = Look("#56B4E9", "D")
     requirements = (
         "distinct-inputs",
         "positive-definite-layer-kernels",

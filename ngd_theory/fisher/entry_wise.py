@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.base import Approximation, Look, approximation
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.kernels.empirical import weighted_layer_kernel
@@ -27,6 +27,7 @@ class EntryWise(Approximation):
     """
 
     name = "entry-wise"
+    look = Look("#CC79A7", "P")
     by_layers = True
     has_limit = False
     requirements = ("isotropic-at-some-width",)

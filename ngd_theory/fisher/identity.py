@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.base import Approximation, Look, approximation
 from ngd_theory.kernels import ntk
 
 
@@ -12,6 +12,8 @@ class Identity(Approximation):
     """``G + rho I`` replaced by I: the gradient ``J^T v / N``, K = Theta. The damping has no effect."""
 
     name = "identity"
+    look = Look("#7f7f7f", "x", "gradient descent")
+    predicted_losses = ("mse", "cross-entropy")
     by_layers = True
     requirements = ("isotropic-at-some-width",)
 

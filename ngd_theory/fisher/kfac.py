@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.errors import choose
-from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.base import Approximation, Look, approximation
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
+from ngd_theory.fisher.premises import input_rank, width
 from ngd_theory.fisher.solve import precondition_rows, smallest_eigenvalue
 from ngd_theory.kernels import layer_kernel
 from ngd_theory.networks import LayerLinearization, Linearization
@@ -56,6 +57,7 @@ class KFAC(Approximation):
     """
 
     name = "kfac"
+    look = Look("#D55E00", "^", "K-FAC")
     needs_layers = True
     by_layers = True
     requirements = (
@@ -124,6 +126,14 @@ class KFAC(Approximation):
             bounds.append(sum(float(rho.value) / smallest_eigenvalue(g) for rho, g in damped))
             shares.append(grams[0].shape[0] * grams[1].shape[0] / (n * c * scale))
         return float(np.average(bounds, weights=shares))
+
+    def broken_premises(self, sizes, num_samples, equal_leverages=False):
+        """Of layer 1 unless the leverages are equal, and of hidden layers of full rank NC."""
+        if any(s.positions > 1 for s in sizes):
+            return {}
+        mend = ", or forster = true without biases"
+        rank = {} if equal_leverages else input_rank(self.name, sizes, num_samples, mend)
+        return rank | width(self.name, sizes, num_samples * sizes[-1].output_dim)
 
     def layer_constants(self, sizes, num_samples):
         """``rank(a) rank(delta) / (NC)``: N T^2 for a wide hidden layer, 1 for the output layer.

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.base import Approximation, Look, approximation
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
 from ngd_theory.fisher.kfac import KFAC
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.kronecker import TridiagonalInverse, invert_tridiagonal, kronecker_fisher
+from ngd_theory.fisher.premises import input_rank, width
 from ngd_theory.fisher.sample_coordinates import coordinates, sample_factors
 from ngd_theory.linalg import differentiated_as, orthonormal_columns
 from ngd_theory.networks import LayerLinearization, Linearization, ParameterLayout
@@ -43,6 +44,8 @@ class KFACTridiagonal(Approximation):
     """
 
     name = "kfac-tridiagonal"
+    look = Look("#E69F00", ">", "K-FAC, tridiagonal")
+    named_only = "its test predictions are too near those of kfac for the claim distinct-minima, so name it to run it"
     needs_layers = True
     has_limit = False
     requirements = ("distinct-inputs", "full-rank-features", "full-rank-sensitivities")
@@ -51,6 +54,12 @@ class KFACTridiagonal(Approximation):
 
     def __post_init__(self):
         choose(SPLITS, self.damping_split, "damping_split")
+
+    def broken_premises(self, sizes, num_samples, equal_leverages=False):
+        """Of layer 1 up to depth 2, where no later layer makes up for it, and of hidden layers of full rank NC."""
+        mend = " or depth 3"
+        full = width(self.name, sizes, num_samples * sizes[-1].output_dim)
+        return full if len(sizes) > 2 else input_rank(self.name, sizes, num_samples, mend) | full
 
     def precondition(self, lin, cotangent, damping):
         """Invert in the samples' basis, and go back."""

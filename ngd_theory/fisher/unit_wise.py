@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ngd_theory.fisher.base import Approximation, approximation
+from ngd_theory.fisher.base import Approximation, Look, approximation
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.loops import batch_size, map_items, sum_items
+from ngd_theory.fisher.premises import input_rank, width
 from ngd_theory.fisher.solve import (
     limit_solve,
     precondition_rows,
@@ -50,6 +51,7 @@ class UnitWise(Approximation):
     """
 
     name = "unit-wise"
+    look = Look("#009E73", "v")
     needs_layers = True
     by_layers = True
     asymptotic = True
@@ -94,6 +96,15 @@ class UnitWise(Approximation):
             shares = np.where(squares > 0, damping / (damping + squares * mu), 0)
             lost, active = lost + float(shares.sum()), active + int((squares > 0).sum())
         return lost / max(active, 1)
+
+    def broken_premises(self, sizes, num_samples, equal_leverages=False):
+        """Of the inputs of layer 1, and of those of later layers, as many as a hidden layer has units."""
+        if any(s.positions > 1 for s in sizes):
+            return {}
+        biased = sizes[-1].num_inputs - sizes[-2].num_units if len(sizes) > 1 else 0
+        return input_rank(self.name, sizes, num_samples, "") | width(
+            self.name, sizes, num_samples - biased
+        )
 
     def layer_constants(self, sizes, num_samples):
         """``M min(N E[min(C, active positions)], rank a)/(NC)``: gamma M/C for a wide dense layer, 1 for the output."""

@@ -3,15 +3,12 @@
 from math import ceil
 from pathlib import Path
 
-import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ngd_theory import losses
-from ngd_theory.claims import Report
-from ngd_theory.dynamics import Trajectory
+from ngd_theory.experiment import Report
 from ngd_theory.files import written
 from ngd_theory.report.style import RC, colour, label, marker
 
@@ -30,7 +27,10 @@ def draw_dynamics(report: Report, path: Path) -> None:
         floor = 1e-16 if report.settings.precision == "float64" else 1e-9
         for axis, split in zip(axes, ("training", "test"), strict=False):
             for name in report.evidence:
-                measured, *theory = losses_of(report, name, split)
+                evidence = report.evidence[name]
+                measured, *theory = (
+                    evidence.losses(run, split) for run in ("training", "prediction", "limit")
+                )
                 for curve, dashes in zip(theory, ("--", ":"), strict=True):
                     if curve is not None:
                         shown = _shown(curve, floor)
@@ -73,7 +73,8 @@ def _shown(curve: np.ndarray, floor: float) -> np.ndarray:
 def draw_isotropy(report: Report, path: Path) -> None:
     """Heat maps of K over its mean eigenvalue, one an approximation, on one colour scale."""
     with mpl.rc_context(RC):
-        names = list(report.maps)
+        maps = {name: e.map for name, e in report.evidence.items() if e.map is not None}
+        names = list(maps)
         columns = min(4, len(names))
         rows = ceil(len(names) / columns)
         figure = Figure(figsize=(2.3 * columns + 0.6, 2.5 * rows), layout="constrained")
@@ -81,7 +82,7 @@ def draw_isotropy(report: Report, path: Path) -> None:
         grid = figure.subplots(rows, columns, squeeze=False)
         image = None
         for axis, name in zip(grid.flat, names, strict=False):
-            k = report.maps[name]
+            k = maps[name]
             size = min(len(k), 200)
             image = axis.imshow(
                 k[:size, :size] / (np.trace(k) / len(k)),
@@ -101,24 +102,3 @@ def draw_isotropy(report: Report, path: Path) -> None:
             figure.colorbar(image, ax=grid, shrink=0.6, label=r"$K/\bar\alpha$")
         with written(path) as temporary:
             figure.savefig(temporary, format="png")
-
-
-def losses_of(report: Report, name: str, split: str) -> tuple[np.ndarray | None, ...]:
-    """Losses of an approximation on "training" or "test" at every step: measured, predicted, limit.
-
-    The last is that of the infinitely wide network, None where it was not asked for or there is none. A loss beyond
-    the range of its floats is infinite.
-    """
-    evidence = report.evidence[name]
-    trajectories = (evidence.training, evidence.prediction, evidence.limit)
-    return tuple(None if t is None else _losses(report, t, split) for t in trajectories)
-
-
-def _losses(report: Report, trajectory: Trajectory, split: str) -> np.ndarray:
-    values = np.asarray(trajectory.losses)
-    if split == "test":
-        loss = losses.by_name(report.settings.loss)
-        targets = jnp.asarray(report.dataset.test_targets)
-        outputs = jnp.asarray(trajectory.test_outputs)
-        values = np.array([float(loss.value(f, targets)) for f in outputs])
-    return np.where(np.isnan(values), np.inf, values)

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ngd_theory.claims import Report
 from ngd_theory.environment import environment
+from ngd_theory.experiment import Report, Verdict
 from ngd_theory.files import write_json
-from ngd_theory.report.figures import losses_of
 
-#: What `losses_of` gives; "infinite" is null unless it was asked for.
-_CURVES = ("measured", "predicted", "infinite")
+#: Runs of `Evidence`; "infinite" is null unless it was asked for.
+_RUNS = {"measured": "training", "predicted": "prediction", "infinite": "limit"}
 
 
 def write_result(report: Report, path: Path) -> None:
@@ -37,7 +36,7 @@ def to_dict(report: Report) -> dict[str, Any]:
                 "layers": [asdict(s) for s in report.network.layer_sizes],
             },
             "approximations": {name: _evidence(report, name) for name in report.evidence},
-            "claims": [{**asdict(v), "status": str(v.status)} for v in report.verdicts],
+            "claims": [_verdict(v) for v in report.verdicts],
             "seconds": report.seconds,
         }
     )
@@ -45,17 +44,18 @@ def to_dict(report: Report) -> dict[str, Any]:
 
 def _evidence(report: Report, name: str) -> dict[str, Any]:
     e = report.evidence[name]
-    test = None
-    if report.dataset.num_test:
-        test = dict(zip(_CURVES, losses_of(report, name, "test"), strict=True))
+    curves = {
+        split: {key: e.losses(run, split) for key, run in _RUNS.items()}
+        for split in ("training", "test")
+    }
     return {
         "damping": e.damping,
         "step_size": e.step_size,
         "constant": {"predicted": e.constant, "measured": e.isotropy.constant},
         "dispersion": e.isotropy.dispersion,
         "eigenvalues": e.spectrum,
-        "train_loss": dict(zip(_CURVES, losses_of(report, name, "training"), strict=True)),
-        "test_loss": test,
+        "train_loss": curves["training"],
+        "test_loss": curves["test"] if report.dataset.num_test else None,
         "outputs": {"measured": e.training.outputs[-1], "predicted": e.prediction.outputs[-1]},
         "parameter_distance": {
             "measured": e.training.parameter_distances,
@@ -64,9 +64,16 @@ def _evidence(report: Report, name: str) -> dict[str, Any]:
         },
         "diverged": e.training.diverged,
         "ntk_condition": e.ntk_condition,
+        "premises": e.broken_premises,
         "conditions": [asdict(c) for c in e.conditions],
         "seconds": e.seconds,
     }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    """The fields by their names in the file, which calls the outcome a status."""
+    values = asdict(verdict)
+    return {"status": str(values.pop("outcome")), **values}
 
 
 def _plain(value: Any) -> Any:

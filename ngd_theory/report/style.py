@@ -2,28 +2,7 @@
 
 from typing import Any
 
-#: Okabe and Ito's palette, fixed per approximation so that every figure reads alike.
-COLOURS = {
-    "identity": "#7f7f7f",
-    "exact": "#000000",
-    "block-diagonal": "#0072B2",
-    "block-tridiagonal": "#56B4E9",
-    "kfac": "#D55E00",
-    "kfac-tridiagonal": "#E69F00",
-    "unit-wise": "#009E73",
-    "entry-wise": "#CC79A7",
-}
-MARKERS = {
-    "identity": "x",
-    "exact": "o",
-    "block-diagonal": "s",
-    "block-tridiagonal": "D",
-    "kfac": "^",
-    "kfac-tridiagonal": ">",
-    "unit-wise": "v",
-    "entry-wise": "P",
-}
-LABELS = {"identity": "gradient descent", "kfac": "K-FAC", "kfac-tridiagonal": "K-FAC, tridiagonal"}
+from ngd_theory.fisher import APPROXIMATIONS, Approximation, Look
 
 RC: dict[Any, Any] = {
     "figure.dpi": 120,
@@ -37,15 +16,19 @@ RC: dict[Any, Any] = {
 
 
 def label(name: str) -> str:
-    """Name of an approximation as a figure shows it."""
-    return LABELS.get(name, name)
+    """Name of an approximation as a figure shows it; any other text as it is."""
+    return _look(name).label or name
 
 
 def colour(name: str) -> str:
-    """Colour of an approximation; olive for one that is not in the table."""
-    return COLOURS.get(name, "#999900")
+    """Colour of an approximation."""
+    return _look(name).colour
 
 
 def marker(name: str) -> str:
     """Marker of an approximation."""
-    return MARKERS.get(name, "*")
+    return _look(name).marker
+
+
+def _look(name: str) -> Look:
+    return APPROXIMATIONS.get(name, Approximation).look

@@ -6,12 +6,12 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ngd_theory.claims import Report, Status
-from ngd_theory.report.figures import losses_of
+from ngd_theory.experiment import Outcome, Report
 
 #: At most this many steps are shown; result.json has all of them.
 SHOWN_STEPS = 6
-_STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.NOT_APPLICABLE: "yellow"}
+_STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red"}
+_RUNS = ("training", "prediction", "limit")
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -51,12 +51,12 @@ def _approximations(report: Report) -> Table:
     for name, e in report.evidence.items():
         # Measured and predicted; below them the infinite width, if it was asked for.
         lines = 3 if report.settings.kernel == "infinite" else 2
-        curves = losses_of(report, name, "training")[:lines]
+        curves = [e.losses(run) for run in _RUNS[:lines]]
         cells = [number(e.damping), _stack(e.isotropy.constant, e.constant)]
         cells.append(number(e.isotropy.dispersion))
         cells += [_stack(*(_at(curve, step) for curve in curves)) for step in shown]
         if has_test:
-            tests = losses_of(report, name, "test")[:lines]
+            tests = [e.losses(run, "test") for run in _RUNS[:lines]]
             cells.append(_stack(*(_at(curve, -1) for curve in tests)))
         moved = e.training.parameter_distances
         cells.append(_stack(None if moved is None else moved[-1], e.predicted_distance))
@@ -101,11 +101,11 @@ def _claims(report: Report) -> Table:
         if v.claim != last:
             table.add_section()
             table.add_row(Text(v.claim, style="bold"), "", "", "", "", "", Text(v.statement))
-        applies = v.status is not Status.NOT_APPLICABLE
+        applies = v.outcome is not Outcome.NOT_APPLICABLE
         table.add_row(
             "",
             v.approximation,
-            Text(str(v.status), style=_STYLES[v.status]),
+            Text(str(v.outcome), style=_STYLES.get(v.outcome, "yellow")),
             number(v.measured) if applies else "",
             number(v.predicted) if applies else "",
             number(v.tolerance) if applies else "",

@@ -1,18 +1,17 @@
 """Floor 5: studies, their cells, the runner, the store and the statistics.
 
-A `Study` (TOML) is expanded into cells; `run` measures every cell once and writes one Parquet file for
+A study (TOML) is expanded into cells; `run` measures every cell once and writes one Parquet file for
 each, whatever interrupts it; `load` reads them back as one tidy table; `evaluate` judges the study's
 claims on that table. Nothing below this floor knows about files.
 """
 
+from ngd_theory.experiment.claim import Outcome
+from ngd_theory.sweeps.base import AnyClaim, AnyStudy, StudyVerdict, evaluate
 from ngd_theory.sweeps.cells import Cell
-from ngd_theory.sweeps.kinds import KINDS, AnyStudy, evaluate, read
-from ngd_theory.sweeps.layers import LayersStudy
-from ngd_theory.sweeps.listing import Listing, list_studies
+from ngd_theory.sweeps.kinds import KINDS, Listing, list_studies, read
 from ngd_theory.sweeps.runner import Progress, Summary, run
 from ngd_theory.sweeps.statistics import (
     Estimate,
-    Outcome,
     Rule,
     contraction_rate,
     judge,
@@ -21,20 +20,21 @@ from ngd_theory.sweeps.statistics import (
 )
 from ngd_theory.sweeps.store import load
 from ngd_theory.sweeps.structure import StructureStudy
-from ngd_theory.sweeps.study import Study, StudyClaim
+from ngd_theory.sweeps.theory import STATISTICS, Statistic, Study, StudyClaim
 from ngd_theory.sweeps.training import TrainingStudy
-from ngd_theory.sweeps.verdicts import StudyVerdict
 
 __all__ = [
     "KINDS",
+    "STATISTICS",
+    "AnyClaim",
     "AnyStudy",
     "Cell",
     "Estimate",
-    "LayersStudy",
     "Listing",
     "Outcome",
     "Progress",
     "Rule",
+    "Statistic",
     "StructureStudy",
     "Study",
     "StudyClaim",

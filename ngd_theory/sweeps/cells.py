@@ -1,41 +1,45 @@
-"""A cell: one point of a study's grid, known by the hash of its configuration."""
+"""A cell: one point of a study's grid, known by the hash of its configuration and of the rows it is given."""
 
 import abc
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
+from pydantic import BaseModel
 
-from ngd_theory.claims import Settings
 from ngd_theory.errors import InputError
-
-#: Part of every identity: raise it when a cell's numbers or columns change their meaning.
-FORMAT = 3
 
 #: Most cells of a study. More would take days, and minutes before anything is measured.
 MOST_CELLS = 100_000
 
-#: Settings that change the numbers of a cell but not the programs compiled for it.
-NOT_SHAPES = ("seed", "damping", "step_scale", "data_dir")
 
+@dataclass(frozen=True)
+class Cell(abc.ABC):
+    """One configuration of a study.
 
-class HashedCell(abc.ABC):
-    """One configuration of a study, known by its hash.
+    A kind of study defines ``kind``, ``format`` and the methods below, and ``settings`` with a ``precision``.
 
-    A kind of study defines ``kind``, ``settings`` with a ``precision`` among them, and the properties below.
+    Attributes
+    ----------
+    settings : pydantic model
+        All that determines the numbers but the data themselves.
+    data : str
+        Digest of the rows that the cell is measured on; empty before they were looked at (`with_data`).
     """
 
     kind: ClassVar[str]
+    #: Raised when the numbers or columns of a cell change their meaning.
+    format: ClassVar[int]
     settings: Any
+    data: str = ""
 
-    @property
     @abc.abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Everything that determines the cell's numbers, JSON-ready, with ``settings`` among it."""
+    def measure(self) -> list[dict[str, Any]]:
+        """The cell's rows."""
 
     @property
     @abc.abstractmethod
@@ -46,6 +50,31 @@ class HashedCell(abc.ABC):
     @abc.abstractmethod
     def description(self) -> str:
         """In a few words, for progress."""
+
+    @property
+    @abc.abstractmethod
+    def data_key(self) -> str:
+        """Equal for cells that are given the same rows."""
+
+    @abc.abstractmethod
+    def read_digest(self) -> str:
+        """Digest of the rows that the settings ask for, here and now."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Kind, format and settings, JSON-ready."""
+        settings = self.settings.model_dump(mode="json")
+        return {"kind": self.kind, "format": self.format, "settings": settings}
+
+    @cached_property
+    def point(self) -> str:
+        """sha256 of the canonical JSON of `config`: the place in the grid, whatever the data."""
+        return hashlib.sha256(canonical(self.config).encode()).hexdigest()
+
+    @property
+    def id(self) -> str:
+        """``point-data``; the point alone before the data were looked at."""
+        return f"{self.point}-{self.data}" if self.data else self.point
 
     def require_precision(self):
         """Return JAX's default float type, which must be that of the cell.
@@ -63,58 +92,24 @@ class HashedCell(abc.ABC):
             )
         return dtype
 
-    @cached_property
-    def id(self) -> str:
-        """sha256 of the canonical JSON of `config`, in hexadecimal."""
-        return hashlib.sha256(canonical(self.config).encode()).hexdigest()
+    def require_data(self, digest: str) -> None:
+        """Check the digest of the rows that are at hand.
+
+        Raises
+        ------
+        InputError
+            If they are not those that the run began with.
+        """
+        if self.data not in ("", digest):
+            raise InputError(
+                f"the rows read here (digest {digest}) are not those that the run began with ({self.data}): the data "
+                "have changed, or this worker has others"
+            )
 
 
-class SettingsCell(HashedCell):
-    """A cell that its settings determine; its kind defines ``format``, raised when its numbers change meaning."""
-
-    format: ClassVar[int]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Kind, format and settings."""
-        settings = self.settings.model_dump(mode="json")
-        return {"kind": self.kind, "format": self.format, "settings": settings}
-
-
-@dataclass(frozen=True)
-class Cell(HashedCell):
-    """One configuration of network, data and training, and what to measure on it.
-
-    Attributes
-    ----------
-    settings : Settings
-        Network, data, damping and training, and the approximations to measure.
-    measure : tuple of str
-        Names in `ngd_theory.sweeps.study.MEASUREMENTS`.
-    """
-
-    kind: ClassVar[str] = "theory"
-    settings: Settings
-    measure: tuple[str, ...]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Everything that determines the cell's numbers, JSON-ready; order of names left out."""
-        settings = self.settings.model_dump(mode="json")
-        settings["approximations"] = sorted(self.settings.chosen_approximations)
-        return {"format": FORMAT, "measure": sorted(self.measure), "settings": settings}
-
-    @property
-    def description(self) -> str:
-        """For progress."""
-        s = self.settings
-        return f"M = {s.width}, L = {s.depth}, N = {s.num_train}, {s.activation}, seed {s.seed}"
-
-    @property
-    def shape(self) -> str:
-        """Equal for cells that one compilation serves: all but `NOT_SHAPES`, and whether rho is 0."""
-        settings = self.settings.model_dump(mode="json", exclude=set(NOT_SHAPES))
-        return canonical({**settings, "damped": self.settings.damping > 0})
+def point_of(id: str) -> str:
+    """The point of a cell's id."""
+    return id.partition("-")[0]
 
 
 def canonical(value: Any) -> str:
@@ -122,7 +117,22 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-AnyCell = TypeVar("AnyCell", bound=HashedCell)
+AnyCell = TypeVar("AnyCell", bound=Cell)
+
+
+def with_data(cells: Sequence[AnyCell]) -> list[AnyCell]:
+    """The cells on the rows that their settings ask for, each kind of rows read once.
+
+    Raises
+    ------
+    InputError
+        If there are no such data.
+    """
+    digests: dict[str, str] = {}
+    for cell in cells:
+        if cell.data_key not in digests:
+            digests[cell.data_key] = cell.read_digest()
+    return [replace(cell, data=digests[cell.data_key]) for cell in cells]
 
 
 def require_few(count: int) -> None:
@@ -134,9 +144,9 @@ def require_few(count: int) -> None:
         )
 
 
-def require_distinct(cells: Sequence[HashedCell], what: str) -> None:
+def require_distinct(cells: Sequence[Cell], what: str) -> None:
     """Raise `InputError` if two cells are the same; ``what`` says in words what one is."""
-    if len({cell.id for cell in cells}) < len(cells):
+    if len({cell.point for cell in cells}) < len(cells):
         raise InputError(f"the study names {what} twice; remove repeated values")
 
 
@@ -146,3 +156,19 @@ def grouped_by_shape(cells: Sequence[AnyCell]) -> list[AnyCell]:
     for cell in cells:
         first.setdefault(cell.shape, len(first))
     return sorted(cells, key=lambda cell: first[cell.shape])
+
+
+def config_row(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Settings of a stored cell as columns: lists joined by commas, tables as JSON."""
+    return {name: _as_column(settings[name]) for name in names}
+
+
+def _as_column(value: Any) -> Any:
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def settings_columns(model: type[BaseModel], *without: str) -> tuple[str, ...]:
+    """Names of the settings that are columns of a kind's table."""
+    return tuple(name for name in model.model_fields if name not in without)

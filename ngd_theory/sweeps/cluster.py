@@ -22,8 +22,8 @@ import jax
 import ngd_theory
 from ngd_theory import compilation_cache
 from ngd_theory.errors import InputError, MissingDependencyError, NGDTheoryError
-from ngd_theory.sweeps.cells import HashedCell
-from ngd_theory.sweeps.executors import Executor, Failure, Measure, Outcome, attempt
+from ngd_theory.sweeps.cells import Cell
+from ngd_theory.sweeps.executors import Executor, Failure, Measure, Measured, attempt
 from ngd_theory.sweeps.gpus import memory_on_demand, visible_gpus, worker_environments
 from ngd_theory.threads import limit_blas_threads
 
@@ -149,11 +149,11 @@ class Deal:
 
     Parameters
     ----------
-    cells : iterable of HashedCell
+    cells : iterable of Cell
     """
 
-    def __init__(self, cells: Iterable[HashedCell]):
-        self._groups: dict[str, deque[HashedCell]] = {}
+    def __init__(self, cells: Iterable[Cell]):
+        self._groups: dict[str, deque[Cell]] = {}
         self._shapes: dict[str, str] = {}
         for cell in cells:
             self.put_back(cell)
@@ -161,11 +161,11 @@ class Deal:
     def __bool__(self) -> bool:
         return bool(self._groups)
 
-    def put_back(self, cell: HashedCell) -> None:
+    def put_back(self, cell: Cell) -> None:
         """Let a cell be taken again, after the others of its shape."""
         self._groups.setdefault(cell.shape, deque()).append(cell)
 
-    def take(self, worker: str) -> HashedCell:
+    def take(self, worker: str) -> Cell:
         """Return the next cell of a worker."""
         shape = self._shapes.get(worker)
         if shape not in self._groups:
@@ -179,17 +179,17 @@ class Deal:
 
 
 def _outcomes(
-    client: Any, measure: Measure, cells: Iterable[HashedCell]
-) -> Iterator[tuple[HashedCell, Outcome]]:
+    client: Any, measure: Measure, cells: Iterable[Cell]
+) -> Iterator[tuple[Cell, Measured]]:
     """Yield cells with their outcomes as they are done; as many in flight as the workers have threads.
 
     A cell is bound to its worker and none waits there, so that Dask moves nothing to a worker that has
     not compiled the shape, and a worker that dies puts no other cell under suspicion.
     """
     waiting, deaths = Deal(cells), Counter()
-    flying: dict[str, tuple[Any, HashedCell, str]] = {}
+    flying: dict[str, tuple[Any, Cell, str]] = {}
     landed: SimpleQueue[Any] = SimpleQueue()
-    outcomes: list[tuple[HashedCell, Outcome]] = []
+    outcomes: list[tuple[Cell, Measured]] = []
     seen = time.monotonic()
     while waiting or flying:
         threads = _threads(client)
@@ -236,7 +236,7 @@ def _threads(client: Any) -> dict[str, int]:
         raise ClusterError(f"{_LOST} ({error})") from error
 
 
-def _fetch(future: Any) -> Outcome | None:
+def _fetch(future: Any) -> Measured | None:
     """The outcome that a worker sends; None if it died before."""
     if future.status == "pending":
         future.cancel()
@@ -251,7 +251,7 @@ def _fetch(future: Any) -> Outcome | None:
         return Failure.of(error)
 
 
-def _on_worker(measure: Measure, cell: HashedCell) -> Outcome:
+def _on_worker(measure: Measure, cell: Cell) -> Measured:
     _prepare_once()
     jax.config.update("jax_enable_x64", cell.settings.precision == "float64")
     return attempt(measure, cell)

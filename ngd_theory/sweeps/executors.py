@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ngd_theory.errors import InputError, is_foreseen
-from ngd_theory.sweeps.cells import HashedCell
+from ngd_theory.sweeps.cells import Cell
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,10 @@ class Failure:
 
 
 Rows: TypeAlias = list[dict[str, Any]]
-Measure: TypeAlias = Callable[[HashedCell], Rows]
-Outcome: TypeAlias = Rows | Failure
+Measure: TypeAlias = Callable[[Cell], Rows]
+Measured: TypeAlias = Rows | Failure
 #: Yields every cell with its outcome, in the order in which they are done.
-Executor: TypeAlias = Callable[
-    [Measure, Iterable[HashedCell]], Iterator[tuple[HashedCell, Outcome]]
-]
+Executor: TypeAlias = Callable[[Measure, Iterable[Cell]], Iterator[tuple[Cell, Measured]]]
 
 _LOCAL = re.compile(r"local:([1-9]\d{0,2})")
 _TCP = re.compile(r"tcp://([^\s:/]+|\[[\da-fA-F:.]+\]):(\d{1,5})")
@@ -83,15 +81,13 @@ def workers_here(scheduler: str | None) -> int:
     return int(local[1]) if local else 0
 
 
-def in_process(
-    measure: Measure, cells: Iterable[HashedCell]
-) -> Iterator[tuple[HashedCell, Outcome]]:
+def in_process(measure: Measure, cells: Iterable[Cell]) -> Iterator[tuple[Cell, Measured]]:
     """Measure one cell after the other, here."""
     for cell in cells:
         yield cell, attempt(measure, cell)
 
 
-def attempt(measure: Measure, cell: HashedCell) -> Outcome:
+def attempt(measure: Measure, cell: Cell) -> Measured:
     """Rows of a cell, or why there are none."""
     try:
         return measure(cell)

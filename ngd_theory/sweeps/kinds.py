@@ -1,117 +1,37 @@
-"""The kinds of study: what a file of each holds, measures and claims."""
+"""The kinds of study, and how a file becomes one."""
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
-import pandas as pd
 from pydantic import ValidationError
 
 from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps import layers, structure, table, training, verdicts
+from ngd_theory.sweeps.base import AnyStudy
 from ngd_theory.sweeps.cells import MOST_CELLS
-from ngd_theory.sweeps.layers import LayersStudy
-from ngd_theory.sweeps.measure import measure_cell
 from ngd_theory.sweeps.structure import StructureStudy
-from ngd_theory.sweeps.study import Study
-from ngd_theory.sweeps.table import Column
+from ngd_theory.sweeps.theory import Study
 from ngd_theory.sweeps.training import TrainingStudy
 from ngd_theory.sweeps.validation import error_lines
-from ngd_theory.sweeps.verdicts import StudyVerdict
 
-AnyStudy: TypeAlias = Study | TrainingStudy | StructureStudy | LayersStudy
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of study.
-
-    Attributes
-    ----------
-    study : pydantic model
-        With ``kind``, ``title``, ``statement``, ``claims``, ``precision``, ``num_cells`` and
-        ``cells()``.
-    columns : dict of str to Column
-        What a cell's rows hold.
-    config_columns : tuple of str
-        Settings that are columns too.
-    config_row : ``settings (JSON) -> dict``
-        Their values.
-    measure : ``cell -> rows``
-    evaluate : ``(study, frame) -> verdicts``
-    """
-
-    study: type[AnyStudy]
-    columns: Mapping[str, Column]
-    config_columns: tuple[str, ...]
-    config_row: Callable[[dict[str, Any]], dict[str, Any]]
-    measure: Callable[[Any], list[dict[str, Any]]]
-    evaluate: Callable[[Any, pd.DataFrame], tuple[StudyVerdict, ...]]
-
-
+#: By the ``kind`` of the file; a new kind is one module, one entry, and its figures (`ngd_theory.report.sweep.write`).
+KINDS: Mapping[str, type[AnyStudy]] = MappingProxyType(
+    {"theory": Study, "training": TrainingStudy, "structure": StructureStudy}
+)
 #: Longest study file that is read.
 MOST_BYTES = 4_000_000
 _NESTED = "tables or lists are nested too deep; a study has three levels at most"
-
-#: By the ``kind`` of the file; a new kind is one module and one entry.
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        "theory": Kind(
-            Study,
-            table.COLUMNS,
-            table.CONFIG_COLUMNS,
-            table.config_row,
-            measure_cell,
-            verdicts.evaluate,
-        ),
-        "training": Kind(
-            TrainingStudy,
-            training.COLUMNS,
-            training.CONFIG_COLUMNS,
-            training.config_row,
-            training.measure_cell,
-            training.evaluate,
-        ),
-        "structure": Kind(
-            StructureStudy,
-            structure.COLUMNS,
-            structure.CONFIG_COLUMNS,
-            structure.config_row,
-            structure.measure_cell,
-            structure.evaluate,
-        ),
-        "layers": Kind(
-            LayersStudy,
-            layers.COLUMNS,
-            layers.CONFIG_COLUMNS,
-            layers.config_row,
-            layers.measure_cell,
-            layers.evaluate,
-        ),
-    }
+_LAYERS = (
+    'kind = "layers" is now a measurement of a theory study: leave kind out; write measure = ["isotropy", "layers"]; '
+    'under [network] architecture = "cnn" and depth (convolutions + 1); under [data] dataset = "gaussian" and num_test '
+    "= 0; under [grid] width for channels, num_train for num_samples, image_size and seed; in claims where.place for "
+    "places (studies/kfc_isotropy.toml shows it)"
 )
-
-
-def measure(cell: Any) -> list[dict[str, Any]]:
-    """Rows of a cell of any kind."""
-    return KINDS[cell.kind].measure(cell)
-
-
-def evaluate(study: AnyStudy, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
-    """Judge every claim of a study on its table.
-
-    Parameters
-    ----------
-    study : a study of any kind
-    frame : pandas.DataFrame
-        As `load` returns it.
-    """
-    return KINDS[study.kind].evaluate(study, frame)
 
 
 @checked
@@ -154,11 +74,61 @@ def parse(values: dict[str, Any]) -> AnyStudy:
     InputError
         As `read`, without the file's name.
     """
-    kind = choose(KINDS, values.get("kind", "theory"), "kind of study")
+    name = values.get("kind", "theory")
+    if name == "layers":
+        raise InputError(_LAYERS)
+    kind = choose(KINDS, name, "kind of study")
     try:
         # Through JSON, whose strict mode takes lists for tuples but no "64" for 64.
-        return kind.study.model_validate_json(json.dumps(values, default=str), strict=True)
+        return kind.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        raise InputError("; ".join(error_lines(error, kind.study))) from None
+        raise InputError("; ".join(error_lines(error, kind))) from None
     except RecursionError:
         raise InputError(_NESTED) from None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A study file.
+
+    Attributes
+    ----------
+    path : Path
+    study : AnyStudy or None
+        None if the file is no valid study.
+    error : str or None
+        Then why.
+    """
+
+    path: Path
+    study: AnyStudy | None
+    error: str | None
+
+    @property
+    def line(self) -> str:
+        """Name, number of cells and title in one line, or what is wrong."""
+        if self.study is None:
+            return f"{self.path.stem}: {self.error}"
+        return f"{self.path.stem} ({self.study.num_cells} cells): {self.study.title}"
+
+
+@checked
+def list_studies(folder: str | Path) -> list[Listing]:
+    """Every ``*.toml`` of a folder, by name.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder} of studies")
+    return [_listing(path) for path in sorted(folder.glob("*.toml"))]
+
+
+def _listing(path: Path) -> Listing:
+    try:
+        return Listing(path, read(path), None)
+    except InputError as error:
+        return Listing(path, None, str(error))

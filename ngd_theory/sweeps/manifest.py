@@ -1,6 +1,5 @@
 """``manifest.json``: which study a results folder holds, and every run that added to it."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,14 +8,16 @@ from typing import Any
 from ngd_theory.environment import environment
 from ngd_theory.errors import InputError
 from ngd_theory.files import write_json
-from ngd_theory.sweeps.cells import FORMAT, HashedCell
-from ngd_theory.sweeps.kinds import AnyStudy, parse
+from ngd_theory.sweeps.base import AnyStudy
+from ngd_theory.sweeps.cells import Cell, point_of
+from ngd_theory.sweeps.kinds import parse
+
+#: Raised when a results folder changes its shape.
+FORMAT = 4
 
 
-def record(path: Path, study: AnyStudy, cells: Iterable[HashedCell]) -> None:
+def record(path: Path, study: AnyStudy, cells: Iterable[Cell]) -> None:
     """Add this run to the manifest at ``path``, or start one.
-
-    A data file of one's own is known by its contents, of which the manifest holds the sha256.
 
     The folder may grow: a study whose grid holds all old points and new ones (more seeds, say) adds to
     it. A study that no longer has an old point would mix two sweeps and is refused.
@@ -24,40 +25,25 @@ def record(path: Path, study: AnyStudy, cells: Iterable[HashedCell]) -> None:
     Raises
     ------
     InputError
-        If the folder holds another study, naming what differs, or the manifest cannot be read; if a data file is not
-        there, or not the one that the folder was begun with.
+        If the folder holds another study, naming what differs, or other data, or the manifest cannot be read.
     """
-    cells = list(cells)
-    ids, files = [cell.id for cell in cells], _data_files(cells)
+    ids = [cell.id for cell in cells]
     new = study.model_dump(mode="json")
     old = read_manifest(path) if path.exists() else {"study": new, "cells": [], "runs": []}
-    for name, digest in old.get("files", {}).items():
-        if files.get(name, digest) != digest:
-            raise InputError(
-                f"{name} has changed since {path.parent} was begun: choose another --out, or restore the file"
-            )
+    points = {point_of(id): id for id in ids}
+    changed = [id for id in old["cells"] if points.get(point_of(id), id) != id]
+    if changed:
+        raise InputError(
+            f"the data of {len(changed)} cells have changed since {path.parent} was begun: choose another --out, or "
+            "restore them"
+        )
     if missing := set(old["cells"]) - set(ids):
         raise InputError(
             f"{path.parent} holds {len(missing)} cells that this study does not have "
             f"({_differences(old['study'], new)}): choose another --out, or restore the study"
         )
     runs = [*old["runs"], environment()]
-    whole = {"format": FORMAT, "study": new, "cells": ids, "files": files, "runs": runs}
-    write_json(path, whole)
-
-
-def _data_files(cells: Iterable[HashedCell]) -> dict[str, str]:
-    """sha256 of every .npz file that the cells read."""
-    names = {str(getattr(cell.settings, "dataset", "")) for cell in cells}
-    digests = {}
-    for name in sorted(n for n in names if n.endswith(".npz")):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise InputError(
-                f"{name} is not a file: a study's paths are relative to the folder that it is run in"
-            )
-        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return digests
+    write_json(path, {"format": FORMAT, "study": new, "cells": ids, "runs": runs})
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -78,9 +64,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is damaged ({error}): restore it or choose another --out"
         ) from None
-    if whole:
-        # Studies had but one kind once.
-        manifest["study"].setdefault("kind", "theory")
     if not whole or manifest.get("format") != FORMAT:
         raise InputError(
             f"{path} has format {manifest.get('format')!r}, not {FORMAT}: choose another --out"

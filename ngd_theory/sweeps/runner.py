@@ -2,18 +2,16 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ngd_theory.arguments import checked
-from ngd_theory.files import write_json
-from ngd_theory.sweeps.cells import HashedCell, grouped_by_shape
-from ngd_theory.sweeps.executors import Failure, Measure, Outcome, executor
-from ngd_theory.sweeps.kinds import KINDS, AnyStudy, evaluate, read
-from ngd_theory.sweeps.kinds import measure as measure_cell
+from ngd_theory.experiment.claim import Outcome
+from ngd_theory.sweeps.base import AnyStudy, StudyVerdict, evaluate
+from ngd_theory.sweeps.cells import Cell, grouped_by_shape, with_data
+from ngd_theory.sweeps.executors import Failure, Measure, Measured, Rows, executor
+from ngd_theory.sweeps.kinds import read
 from ngd_theory.sweeps.store import SetAside, Store, load
-from ngd_theory.sweeps.verdicts import StudyVerdict
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Progress:
     ----------
     total, done, reused, failed : int
         Cells of the study; finished ones, of which found finished at the start; failed in this run.
-    cell : HashedCell or None
+    cell : Cell or None
         The first that is not done, being measured or about to be; None at the end.
     """
 
@@ -32,7 +30,7 @@ class Progress:
     done: int
     reused: int
     failed: int
-    cell: HashedCell | None
+    cell: Cell | None
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,18 @@ class Summary:
 
     @property
     def holds(self) -> bool:
-        """Whether no cell failed and every claim came out as expected."""
-        return not self.failures and all(verdict.as_expected for verdict in self.verdicts)
+        """Whether no cell failed and the claims came out as expected.
+
+        Claims that do not apply show nothing: of claims there must be one that was decided, and none inconclusive.
+        """
+        applied = [v for v in self.verdicts if v.outcome is not Outcome.NOT_APPLICABLE]
+        shown = bool(applied) or not self.verdicts
+        return not self.failures and shown and all(v.as_expected for v in applied)
+
+
+def measure_cell(cell: Cell) -> Rows:
+    """A cell's rows."""
+    return cell.measure()
 
 
 @checked
@@ -84,7 +92,7 @@ def run(
 
     Parameters
     ----------
-    study : Study or path of its file
+    study : AnyStudy or path of its file
     out : path
         Results folder.
     progress : callable, optional
@@ -102,16 +110,17 @@ def run(
     Raises
     ------
     InputError
-        For a bad study or scheduler, a folder of another study, or one that another run holds.
+        For a bad study or scheduler, data that are not there, a folder of another study or of other data, or one that
+        another run holds.
     MissingDependencyError
         For a scheduler without the package `distributed`.
     """
     start = time.perf_counter()
     study = read(study) if isinstance(study, str | Path) else study
-    cells = study.cells()
+    cells = with_data(study.cells())
     tell = progress or (lambda state: None)
     with executor(scheduler) as measured:
-        store = Store(Path(out), KINDS[study.kind])
+        store = Store(Path(out), study.columns)
         with store.lock():
             store.record(study, cells)
             finished, aside = store.finished(cells)
@@ -135,14 +144,14 @@ def run(
                     faults += not failure.foreseen
                 del waiting[cell.id]
                 report()
-            verdicts = evaluate(study, load(out)) if study.claims else ()
-            write_json(Path(out) / "verdicts.json", [_as_json(v) for v in verdicts])
+            verdicts = evaluate(study, load(out), failures) if study.claims else ()
+            store.write_verdicts(verdicts)
     seconds = time.perf_counter() - start
     computed = done - reused
     return Summary(len(cells), computed, reused, failures, tuple(aside), verdicts, seconds, faults)
 
 
-def _keep(store: Store, cell: HashedCell, outcome: Outcome) -> Failure | None:
+def _keep(store: Store, cell: Cell, outcome: Measured) -> Failure | None:
     """Store a cell's rows, or why there are none, which is returned."""
     if not isinstance(outcome, Failure):
         try:
@@ -152,14 +161,3 @@ def _keep(store: Store, cell: HashedCell, outcome: Outcome) -> Failure | None:
             outcome = Failure.of(error)
     store.write_failure(cell, outcome)
     return outcome
-
-
-def _as_json(verdict: StudyVerdict) -> dict[str, Any]:
-    values = asdict(verdict)
-    values["outcome"] = str(verdict.outcome)
-    if verdict.estimate is not None:
-        # JSON has no infinity.
-        numbers = asdict(verdict.estimate)
-        finite = {k: v if abs(v) < float("inf") else str(v) for k, v in numbers.items()}
-        values["estimate"] = finite
-    return {**values, "as_expected": verdict.as_expected}

@@ -1,7 +1,7 @@
 """Estimates with intervals over seeds, and the three-way rule that judges them.
 
 Every number a claim is judged by is a mean over seeds of one number a seed, with an interval of
-confidence `LEVEL` from resampling the seeds (`seed_mean`). A claim PASSES when the whole interval meets
+confidence `LEVEL` by Student's t (`seed_mean`). A claim PASSES when the whole interval meets
 its rule, FAILS when none of it does, and is INCONCLUSIVE otherwise (`judge`).
 """
 
@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -17,24 +16,14 @@ from scipy import stats
 
 from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, shown
+from ngd_theory.experiment.claim import Outcome
 
 #: Confidence of all intervals.
 LEVEL = 0.95
-#: Bootstrap resamples of the seeds.
-RESAMPLES = 2000
 #: Fewest seeds that give an interval.
 MIN_SEEDS = 3
 #: Most seeds worth asking for.
 _MOST_SEEDS = 1_000_000
-
-
-class Outcome(StrEnum):
-    """What a claim about a sweep comes to."""
-
-    PASS = "PASS"
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    NOT_APPLICABLE = "NOT APPLICABLE"
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class Estimate:
     value, low, high : float
         The mean and its interval; infinite ends where there are too few seeds or a number is not finite.
     spread : float
-        Standard deviation between seeds, as the bootstrap shows it.
+        Standard deviation between seeds.
     num_seeds : int
     """
 
@@ -89,35 +78,26 @@ class Rule:
         raise InputError(f'rule {text!r} is none of "<= x", ">= x" and "in [a, b]" with a <= b')
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """An outcome and the reason for it."""
-
-    outcome: Outcome
-    why: str
-
-
-def judge(estimate: Estimate, rule: Rule) -> Judgement:
-    """Three-way verdict.
+def judge(estimate: Estimate, rule: Rule) -> tuple[Outcome, str]:
+    """Three-way outcome, and the reason for it.
 
     PASS if the interval lies in the rule's range; FAIL if it lies outside; INCONCLUSIVE if it reaches
     across an end. For ``<= b``: PASS if the upper end is at most b, FAIL if the lower end is above b.
-    An inconclusive verdict says how many more seeds would bring an interval around the same value, with
-    the same spread, to one side.
+    Where it is inconclusive, the reason says how many more seeds would bring an interval around the same
+    value, with the same spread, to one side.
     """
     if estimate.low >= rule.low and estimate.high <= rule.high:
-        return Judgement(Outcome.PASS, "the whole interval meets the rule")
+        return Outcome.PASS, "the whole interval meets the rule"
     if estimate.low > rule.high or estimate.high < rule.low:
-        return Judgement(Outcome.FAIL, "the whole interval breaks the rule")
+        return Outcome.FAIL, "the whole interval breaks the rule"
     if not math.isfinite(estimate.value):
-        return Judgement(Outcome.INCONCLUSIVE, "a seed's number is not finite")
+        return Outcome.INCONCLUSIVE, "a seed's number is not finite"
     more = more_seeds(estimate, rule)
     if more is None:
-        return Judgement(
-            Outcome.INCONCLUSIVE, "the value lies on the bound: no number of seeds tells"
-        )
-    return Judgement(
-        Outcome.INCONCLUSIVE, f"the interval reaches across the bound; about {more} more seeds tell"
+        return Outcome.INCONCLUSIVE, "the value lies on the bound: no number of seeds tells"
+    return (
+        Outcome.INCONCLUSIVE,
+        f"the interval reaches across the bound; about {more} more seeds tell",
     )
 
 
@@ -143,22 +123,17 @@ def more_seeds(estimate: Estimate, rule: Rule) -> int | None:
 
 
 def seed_mean(values: Any) -> Estimate:
-    """Mean of one number a seed, with a bootstrap interval over the seeds.
+    """Mean of one number a seed, with Student's t-interval over the seeds.
 
-    The seeds are resampled with replacement; the standard deviation of the resampled means, times
-    ``sqrt(n/(n-1))``, is the standard error, and Student's t with n - 1 degrees of freedom its multiple.
-    (Percentiles of the resampled means cover far less than `LEVEL` with the few seeds a sweep has.)
+    ``mean +- t_{n-1} s / sqrt(n)``, s the standard deviation between seeds (n - 1 degrees of freedom). Resampling the
+    seeds would say no more: percentiles of resampled means cover far less than `LEVEL` with the few seeds of a sweep.
     """
     values = np.asarray(values, float)
     n = len(values)
     mean = float(values.mean()) if n else math.nan
     if n < MIN_SEEDS or not np.isfinite(values).all():
         return Estimate(mean, -math.inf, math.inf, math.nan, n)
-    if np.ptp(values) == 0:
-        return Estimate(mean, mean, mean, 0.0, n)
-    draws = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))
-    error = float(values[draws].mean(axis=1).std()) * math.sqrt(n / (n - 1))
-    spread = error * math.sqrt(n)
+    spread = float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
     half = _half_width(spread, n)
     return Estimate(mean, mean - half, mean + half, spread, n)
 

@@ -1,18 +1,19 @@
 """A results folder: one Parquet file a finished cell, written whole or not at all.
 
-manifest.json        study, cell ids, and the environment of every run
+manifest.json        study, cell ids with the digests of their data, and the environment of every run
 cells/ID.parquet     the cell's rows; its configuration is in the file's metadata
 failures/ID.json     the error of a cell that failed, until it succeeds
-verdicts.json        the claims, after the last cell
+verdicts.json        the claims, after the last cell; none while a run is on
 set-aside/           files that were damaged or foreign
 lock                 held while a run is on
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,21 @@ import numpy as np
 import pandas as pd
 
 from ngd_theory.arguments import checked
-from ngd_theory.errors import InputError, choose
+from ngd_theory.errors import InputError, MissingDependencyError, choose
+from ngd_theory.experiment.columns import Column
 from ngd_theory.files import PART, set_aside, write_json, written
-from ngd_theory.sweeps.cells import HashedCell, canonical
+from ngd_theory.sweeps.base import AnyStudy, StudyVerdict
+from ngd_theory.sweeps.cells import Cell, canonical, config_row
 from ngd_theory.sweeps.executors import Failure
-from ngd_theory.sweeps.kinds import KINDS, AnyStudy, Kind
+from ngd_theory.sweeps.kinds import KINDS
 from ngd_theory.sweeps.lock import locked
 from ngd_theory.sweeps.manifest import read_manifest, record
-from ngd_theory.sweeps.table import pyarrow, schema
 
 _KEY = b"ngd_theory"
 #: Files that a thread of `load` reads before it hands them over.
 _TURN = 250
 _MANIFEST, _LOCK, _CELLS, _FAILURES = "manifest.json", "lock", "cells", "failures"
+_VERDICTS = "verdicts.json"
 
 
 class DamagedFileError(InputError):
@@ -55,8 +58,8 @@ class Store:
     ----------
     folder : Path
         Made if it is missing.
-    kind : Kind
-        Of the study, whose columns its files have.
+    columns : dict of str to Column
+        Of the study's kind; its files have them.
 
     Raises
     ------
@@ -64,9 +67,9 @@ class Store:
         If it holds files of something else.
     """
 
-    def __init__(self, folder: Path, kind: Kind):
+    def __init__(self, folder: Path, columns: Mapping[str, Column]):
         self.folder = folder
-        self._schema = schema(kind.columns)
+        self._schema = schema(columns)
         if folder.is_dir() and not (folder / _MANIFEST).exists():
             foreign = sorted(p.name for p in folder.iterdir() if not _is_ours(p))
             if foreign:
@@ -85,11 +88,16 @@ class Store:
         """Hold the folder; see `locked`."""
         return locked(self.folder / _LOCK)
 
-    def record(self, study: AnyStudy, cells: Sequence[HashedCell]) -> None:
-        """Enter this run in the manifest; see `ngd_theory.sweeps.manifest.record`."""
+    def record(self, study: AnyStudy, cells: Sequence[Cell]) -> None:
+        """Enter this run in the manifest (`ngd_theory.sweeps.manifest.record`); earlier verdicts are not its own."""
         record(self.folder / _MANIFEST, study, cells)
+        (self.folder / _VERDICTS).unlink(missing_ok=True)
 
-    def finished(self, cells: Iterable[HashedCell]) -> tuple[set[str], list[SetAside]]:
+    def write_verdicts(self, verdicts: Iterable[StudyVerdict]) -> None:
+        """Write ``verdicts.json``."""
+        write_json(self.folder / _VERDICTS, [_as_json(v) for v in verdicts])
+
+    def finished(self, cells: Iterable[Cell]) -> tuple[set[str], list[SetAside]]:
         """Ids of the cells with a whole file here; every other file in ``cells/`` is set aside.
 
         Every file is read to its end and its checksums compared.
@@ -110,7 +118,7 @@ class Store:
                 aside.append(SetAside(moved, str(error)))
         return found, aside
 
-    def write(self, cell: HashedCell, rows: list[dict[str, Any]]) -> None:
+    def write(self, cell: Cell, rows: list[dict[str, Any]]) -> None:
         """Write a finished cell's rows and forget its earlier failure."""
         arrow = pyarrow()
         config = canonical({"id": cell.id, "config": cell.config}).encode()
@@ -127,7 +135,7 @@ class Store:
             )
         self._failure(cell.id).unlink(missing_ok=True)
 
-    def write_failure(self, cell: HashedCell, failure: Failure) -> None:
+    def write_failure(self, cell: Cell, failure: Failure) -> None:
         """Record why a cell has no rows."""
         write_json(
             self._failure(cell.id), {"id": cell.id, **asdict(failure), "config": cell.config}
@@ -152,7 +160,7 @@ def load(results: str | Path) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row a cell, approximation and step, in the order of the study's grid: ``cell`` (its id), the
-        settings and the measured columns of its kind of study (`ngd_theory.sweeps.table` for "theory").
+        settings and the measured columns of its kind of study (`ngd_theory.experiment.columns` for "theory").
 
     Raises
     ------
@@ -181,7 +189,8 @@ def load(results: str | Path) -> pd.DataFrame:
         found = chain.from_iterable(pool.map(lambda part: [read(path) for path in part], parts))
         for path, (table, config) in zip(paths, found, strict=True):
             tables.append(table)
-            configs.append({"cell": path.stem, **kind.config_row(config["settings"])})
+            settings = config_row(config["settings"], kind.config_columns)
+            configs.append({"cell": path.stem, **settings})
             counts.append(table.num_rows)
     measured = arrow.concat_tables(tables) if tables else columns.empty_table()
     left = pd.DataFrame(configs, columns=["cell", *kind.config_columns])
@@ -193,6 +202,40 @@ def failures(results: str | Path) -> list[dict[str, Any]]:
     """Return the recorded errors of the cells of a results folder that failed."""
     paths = sorted((Path(results) / _FAILURES).glob("*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def pyarrow() -> Any:
+    """Import pyarrow, with its Parquet module, at first use.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
+    try:
+        import_module("pyarrow.parquet")
+        return import_module("pyarrow")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"sweeps store their results with pyarrow, which cannot be imported ({error}): "
+            "pip install pyarrow"
+        ) from error
+
+
+def schema(columns: Mapping[str, Column]) -> Any:
+    """The pyarrow schema of measured columns."""
+    arrow = pyarrow()
+    return arrow.schema([(n, arrow.type_for_alias(c.kind)) for n, c in columns.items()])
+
+
+def _as_json(verdict: StudyVerdict) -> dict[str, Any]:
+    values = asdict(verdict)
+    values["outcome"] = str(verdict.outcome)
+    if verdict.estimate is not None:
+        # JSON has neither infinity nor NaN.
+        numbers = asdict(verdict.estimate)
+        values["estimate"] = {k: v if abs(v) < float("inf") else str(v) for k, v in numbers.items()}
+    return {**values, "as_expected": verdict.as_expected}
 
 
 def _read(path: Path, expected: Any) -> tuple[Any, dict[str, Any]]:

@@ -1,20 +1,20 @@
 """Studies of the Fisher of a partly trained classifier and of its Kronecker approximations."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ngd_theory.claims.settings import Positive, PositiveInt
+from ngd_theory.data.loading import rounded_digest
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import SettingsCell, require_distinct, require_few
-from ngd_theory.sweeps.statistics import Outcome, Rule, judge, seed_mean
-from ngd_theory.sweeps.table import Column
-from ngd_theory.sweeps.validation import InWords
-from ngd_theory.sweeps.verdicts import StudyVerdict
+from ngd_theory.experiment.columns import Column
+from ngd_theory.experiment.settings import Positive, PositiveInt, Seed
+from ngd_theory.sweeps.base import AnyClaim, AnyStudy
+from ngd_theory.sweeps.cells import Cell, require_distinct, require_few, settings_columns
+from ngd_theory.sweeps.statistics import Estimate, seed_mean
 
 Quantity = Literal[
     "relative_error", "relative_error_all", "off_tridiagonal_share", "off_tridiagonal_share_all"
@@ -52,23 +52,17 @@ class StructureSettings(BaseModel):
     num_images: PositiveInt = 5000
     factor_damping: Positive = 0.1
     until: Positive = 0.1
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     data_dir: Path | None = None
     precision: Literal["float64"] = "float64"
 
 
-#: Settings that are columns too.
-CONFIG_COLUMNS: tuple[str, ...] = tuple(
-    n for n in StructureSettings.model_fields if n != "data_dir"
-)
-
-
 @dataclass(frozen=True)
-class StructureCell(SettingsCell):
+class StructureCell(Cell):
     """One classifier of a study."""
 
     kind: ClassVar[str] = "structure"
-    format: ClassVar[int] = 1
+    format: ClassVar[int] = 2
     settings: StructureSettings
 
     @property
@@ -81,57 +75,103 @@ class StructureCell(SettingsCell):
         """For progress."""
         return f"gamma {self.settings.factor_damping:g}, seed {self.settings.seed}"
 
+    @property
+    def data_key(self) -> str:
+        """How many images, drawn by which seed, and where they are from."""
+        return f"{self.settings.num_images} {self.settings.seed} {self.settings.data_dir}"
 
-class StructureClaim(BaseModel):
+    def read_digest(self) -> str:
+        """Of the images and classes."""
+        from ngd_theory.optim.structure import small_digits
+
+        s = self.settings
+        return rounded_digest(*small_digits(s.num_images, seed=s.seed, data_dir=s.data_dir))
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Train the classifier and tabulate the structure of its Fisher."""
+        from ngd_theory.optim.structure import structure_rows
+
+        s = self.settings
+        self.require_precision()
+        self.require_data(self.read_digest())
+        found = structure_rows(
+            s.seed,
+            num_images=s.num_images,
+            damping=s.factor_damping,
+            until=s.until,
+            data_dir=s.data_dir,
+        )
+        return [{name: row[name] for name in COLUMNS} for row in found]
+
+
+class StructureClaim(AnyClaim):
     """A statement about a number of some matrices.
 
     Attributes
     ----------
-    statement : str
     of : str
         A quantity of a whole matrix: over the middle layers or, as ``*_all``, over all.
     matrices : tuple of str
         One verdict each.
     over : str or None
         Divide by the same quantity of this matrix.
-    where : dict
-        Settings that the rows must have.
-    rule : str
-    expect : {"PASS", "FAIL"}
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    statement: str = Field(min_length=1)
     of: Quantity
     matrices: tuple[str, ...] = Field(min_length=1)
     over: str | None = None
-    where: dict[str, Any] = {}
-    rule: str
-    expect: Literal["PASS", "FAIL"] = "PASS"
 
     @model_validator(mode="after")
-    def _known(self):
+    def _known_matrices(self):
         from ngd_theory.optim.structure import MATRICES, REFERENCES
 
-        Rule.parse(self.rule)
         known = REFERENCES if self.of.startswith("relative_error") else dict.fromkeys(MATRICES)
         for name in (*self.matrices, *([self.over] if self.over else [])):
             choose(known, name, f"matrix with a {self.of}")
-        for name in self.where:
-            choose(dict.fromkeys(CONFIG_COLUMNS), name, "setting")
         return self
 
+    def subjects(self, study: Any) -> Sequence[str]:
+        """The matrices."""
+        return self.matrices
 
-class StructureStudy(BaseModel, metaclass=InWords):
+    @property
+    def what(self) -> str:
+        """The statistic in words."""
+        return self.of if self.over is None else f"{self.of} over that of {self.over}"
+
+    def check(self, study: Any, cells: Sequence[Cell]) -> None:
+        """Also that it is about classifiers of one damping."""
+        super().check(study, cells)
+        if (
+            len({c.settings.factor_damping for c in cells}) > 1
+            and "factor_damping" not in self.where
+        ):
+            raise InputError(
+                f"claim {self.statement!r} is about {len(cells)} classifiers; name one of the dampings in where"
+            )
+
+    def estimate(self, subject: str, rows: Any) -> Estimate:
+        """One number a seed: of the matrix, or over that of the other one."""
+        whole = rows[(rows["quantity"] == self.of) & (rows["layer"] == 0)]
+        values = self._of_matrix(whole, subject)
+        return seed_mean(
+            values if self.over is None else values / self._of_matrix(whole, self.over)
+        )
+
+    def _of_matrix(self, rows: Any, name: str) -> Any:
+        found = rows[rows["matrix"] == name].set_index("seed")["value"]
+        if found.empty or not found.index.is_unique:
+            raise InputError(f"there is not one {self.of} of {name} a seed")
+        return found
+
+
+class StructureStudy(AnyStudy):
     """What a study file with ``kind = "structure"`` holds."""
 
-    made_by: ClassVar[str] = 'ngd.sweeps.read("my.toml")'
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    columns: ClassVar[Mapping[str, Column]] = COLUMNS
+    config_columns: ClassVar[tuple[str, ...]] = settings_columns(StructureSettings, "data_dir")
 
     kind: Literal["structure"]
-    title: str = Field(min_length=1)
-    statement: str = Field(min_length=1)
     num_images: PositiveInt = 5000
     factor_damping: tuple[Positive, ...] = Field((0.1,), min_length=1)
     until: Positive = 0.1
@@ -143,17 +183,10 @@ class StructureStudy(BaseModel, metaclass=InWords):
     @model_validator(mode="after")
     def _whole(self):
         require_few(self.num_cells)
-        require_distinct(self.cells(), "a classifier")
+        cells = self.cells()
+        require_distinct(cells, "a classifier")
         for claim in self.claims:
-            about = [
-                cell.settings
-                for cell in self.cells()
-                if all(getattr(cell.settings, n) == v for n, v in claim.where.items())
-            ]
-            if len({s.factor_damping for s in about}) != 1:
-                raise InputError(
-                    f"claim {claim.statement!r} is about {len(about)} classifiers; name one of the dampings in where"
-                )
+            claim.check(self, cells)
         return self
 
     @property
@@ -175,49 +208,3 @@ class StructureStudy(BaseModel, metaclass=InWords):
             )
             for gamma, seed in itertools.product(self.factor_damping, self.seeds)
         ]
-
-
-def measure_cell(cell: StructureCell) -> list[dict[str, Any]]:
-    """Train the classifier and tabulate the structure of its Fisher."""
-    from ngd_theory.optim.structure import structure_rows
-
-    s = cell.settings
-    cell.require_precision()
-    found = structure_rows(
-        s.seed,
-        num_images=s.num_images,
-        damping=s.factor_damping,
-        until=s.until,
-        data_dir=s.data_dir,
-    )
-    return [{name: row[name] for name in COLUMNS} for row in found]
-
-
-def config_row(settings: dict[str, Any]) -> dict[str, Any]:
-    """`CONFIG_COLUMNS` of a stored cell."""
-    return {name: settings[name] for name in CONFIG_COLUMNS}
-
-
-def evaluate(study: StructureStudy, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
-    """Judge every claim of a study, for each of its matrices."""
-    return tuple(_judge(c, name, frame) for c in study.claims for name in c.matrices)
-
-
-def _judge(claim: StructureClaim, matrix: str, frame: Any) -> StudyVerdict:
-    what = claim.of if claim.over is None else f"{claim.of} over that of {claim.over}"
-    where = ", ".join(f"{name} = {value}" for name, value in claim.where.items())
-    names = (
-        *(claim.statement, matrix, f"{what} ({where})" if where else what),
-        *(claim.rule, claim.expect),
-    )
-    for name, value in claim.where.items():
-        frame = frame[frame[name] == value]
-    whole = frame[(frame["quantity"] == claim.of) & (frame["layer"] == 0)]
-    values = whole[whole["matrix"] == matrix].groupby("seed")["value"].mean()
-    if claim.over is not None:
-        values = values / whole[whole["matrix"] == claim.over].groupby("seed")["value"].mean()
-    if values.empty:
-        return StudyVerdict(*names, Outcome.INCONCLUSIVE, None, "no cell of this kind is finished")
-    estimate = seed_mean(values)
-    judgement = judge(estimate, Rule.parse(claim.rule))
-    return StudyVerdict(*names, judgement.outcome, estimate, judgement.why)

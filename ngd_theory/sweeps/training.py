@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import prod
@@ -9,16 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ngd_theory.claims.settings import NonNegative, Positive, PositiveInt
+from ngd_theory.data.loading import rounded_digest
 from ngd_theory.errors import InputError, choose
-from ngd_theory.sweeps.cells import SettingsCell, require_distinct, require_few
-from ngd_theory.sweeps.statistics import MIN_SEEDS, Outcome, Rule, judge, seed_mean
-from ngd_theory.sweeps.table import Column
-from ngd_theory.sweeps.validation import InWords
-from ngd_theory.sweeps.verdicts import StudyVerdict
+from ngd_theory.experiment.columns import Column
+from ngd_theory.experiment.settings import NonNegative, Positive, PositiveInt, Seed
+from ngd_theory.sweeps.base import AnyClaim, AnyStudy
+from ngd_theory.sweeps.cells import Cell, require_distinct, require_few, settings_columns
+from ngd_theory.sweeps.statistics import MIN_SEEDS, Estimate, seed_mean
 
 Option = bool | int | float | str
 
@@ -32,6 +34,7 @@ COLUMNS: dict[str, Column] = {
     "objective": Column("float64", "loss of the last batch before its step, l2 term apart"),
     "damping": Column("float64", "K-FAC's lambda"),
     "factor_damping": Column("float64", "K-FAC's gamma"),
+    "machine": Column("string", "where it ran: host, processor or device, and how many of them"),
 }
 
 
@@ -76,20 +79,16 @@ class TrainingSettings(BaseModel):
     last_batch: PositiveInt
     steps: PositiveInt
     record_every: PositiveInt = 20
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     precision: Literal["float32", "float64"] = "float32"
 
 
-#: Settings that are columns too; ``options`` as JSON.
-CONFIG_COLUMNS: tuple[str, ...] = tuple(n for n in TrainingSettings.model_fields if n != "data_dir")
-
-
 @dataclass(frozen=True)
-class TrainingCell(SettingsCell):
+class TrainingCell(Cell):
     """One training run of a study."""
 
     kind: ClassVar[str] = "training"
-    format: ClassVar[int] = 2
+    format: ClassVar[int] = 3
     settings: TrainingSettings
 
     @property
@@ -102,6 +101,59 @@ class TrainingCell(SettingsCell):
         """For progress."""
         s = self.settings
         return f"{s.problem}, {s.label} {json.dumps(s.options)}, seed {s.seed}"
+
+    @property
+    def data_key(self) -> str:
+        """The problem, and where its images are from."""
+        return f"{self.settings.problem} {self.settings.num_images} {self.settings.data_dir}"
+
+    def read_digest(self) -> str:
+        """Of the images and targets."""
+        return rounded_digest(*self._rows())
+
+    def _rows(self):
+        from ngd_theory.optim.problems import problem
+
+        s = self.settings
+        return problem(s.problem).load(s.num_images, s.data_dir)
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Train once; a row a record."""
+        import jax
+        import jax.numpy as jnp
+
+        from ngd_theory import optim
+        from ngd_theory.optim.problems import problem
+        from ngd_theory.optim.training import train
+
+        s = self.settings
+        self.require_precision()
+        optimizer, chosen = make_optimizer(s), problem(s.problem)
+        images, targets = self._rows()
+        self.require_data(rounded_digest(images, targets))
+        x, y = (jnp.asarray(rows.astype(s.precision)) for rows in (images, targets))
+        _, _, records = train(
+            chosen.network,
+            chosen.init(chosen.network, jax.random.key(s.seed), s.init_scale, s.precision),
+            x,
+            y,
+            optimizer,
+            chosen.loss,
+            batch_sizes=optim.batch_sizes(s.first_batch, s.last_batch, s.steps),
+            error=chosen.error,
+            seed=s.seed,
+            record_every=s.record_every,
+        )
+        return [{**asdict(record), "machine": machine()} for record in records]
+
+
+@lru_cache
+def machine() -> str:
+    """Where this process runs, in words: seconds compare on one machine only."""
+    import jax
+
+    device = jax.devices()[0]
+    return f"{platform.node()}, {jax.device_count()} x {device.device_kind}, {os.cpu_count()} cores"
 
 
 class Contender(BaseModel):
@@ -135,63 +187,99 @@ class Contender(BaseModel):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
 
 
-class TrainingClaim(BaseModel):
+class TrainingClaim(AnyClaim):
     """A statement that compares two labels, or one with a number.
 
     Attributes
     ----------
-    statement : str
     statistic : {"error", "fewer-steps", "less-time"}
         "error": the final error of the best run. "fewer-steps" and "less-time": what the best run of ``than`` takes to
-        get to its own final error over what this takes. Seconds compare only runs of one machine at the same load.
+        get to the error that both reach (the larger of the two final ones) over what this takes, read off between the
+        records (`reached`). Seconds compare only runs of one machine at the same load; of several machines they are not
+        judged.
     labels : tuple of str
         Of optimizers; one verdict each.
     than : str or None
         The label compared with; not for "error".
-    rule : str
-    expect : {"PASS", "FAIL"}
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    statement: str = Field(min_length=1)
     statistic: Literal["error", "fewer-steps", "less-time"]
     labels: tuple[str, ...] = Field(min_length=1)
     than: str | None = None
-    rule: str
-    expect: Literal["PASS", "FAIL"] = "PASS"
 
     @model_validator(mode="after")
-    def _whole(self):
-        Rule.parse(self.rule)
+    def _paired(self):
         if (self.than is None) != (self.statistic == "error"):
             raise InputError("give `than` with fewer-steps and less-time, and only with these")
         return self
 
-    @property
-    def compared(self) -> tuple[str, ...]:
-        """The label compared with, if any."""
-        return () if self.than is None else (self.than,)
+    def subjects(self, study: Any) -> Sequence[str]:
+        """The labels."""
+        return self.labels
+
+    def concerns(self, subject: str, settings: TrainingSettings) -> bool:
+        """Runs of the label, and of the one compared with."""
+        return settings.label in (subject, self.than)
 
     @property
     def what(self) -> str:
         """The statistic in words."""
-        return {
-            "error": "final training error",
-            "fewer-steps": f"steps of {self.than} over steps to its final error",
-            "less-time": f"seconds of {self.than} over seconds to its final error",
-        }[self.statistic]
+        if self.statistic == "error":
+            return "final training error"
+        unit = "steps" if self.statistic == "fewer-steps" else "seconds"
+        return f"{unit} of {self.than} over {unit}, to the error that both reach"
+
+    def check(self, study: Any, cells: Sequence[Cell]) -> None:
+        """Also that the labels are there, with seeds in common."""
+        seeds: dict[str, set[int]] = {}
+        for cell in cells:
+            seeds.setdefault(cell.settings.label, set()).add(cell.settings.seed)
+        for label in self.labels:
+            both = [label, *([self.than] if self.than else [])]
+            shared = [choose(seeds, name, "label of an optimizer") for name in both]
+            if len(set.intersection(*shared)) < MIN_SEEDS:
+                raise InputError(
+                    f"claim {self.statement!r}: {' and '.join(both)} have fewer than {MIN_SEEDS} seeds in common, too "
+                    "few for an interval"
+                )
+        super().check(study, cells)
+
+    def estimate(self, subject: str, rows: Any) -> Estimate:
+        """One number of every seed that both labels have."""
+        values = []
+        for _, of_seed in rows.groupby("seed"):
+            mine, rival = (of_seed[of_seed["label"] == name] for name in (subject, self.than))
+            if mine.empty or (self.than and rival.empty):
+                continue
+            best = best_run(mine)
+            if self.than is None:
+                values.append(float(best["error"].iloc[-1]))
+            else:
+                values.append(self._ratio(best, best_run(rival)))
+        return seed_mean(values)
+
+    def _ratio(self, mine: Any, rival: Any) -> float:
+        finals = [float(run["error"].iloc[-1]) for run in (mine, rival)]
+        if not np.isfinite(finals).all():
+            return np.nan
+        if self.statistic == "less-time":
+            machines = sorted({*mine["machine"], *rival["machine"]})
+            if len(machines) > 1:
+                raise InputError(
+                    f"seconds of different machines do not compare: {'; '.join(machines)}"
+                )
+        column = "step" if self.statistic == "fewer-steps" else "seconds"
+        took = reached(mine, max(finals), column)
+        return reached(rival, max(finals), column) / took if took > 0 else np.nan
 
 
-class TrainingStudy(BaseModel, metaclass=InWords):
+class TrainingStudy(AnyStudy):
     """What a study file with ``kind = "training"`` holds."""
 
-    made_by: ClassVar[str] = 'ngd.sweeps.read("my.toml")'
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    columns: ClassVar[Mapping[str, Column]] = COLUMNS
+    config_columns: ClassVar[tuple[str, ...]] = settings_columns(TrainingSettings, "data_dir")
 
     kind: Literal["training"]
-    title: str = Field(min_length=1)
-    statement: str = Field(min_length=1)
     problem: str
     num_images: PositiveInt | None = None
     data_dir: Path | None = None
@@ -215,20 +303,8 @@ class TrainingStudy(BaseModel, metaclass=InWords):
         require_distinct(cells, "a run")
         for cell in cells:
             make_optimizer(cell.settings)
-        seeds: dict[str, set[int]] = {}
-        for cell in cells:
-            seeds.setdefault(cell.settings.label, set()).add(cell.settings.seed)
         for claim in self.claims:
-            for label in claim.labels:
-                both = [
-                    choose(seeds, name, "label of an optimizer")
-                    for name in (label, *claim.compared)
-                ]
-                if len(set.intersection(*both)) < MIN_SEEDS:
-                    raise InputError(
-                        f"claim {claim.statement!r}: {' and '.join((label, *claim.compared))} have fewer than "
-                        f"{MIN_SEEDS} seeds in common, too few for an interval"
-                    )
+            claim.check(self, cells)
         return self
 
     @property
@@ -283,105 +359,30 @@ def make_optimizer(settings: TrainingSettings) -> Any:
     return build(s.optimizer, chosen.network, chosen.loss, s.l2, options)
 
 
-def measure_cell(cell: TrainingCell) -> list[dict[str, Any]]:
-    """Train once; a row a record."""
-    import jax
-    import jax.numpy as jnp
-
-    from ngd_theory import optim
-    from ngd_theory.optim.problems import problem
-    from ngd_theory.optim.training import train
-
-    s = cell.settings
-    cell.require_precision()
-    optimizer, chosen = make_optimizer(s), problem(s.problem)
-    x, y = (
-        jnp.asarray(rows.astype(s.precision)) for rows in _rows(s.problem, s.num_images, s.data_dir)
-    )
-    _, _, records = train(
-        chosen.network,
-        chosen.init(chosen.network, jax.random.key(s.seed), s.init_scale, s.precision),
-        x,
-        y,
-        optimizer,
-        chosen.loss,
-        batch_sizes=optim.batch_sizes(s.first_batch, s.last_batch, s.steps),
-        error=chosen.error,
-        seed=s.seed,
-        record_every=s.record_every,
-    )
-    return [asdict(record) for record in records]
-
-
-def config_row(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings columns of a stored cell."""
-    options = json.dumps(settings["options"], sort_keys=True)
-    return {name: settings[name] for name in CONFIG_COLUMNS} | {"options": options}
-
-
-def evaluate(study: TrainingStudy, frame: pd.DataFrame) -> tuple[StudyVerdict, ...]:
-    """Judge every claim of a study, for each of its labels."""
-    return tuple(_judge(study, c, label, frame) for c in study.claims for label in c.labels)
-
-
-def _judge(
-    study: TrainingStudy, claim: TrainingClaim, label: str, frame: pd.DataFrame
-) -> StudyVerdict:
-    names = claim.statement, label, claim.what, claim.rule, claim.expect
-    for needed in (label, *claim.compared):
-        runs = sum(cell.settings.label == needed for cell in study.cells())
-        left = runs - frame.loc[frame["label"] == needed, "cell"].nunique()
-        if left > 0:
-            why = f"{left} of the {runs} runs of {needed} are not finished"
-            return StudyVerdict(*names, Outcome.INCONCLUSIVE, None, why)
-    estimate = seed_mean(_values(claim, label, frame))
-    judgement = judge(estimate, Rule.parse(claim.rule))
-    return StudyVerdict(*names, judgement.outcome, estimate, judgement.why)
-
-
-def _values(claim: TrainingClaim, label: str, frame: Any) -> list[float]:
-    """The claim's statistic of every seed that both labels have."""
-    values = []
-    for _, rows in frame.groupby("seed"):
-        mine = rows[rows["label"] == label]
-        if mine.empty:
-            continue
-        if claim.than is None:
-            values.append(float(best_run(mine)["error"].iloc[-1]))
-            continue
-        rival = rows[rows["label"] == claim.than]
-        if rival.empty:
-            continue
-        best = best_run(rival)
-        final, column = float(best["error"].iloc[-1]), _COLUMN_OF[claim.statistic]
-        # How long the rival took to get there first, not its whole budget; NaN if it got nowhere.
-        values.append(
-            _reached(best, final, column) / _reached(mine, final, column)
-            if np.isfinite(final)
-            else np.nan
-        )
-    return values
-
-
-#: Statistic -> the column whose ratio it is.
-_COLUMN_OF = {"fewer-steps": "step", "less-time": "seconds"}
-
-
-def best_run(rows):
+def best_run(rows: Any) -> Any:
     """The rows of the run with the least final error; one that stopped early has not a finite one."""
     # Not last(), which passes over what is not a number.
     final = rows.sort_values("step").groupby("cell")["error"].agg(lambda errors: errors.iloc[-1])
     return rows[rows["cell"] == final.fillna(np.inf).idxmin()].sort_values("step")
 
 
-def _reached(rows, target: float, column: str) -> float:
-    """Least ``column`` after a step at which the error is at most ``target``; infinite if none gets there."""
-    there = rows[(rows["step"] > 0) & (rows["error"] <= target)]
-    return float(there[column].min()) if len(there) else np.inf
+def reached(rows: Any, target: float, column: str) -> float:
+    """Value of ``column`` at which the error of a run first comes down to ``target``; NaN if it never does.
 
+    Between two records the logarithm of the error is taken as a straight line, so that nothing is rounded to records.
 
-@lru_cache(maxsize=2)
-def _rows(name: str, num_images: int | None, data_dir: Path | None):
-    from ngd_theory.optim.problems import problem
-
-    return problem(name).load(num_images, data_dir)
+    Parameters
+    ----------
+    rows : DataFrame
+        Of one run, in the order of its steps.
+    """
+    errors, places = rows["error"].to_numpy(float), rows[column].to_numpy(float)
+    there = np.flatnonzero((rows["step"].to_numpy() > 0) & (errors <= target))
+    if not len(there):
+        return np.nan
+    last = int(there[0])
+    high, low = errors[last - 1 : last + 1] if last else (np.inf, errors[last])
+    if not (np.isfinite(high) and high > target and low > 0):
+        return float(places[last])
+    share = np.log(high / target) / np.log(high / low)
+    return float(places[last - 1] + share * (places[last] - places[last - 1]))

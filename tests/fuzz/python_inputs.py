@@ -23,7 +23,7 @@ from optimiser_inputs import (
 )
 
 import ngd_theory as ngd
-from ngd_theory import claims, data, dynamics, fisher, kernels, losses, networks, sweeps, theory
+from ngd_theory import data, dynamics, experiment, fisher, kernels, losses, networks, sweeps, theory
 
 infinite = kernels.infinite
 KEY = jax.random.key(0)
@@ -540,11 +540,11 @@ def _studies(folder: Path) -> list[Bad]:
     }
     rules = (None, 3, "", "<=", "<= x", "in [2, 1]", "in [1]", "<= nan", ">= inf x", "== 1")
     points = {"x": [1.0, 2.0, 4.0] * 2, "y": [1.0, 0.5, 0.25] * 2, "seed": [0] * 3 + [1] * 3}
-    parse = lambda **values: claims.parse({"dataset": "gaussian", **values})  # noqa: E731
+    parse = lambda **values: experiment.parse({"dataset": "gaussian", **values})  # noqa: E731
     for name in names:
         names[name] = [v for v in names[name] if not (v is True or v == "1")]
     return _varied([
-        ("claims.parse", parse, {}, {**names, "loss": NAMES, "activation": NAMES, "widht": (3,)}),
+        ("experiment.parse", parse, {}, {**names, "loss": NAMES, "activation": NAMES, "widht": (3,)}),
         ("sweeps.Study", sweeps.Study, good, {
             "title": (None, "", 3), "approximations": (None, [], "exact", ["exakt"]), "measure": (None, []),
             "grid": (None, 3, {"width": []}, {"width": [0]}), "steps": (0, "two", 2.5), "widht": (3,),
@@ -566,7 +566,7 @@ def _studies(folder: Path) -> list[Bad]:
         ("sweeps.run", _missing(sweeps.run, study=study), {}, {
             "out": (None, 3, "", "plain/below", "a\0b"), "scheduler": ("", "slurm", 3, "local:0"),
         }),
-        ("claims.verify", _missing(claims.verify), {}, {"settings": (None, {}, "mnist", 3)}),
+        ("experiment.verify", _missing(experiment.verify), {}, {"settings": (None, {}, "mnist", 3)}),
     ])  # fmt: skip
 
 
@@ -587,7 +587,7 @@ def _pythons_own() -> list[Bad]:
             theory.check_conditions,
         ),
         *(dynamics.predict, dynamics.train, data.load, data.unit_rows, infinite.ntk),
-        *(losses.by_name, sweeps.read, claims.parse),
+        *(losses.by_name, sweeps.read, experiment.parse),
     ]
     named = {f"{f.__module__}.{f.__qualname__}": f for f in functions}
     bad = [Bad(PYTHON, f"{name}()", lambda f=f: f()) for name, f in named.items()]

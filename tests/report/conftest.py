@@ -2,14 +2,14 @@
 
 import pytest
 
-from ngd_theory import claims
+from ngd_theory import experiment
 
 
 @pytest.fixture(scope="session")
 def report():
-    """Two approximations, at the shapes of ``tests/claims/conftest.py``: compiled once."""
-    return claims.verify(
-        claims.parse(
+    """Two approximations, at the shapes of ``tests/experiment/conftest.py``: compiled once."""
+    return experiment.verify(
+        experiment.parse(
             {
                 "dataset": "gaussian",
                 "input_dim": 24,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ngd_theory
-from ngd_theory.claims import Settings
+from ngd_theory.experiment import Settings
 from ngd_theory.report import write_result
 from ngd_theory.report.result import to_dict
 
@@ -98,7 +98,7 @@ def test_every_verdict_is_there_with_its_words(result, report):
     assert len(result["claims"]) == len(report.verdicts)
     for found, verdict in zip(result["claims"], report.verdicts, strict=True):
         assert found["status"] in ("PASS", "FAIL", "NOT APPLICABLE")
-        assert found["status"] == str(verdict.status)
+        assert found["status"] == str(verdict.outcome)
         assert found["statement"] and found["source"] and found["why"]
         numbers = [found[key] for key in ("measured", "predicted", "tolerance")]
         if found["status"] == "NOT APPLICABLE":

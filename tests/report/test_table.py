@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ngd_theory.claims import Status
+from ngd_theory.experiment import Outcome
 from ngd_theory.report import print_report
 from ngd_theory.report.table import number
 
@@ -65,7 +65,7 @@ def test_the_table_has_a_row_an_approximation_and_the_claims(report):
         assert words in text
     for verdict in report.verdicts:
         assert verdict.claim in text
-        assert str(verdict.status) in text
+        assert str(verdict.outcome) in text
     flat = "".join(text.split())
     for verdict in report.verdicts:
         assert "".join(verdict.statement.split())[:20] in flat
@@ -75,11 +75,11 @@ def test_words_are_not_cut_at_80_columns(report):
     """A statement may wrap; a verdict and the name of an approximation may not be lost."""
     text = printed(report, 80)
     for verdict in report.verdicts:
-        assert verdict.approximation in text and str(verdict.status) in text
+        assert verdict.approximation in text and str(verdict.outcome) in text
 
 
 def test_a_failure_is_shown_as_one(report):
-    failed = replace(report.verdicts[0], status=Status.FAIL, measured=0.123, tolerance=1e-9)
+    failed = replace(report.verdicts[0], outcome=Outcome.FAIL, measured=0.123, tolerance=1e-9)
     text = printed(replace(report, verdicts=(failed,)), 120)
     assert "FAIL" in text and "0.123" in text and "1.0e-9" in text
 

@@ -1,14 +1,16 @@
-from ngd_theory.claims import Settings
-from ngd_theory.sweeps.cells import Cell, grouped_by_shape
+from ngd_theory.experiment import Settings
+from ngd_theory.sweeps.cells import grouped_by_shape, with_data
+from ngd_theory.sweeps.theory import TheoryCell
 
 
 def cell(measure=("gap",), **settings):
-    return Cell(Settings(dataset="gaussian", approximations=("exact",), **settings), measure)
+    chosen = Settings(dataset="gaussian", approximations=("exact",), **settings)
+    return TheoryCell(chosen, measured=measure)
 
 
 def test_identity_does_not_change_between_versions_by_accident():
-    # A change here means that every stored sweep is recomputed: raise FORMAT on purpose only.
-    assert cell(width=8).id == ("07ed63df4e0c6b11f039a738e35bc9f9ba336d6237378085b3869cde21b68057")
+    # A change here means that every stored sweep is recomputed: raise TheoryCell.format on purpose only.
+    assert cell(width=8).id == ("9dc9ae9bdf99750c4f2292c767026b692f88ae7b37bf19174be69510dff5be58")
 
 
 def test_identity_is_of_the_values_not_of_how_they_are_written():
@@ -17,7 +19,7 @@ def test_identity_is_of_the_values_not_of_how_they_are_written():
     left, right = (
         Settings(approximations=names) for names in (("exact", "kfac"), ("kfac", "exact"))
     )
-    assert Cell(left, ()).id == Cell(right, ()).id
+    assert TheoryCell(left).id == TheoryCell(right).id
 
 
 def test_every_change_of_a_setting_changes_the_identity():
@@ -27,7 +29,7 @@ def test_every_change_of_a_setting_changes_the_identity():
         cell(seed=1),
         cell(damping=1e-9),
         cell(("gap", "movement")),
-        Cell(Settings(dataset="gaussian", approximations=("kfac",)), ("gap",)),
+        TheoryCell(Settings(dataset="gaussian", approximations=("kfac",)), measured=("gap",)),
     ]
     assert len({c.id for c in cells}) == len(cells)
 
@@ -40,3 +42,9 @@ def test_cells_of_one_shape_come_together():
 
 def test_zero_damping_is_another_program():
     assert cell(damping=0).shape != cell(damping=1e-8).shape == cell(damping=1e-4).shape
+
+
+def test_identity_is_of_the_rows_too():
+    (first,), (again,), (other,) = (with_data([cell(seed=seed)]) for seed in (0, 0, 1))
+    assert first.id == again.id and first.data != other.data
+    assert first.id == f"{first.point}-{first.data}" and first.point == cell(seed=0).point

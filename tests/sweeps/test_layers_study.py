@@ -1,57 +1,55 @@
-"""Layers studies: what a file may say, its claims on made-up numbers, and one network measured."""
+"""Layers as a measurement: what a file may say, its claims on made-up numbers, and one network measured."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 import pytest
 
-from ngd_theory.errors import InputError, SingularKernelError
+from ngd_theory import networks
+from ngd_theory.errors import InputError
 from ngd_theory.fisher import KFAC
 from ngd_theory.report.sweep import write_report
-from ngd_theory.sweeps import Outcome, run
-from ngd_theory.sweeps.kinds import evaluate, parse
-from ngd_theory.sweeps.layers import measure_cell
+from ngd_theory.sweeps import Outcome, load, run
+from ngd_theory.sweeps.base import evaluate
+from ngd_theory.sweeps.kinds import parse
 
 CLAIM = {
     "statement": "isotropic",
     "of": "dispersion",
     "statistic": "max",
-    "places": ["hidden"],
-    "where": {"full_rank": True},
+    "where": {"place": "hidden", "full_rank": True},
     "rule": "<= 0.01",
 }
+NETWORK = {"architecture": "cnn", "activation": "tanh", "depth": 3}
 STUDY = {
-    "kind": "layers",
     "title": "t",
     "statement": "s",
-    "channels": [8, 16],
-    "image_size": 3,
-    "num_samples": 2,
-    "seeds": [0, 1, 2],
+    "approximations": ["kfac"],
+    "damping": 0.0,
+    "measure": ["isotropy", "layers"],
+    "network": NETWORK,
+    "data": {"dataset": "gaussian", "num_test": 0, "image_size": 3, "num_train": 2},
+    "grid": {"width": [8, 16], "seed": [0, 1, 2]},
     "claims": [CLAIM],
 }
+
+
+def where(**changes):
+    return {**CLAIM, "where": {"place": "hidden", **changes}}
 
 
 def rows(settings, hidden=1e-3):
     """A cell's rows with made-up numbers: of full rank from 16 channels on."""
     found = []
-    for layer, place in ((1, "first"), (2, "hidden"), (3, "output"), (0, "network")):
-        full = place == "hidden" and settings.channels >= 16
+    for layer, place in ((0, "network"), (1, "first"), (2, "hidden"), (3, "output")):
+        full = place == "hidden" and settings.width >= 16
         found.append(
             {
-                "approximation": "kfac",
-                "layer": layer,
-                "place": place,
-                "positions": 9,
-                "input_rank": 9,
-                "sensitivity_rank": 9,
-                "full_rank": full,
-                "constant": 2.0,
-                "predicted_constant": 1.0,
-                "constant_error": 1.0,
-                "dispersion": hidden if full else 0.5,
-                "min_eigenvalue": 1.0,
-                "max_eigenvalue": 3.0,
+                **{"approximation": "kfac", "applicable": True, "reason": "", "step": 0},
+                **{"damping_used": 0.0, "step_size": 1.0, "diverged": False},
+                **{"layer": layer, "place": place, "full_rank": full, "constant": 2.0},
+                **{"predicted_constant": 1.0, "constant_error": 1.0},
+                **{"dispersion": hidden if full else 0.5, "min_eigenvalue": 1.0},
             }
         )
     return found
@@ -60,23 +58,26 @@ def rows(settings, hidden=1e-3):
 def frame(study, **numbers):
     return pd.concat(
         pd.DataFrame(rows(c.settings, **numbers)).assign(
-            cell=c.id, seed=c.settings.seed, channels=c.settings.channels, image_size=3
+            cell=c.id, seed=c.settings.seed, width=c.settings.width
         )
         for c in study.cells()
     )
 
 
+def judged(claim, **numbers):
+    study = parse({**STUDY, "claims": [claim]})
+    (verdict,) = evaluate(study, frame(study, **numbers))
+    return verdict
+
+
 def test_a_claim_is_about_the_rows_of_its_ranks_places_and_settings():
-    study = parse(STUDY)
-    (verdict,) = evaluate(study, frame(study))
+    verdict = judged(CLAIM)
     assert verdict.outcome is Outcome.PASS and verdict.estimate.value == pytest.approx(1e-3)
-    (verdict,) = evaluate(study, frame(study, hidden=0.1))
-    assert verdict.outcome is Outcome.FAIL
-    low = parse({**STUDY, "claims": [{**CLAIM, "where": {"channels": 8}}]})
-    (verdict,) = evaluate(low, frame(low))
-    assert verdict.estimate.value == pytest.approx(0.5)
-    none = parse({**STUDY, "claims": [{**CLAIM, "where": {"channels": 8, "full_rank": True}}]})
-    assert evaluate(none, frame(none))[0].outcome is Outcome.NOT_APPLICABLE
+    assert judged(CLAIM, hidden=0.1).outcome is Outcome.FAIL
+    assert judged(where(width=8)).estimate.value == pytest.approx(0.5)
+    assert judged(where(width=8, full_rank=True)).outcome is Outcome.NOT_APPLICABLE
+    # Without a place it is about the network.
+    assert judged({**CLAIM, "where": {}}).estimate.value == pytest.approx(0.5)
 
 
 def test_a_number_that_is_missing_is_not_passed_over():
@@ -84,41 +85,44 @@ def test_a_number_that_is_missing_is_not_passed_over():
     found = frame(study)
     found.loc[(found["seed"] == 1) & (found["place"] == "hidden"), "dispersion"] = float("nan")
     (verdict,) = evaluate(study, found)
-    assert verdict.outcome is not Outcome.PASS
-
-
-def test_a_map_that_is_not_finite_is_an_error(monkeypatch):
-    nothing = jnp.full((2, 2), jnp.nan)
-    monkeypatch.setattr(KFAC, "layer_maps", lambda *_: (nothing, nothing, nothing))
-    cell = parse({**STUDY, "seeds": [0], "claims": []}).cells()[0]
-    with pytest.raises(SingularKernelError, match="layer 1: the map is not finite"):
-        measure_cell(cell)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
 
 
 def test_unfinished_networks_leave_a_claim_open():
     study = parse(STUDY)
-    (verdict,) = evaluate(study, frame(study).query("channels == 8"))
+    (verdict,) = evaluate(study, frame(study).query("width == 8"))
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert "3 of the 6 networks" in verdict.why
+    assert verdict.why == "3 of the 6 cells are missing: 3 not finished"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"kind": "layers"}, ['measure = ["isotropy", "layers"]', "width for channels"]),
         ({"approximations": ["exact"]}, ["exact", "couples the layers"]),
-        ({"image_size": [2], "padding": "valid"}, ["3 x 3", "2 x 2"]),
-        ({"channels": [8, 8]}, ["twice"]),
-        ({"channels": []}, ["channels"]),
-        ({"claims": [{**CLAIM, "where": {"width": 3}}]}, ["width", "channels"]),
-        ({"claims": [{**CLAIM, "where": {"channels": 9}}]}, ["where.channels", "8, 16"]),
-        ({"claims": [{**CLAIM, "places": ["middle"]}]}, ["middle", "hidden"]),
-        ({"claims": [{**CLAIM, "where": {"channels": [8, 16]}}]}, ["where.channels"]),
-        ({"claims": [{**CLAIM, "where": {"full_rank": "true"}}]}, ["full_rank", "true or false"]),
-        ({"approximations": ["unit-wise"], "sharing": "reduce"}, ["unit-wise", "sharing"]),
         (
-            {"claims": [{**CLAIM, "of": "constant_error"}], "sharing": "reduce"},
-            ["no constant is predicted", "dispersion"],
+            {
+                "network": {**NETWORK, "padding": "valid"},
+                "data": {**STUDY["data"], "image_size": 2},
+            },
+            ["3 x 3", "2 x 2"],
         ),
+        ({"data": {"dataset": "gaussian"}}, ["needs image_size"]),
+        ({"data": {**STUDY["data"], "input_dim": 5}}, ["input_dim is 5", "27 numbers"]),
+        ({"data": {"dataset": "mnist", "input_dim": 5}}, ["not principal components"]),
+        ({"network": {**NETWORK, "depth": 1}}, ["depth 2"]),
+        ({"measure": ["isotropy"]}, ["'layers' in measure"]),
+        ({"claims": [{**CLAIM, "of": "gap"}], "measure": ["layers", "gap"]}, ["of the network"]),
+        ({"claims": [where(channels=3)]}, ["channels", "width"]),
+        ({"claims": [where(width=9)]}, ["where.width", "8, 16"]),
+        ({"claims": [{**CLAIM, "where": {"place": "middle"}}]}, ["middle", "hidden"]),
+        ({"claims": [where(width=[8, 16])]}, ["where.width"]),
+        ({"claims": [where(full_rank="true")]}, ["full_rank", "true or false"]),
+        (
+            {"approximations": ["unit-wise"], "network": {**NETWORK, "sharing": "reduce"}},
+            ["unit-wise", "sharing"],
+        ),
+        ({"network": {"activation": "tanh", "sharing": "reduce"}}, ["sharing", "mlp"]),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(changes, words):
@@ -128,25 +132,58 @@ def test_what_cannot_be_is_refused_in_words(changes, words):
         assert word in str(caught.value)
 
 
+def one(**grid):
+    (cell,) = parse({**STUDY, "grid": {"seed": [0], **grid}, "claims": []}).cells()
+    return cell
+
+
 def test_a_network_is_measured():
     """Full ranks in layer 2 at 48 channels, N T = 18; the first layer has patches of 27 numbers for 18 rows."""
-    cell = parse({**STUDY, "channels": 48, "seeds": [0], "claims": []}).cells()[0]
-    first, hidden, output, network = measure_cell(cell)
+    network, first, hidden, output = one(width=[48]).measure()
+    assert [row["place"] for row in (network, first, hidden, output)] == [
+        *("network", "first", "hidden", "output")
+    ]
     assert hidden["full_rank"] and hidden["dispersion"] < 1e-9
     assert hidden["constant"] == pytest.approx(2 * 9**2)
     assert first["input_rank"] == first["sensitivity_rank"] == 18
     assert output["constant"] == pytest.approx(1)
     total = first["constant"] + hidden["constant"] + output["constant"]
     assert network["constant"] == pytest.approx(total)
+    assert network["full_rank"] is (first["full_rank"] and hidden["full_rank"])
+
+
+def test_where_nothing_is_predicted_no_error_is():
+    network = {**NETWORK, "sharing": "reduce"}
+    study = parse({**STUDY, "network": network, "grid": {"width": [5]}, "claims": []})
+    rows = study.cells()[0].measure()
+    assert all("constant_error" not in row for row in rows)
+    lin = networks.linearize(
+        net := networks.cnn((3, 3, 3), [5, 5], 1, activation="tanh"),
+        net.init(jax.random.key(0)),
+        jax.numpy.ones((2, 3, 3, 3)),
+    )
+    assert len(KFAC(sharing="reduce").layer_maps(lin, 0.0)) == len(rows) - 1
+
+
+def test_a_perceptron_has_layers_too(tmp_path):
+    values = {**STUDY, "network": {"width": 16}, "approximations": ["kfac", "block-diagonal"]}
+    values["data"] = {"dataset": "gaussian", "num_train": 3, "num_test": 0, "input_dim": 8}
+    study = parse({**values, "grid": {"seed": [0]}, "claims": []})
+    assert not run(study, tmp_path).failures
+    table = load(tmp_path)
+    assert len(table) == 2 * 4
+    block = table[table["approximation"] == "block-diagonal"]
+    np.testing.assert_allclose(block[block["layer"] > 0]["constant"], 1, rtol=1e-6)
 
 
 def test_the_seeds_of_a_network_share_their_programs(caplog):
-    cells = parse({**STUDY, "channels": 5, "seeds": [0, 1], "claims": []}).cells()
+    grid = {"width": [5], "seed": [0, 1]}
+    cells = parse({**STUDY, "grid": grid, "claims": []}).cells()
 
     def programs(cell):
         caplog.clear()
         with jax.log_compiles(), caplog.at_level("WARNING"):
-            measure_cell(cell)
+            cell.measure()
         return sum("Finished XLA compilation" in message for message in caplog.messages)
 
     assert programs(cells[0]) > 0
@@ -157,5 +194,6 @@ def test_a_study_is_stored_and_reported(tmp_path):
     summary = run(parse(STUDY), tmp_path, measure=lambda cell: rows(cell.settings))
     assert summary.holds, summary
     paths = write_report(tmp_path)
-    assert (tmp_path / "figures" / "layers.png").stat().st_size > 5000
-    assert "layer by layer" in paths[-1].read_text(encoding="utf-8")
+    (figure,) = (tmp_path / "figures").glob("claim-1-*.png")
+    assert figure.stat().st_size > 5000
+    assert "place = hidden" in paths[-1].read_text(encoding="utf-8")

@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 
 import ngd_theory
-from ngd_theory import claims
-from ngd_theory.claims import Settings
-from ngd_theory.claims.evidence import sup_gap
+from ngd_theory import experiment
 from ngd_theory.errors import InputError
-from ngd_theory.sweeps.cells import Cell
-from ngd_theory.sweeps.measure import measure_cell
-from ngd_theory.sweeps.study import MEASUREMENTS
-from ngd_theory.sweeps.table import COLUMNS
+from ngd_theory.experiment import Settings
+from ngd_theory.experiment.columns import COLUMNS
+from ngd_theory.experiment.evidence import sup_gap
+from ngd_theory.sweeps.theory import MEASUREMENTS, TheoryCell
+
+#: All that a perceptron can be measured for.
+EVERYTHING = tuple(name for name in MEASUREMENTS if name != "layers")
+
+
+def rows_of(settings, measured):
+    return TheoryCell(settings, measured=tuple(measured)).measure()
+
 
 SETTINGS = Settings(
     dataset="gaussian",
@@ -32,7 +38,7 @@ BOTH = SETTINGS.model_copy(update={"approximations": ("exact", "block-diagonal")
 
 @pytest.fixture(scope="module")
 def all_rows():
-    return measure_cell(Cell(BOTH, MEASUREMENTS))
+    return rows_of(BOTH, EVERYTHING)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +48,14 @@ def rows(all_rows):
 
 def test_every_column_is_known_and_filled(rows):
     assert [row["step"] for row in rows] == [0, 1, 2]
-    assert set(rows[-1]) == set(COLUMNS)
-    assert all(np.isfinite(rows[-1][n]) for n, c in COLUMNS.items() if c.kind == "float64")
+    there = {n: c for n, c in COLUMNS.items() if c.measured_by != "layers"}
+    assert set(rows[-1]) == set(there)
+    assert all(np.isfinite(rows[-1][n]) for n, c in there.items() if c.kind == "float64")
 
 
 def test_numbers_are_those_that_verify_finds(rows, monkeypatch):
-    monkeypatch.setattr("ngd_theory.claims.experiment.judge", lambda evidence: ())
-    evidence = claims.verify(SETTINGS).evidence["exact"]
+    monkeypatch.setattr("ngd_theory.experiment.pipeline.judge", lambda evidence: ())
+    evidence = experiment.verify(SETTINGS).evidence["exact"]
     last = rows[-1]
     assert last["constant"] == pytest.approx(float(evidence.isotropy.constant), rel=1e-12)
     assert last["step_size"] == evidence.step_size
@@ -61,12 +68,12 @@ def test_numbers_are_those_that_verify_finds(rows, monkeypatch):
 
 
 def test_measuring_twice_gives_the_same_numbers(all_rows):
-    assert measure_cell(Cell(BOTH, MEASUREMENTS)) == all_rows
+    assert rows_of(BOTH, EVERYTHING) == all_rows
 
 
 def test_the_rival_ratio_is_that_of_the_distances_to_the_predictions(all_rows, monkeypatch):
-    monkeypatch.setattr("ngd_theory.claims.experiment.judge", lambda evidence: ())
-    found = claims.verify(BOTH).evidence
+    monkeypatch.setattr("ngd_theory.experiment.pipeline.judge", lambda evidence: ())
+    found = experiment.verify(BOTH).evidence
     for name, rival in (("exact", "block-diagonal"), ("block-diagonal", "exact")):
         final = found[name].training.test_outputs[-1]
         own, other = (
@@ -87,9 +94,9 @@ def relu_ntk(x1, x2):
 
 def test_the_limit_is_the_closed_form_of_the_infinitely_wide_network(monkeypatch):
     settings = SETTINGS.model_copy(update={"step_scale": 1.0, "steps": 1, "width": 64})
-    rows = measure_cell(Cell(settings, ("limit",)))
-    monkeypatch.setattr("ngd_theory.claims.experiment.judge", lambda evidence: ())
-    report = claims.verify(settings)
+    rows = rows_of(settings, ("limit",))
+    monkeypatch.setattr("ngd_theory.experiment.pipeline.judge", lambda evidence: ())
+    report = experiment.verify(settings)
     evidence, x, x_test = (
         report.evidence["exact"],
         report.dataset.inputs,
@@ -110,29 +117,29 @@ def test_the_limit_is_the_closed_form_of_the_infinitely_wide_network(monkeypatch
 
 def test_the_entry_wise_map_has_no_limit():
     settings = SETTINGS.model_copy(update={"approximations": ("entry-wise",), "steps": 1})
-    (_, last) = measure_cell(Cell(settings, ("limit",)))
+    (_, last) = rows_of(settings, ("limit",))
     assert last["kernel_distance"] > 0 and "limit_gap" not in last
 
 
 def test_isotropy_alone_is_one_row_without_training():
-    (row,) = measure_cell(Cell(SETTINGS, ("isotropy",)))
+    (row,) = rows_of(SETTINGS, ("isotropy",))
     assert row["step"] == 0 and "gap" not in row and row["dispersion"] < 1e-4
 
 
 def test_a_broken_premise_is_marked_with_its_reason():
     settings = SETTINGS.model_copy(update={"approximations": ("kfac",), "input_dim": 3})
-    (row,) = measure_cell(Cell(settings, ("isotropy",)))
+    (row,) = rows_of(settings, ("isotropy",))
     assert not row["applicable"] and "layer 1" in row["reason"]
     assert row["dispersion"] > 0.01
 
 
 def test_cross_entropy_has_gaps_but_no_residual():
     changes = {"loss": "cross-entropy", "approximations": ("exact",), "steps": 1, "num_test": 0}
-    rows = measure_cell(Cell(SETTINGS.model_copy(update=changes), ("trajectory", "gap")))
+    rows = rows_of(SETTINGS.model_copy(update=changes), ("trajectory", "gap"))
     assert "residual" not in rows[1] and 0 < rows[1]["gap"] < 1
 
 
 def test_the_wrong_precision_is_refused_with_the_mend():
     settings = SETTINGS.model_copy(update={"precision": "float32"})
     with pytest.raises(InputError, match=r"jax.config.update\('jax_enable_x64', False\)"):
-        measure_cell(Cell(settings, ("isotropy",)))
+        rows_of(settings, ("isotropy",))

@@ -43,24 +43,24 @@ def test_intervals_cover_the_true_exponent_as_often_as_they_say(seeds):
 )
 def test_the_three_way_rule_on_synthetic_power_laws(exponent, outcome):
     found = power_law(*measurements(exponent, 6, 0.2, np.random.default_rng(2)))
-    assert judge(found, Rule.parse("<= -0.4")).outcome is outcome
+    assert judge(found, Rule.parse("<= -0.4"))[0] is outcome
 
 
 def test_more_seeds_as_many_as_asked_for_decide():
     rng = np.random.default_rng(3)
     few = power_law(*measurements(-0.47, 5, 0.4, rng))
     rule = Rule.parse("<= -0.4")
-    assert judge(few, rule).outcome is Outcome.INCONCLUSIVE
+    assert judge(few, rule)[0] is Outcome.INCONCLUSIVE
     more = more_seeds(few, rule)
-    assert f"about {more} more seeds" in judge(few, rule).why
+    assert f"about {more} more seeds" in judge(few, rule)[1]
     # Twice as many, as the estimate itself moves.
     many = power_law(*measurements(-0.47, 5 + 2 * more, 0.4, rng))
-    assert judge(many, rule).outcome is Outcome.PASS
+    assert judge(many, rule)[0] is Outcome.PASS
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [1.0, 1.0], [1.0, 2.0, np.inf], [1.0, 2.0, np.nan]])
 def test_too_few_or_infinite_numbers_decide_nothing(values):
-    assert judge(seed_mean(values), Rule.parse("<= 5")).outcome is Outcome.INCONCLUSIVE
+    assert judge(seed_mean(values), Rule.parse("<= 5"))[0] is Outcome.INCONCLUSIVE
 
 
 def test_equal_numbers_have_no_spread():

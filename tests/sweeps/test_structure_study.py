@@ -7,7 +7,8 @@ from ngd_theory.errors import InputError
 from ngd_theory.optim.structure import MATRICES
 from ngd_theory.report.sweep import write_report
 from ngd_theory.sweeps import Outcome, run
-from ngd_theory.sweeps.kinds import evaluate, parse
+from ngd_theory.sweeps.base import evaluate
+from ngd_theory.sweeps.kinds import parse
 
 CLAIM = {
     "statement": "nearer",
@@ -42,21 +43,29 @@ def rows(seed, near=0.1, far=0.4):
     return [{**about, **row} for row in found]
 
 
-def frame(**numbers):
-    cells = [pd.DataFrame(rows(s, **numbers)).assign(seed=s, factor_damping=0.1) for s in range(3)]
-    return pd.concat(cells)
+def frame(study, **numbers):
+    return pd.concat(
+        pd.DataFrame(rows(c.settings.seed, **numbers)).assign(
+            cell=c.id, seed=c.settings.seed, factor_damping=0.1
+        )
+        for c in study.cells()
+    )
 
 
 def test_a_claim_divides_by_another_matrix():
-    (verdict,) = evaluate(parse(STUDY), frame())
+    study = parse(STUDY)
+    (verdict,) = evaluate(study, frame(study))
     assert verdict.outcome is Outcome.PASS and verdict.estimate.value == pytest.approx(0.25)
-    (verdict,) = evaluate(parse(STUDY), frame(near=0.3))
+    (verdict,) = evaluate(study, frame(study, near=0.3))
     assert verdict.outcome is Outcome.FAIL
+    (verdict,) = evaluate(study, frame(study).query("seed != 1"))
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "1 of the 3 cells" in verdict.why
 
 
 def test_a_claim_may_be_about_the_number_itself():
     claim = {k: v for k, v in CLAIM.items() if k != "over"}
-    (verdict,) = evaluate(parse({**STUDY, "claims": [claim]}), frame())
+    study = parse({**STUDY, "claims": [claim]})
+    (verdict,) = evaluate(study, frame(study))
     assert verdict.estimate.value == pytest.approx(0.1)
 
 
@@ -68,7 +77,7 @@ def test_a_claim_may_be_about_the_number_itself():
         ({"where": {"width": 3}}, ["width", "num_images"]),
         ({"rule": "< 3"}, ["< 3"]),
         ({"matrices": ["exact"]}, ["exact", "kronecker"]),
-        ({"where": {"seed": 9}}, ["0 classifiers"]),
+        ({"where": {"seed": 9}}, ["where.seed", "0, 1, 2"]),
     ],
 )
 def test_a_wrong_claim_is_refused_in_words(changes, named):

@@ -6,7 +6,8 @@ import pytest
 
 from ngd_theory import sweeps
 from ngd_theory.errors import InputError
-from ngd_theory.sweeps.kinds import evaluate, parse, read
+from ngd_theory.sweeps.base import evaluate
+from ngd_theory.sweeps.kinds import parse, read
 
 CLAIM = {"statement": "s", "statistic": "exponent", "of": "gap", "rule": "<= -0.3"}
 
@@ -110,13 +111,27 @@ def test_of_an_approximation_without_a_constant_no_error_of_it_is_judged(make_st
     """It was INCONCLUSIVE, "a seed's number is not finite", whatever the number of seeds."""
     claim = {"statement": "s", "statistic": "max", "of": "constant_error", "rule": "<= 1e-3"}
     study = make_study(approximations=["identity"], measure=["isotropy"], claims=[claim])
-    rows = {"approximation": "identity", "applicable": True, "reason": "", "seed": [0, 1, 2]}
-    frame = pd.DataFrame({**rows, "cell": list("abc"), "constant_error": [np.nan] * 3})
+    cells = study.cells()
+    frame = pd.DataFrame(
+        {
+            "cell": [cell.id for cell in cells],
+            "seed": [cell.settings.seed for cell in cells],
+            **{
+                "approximation": "identity",
+                "applicable": True,
+                "reason": "",
+                "layer": 0,
+                "step": 0,
+            },
+            **{"constant_error": np.nan, "predicted_constant": np.nan},
+        }
+    )
     (verdict,) = evaluate(study, frame)
     assert verdict.outcome == "NOT APPLICABLE"
     assert "states no constant of identity" in verdict.why
     # One that has a constant and a number that is missing is not excused.
-    frame.loc[0, "constant_error"] = 1e-9
+    frame["constant_error"], frame["predicted_constant"] = 1e-9, 1.0
+    frame.loc[0, "constant_error"] = np.nan
     (verdict,) = evaluate(study, frame)
     assert verdict.outcome == "INCONCLUSIVE"
 
@@ -132,9 +147,7 @@ def test_a_study_names_its_data(make_study):
     assert {cell.settings.dataset for cell in varied.cells()} == {"gaussian"}
 
 
-@pytest.mark.parametrize(
-    "study", [sweeps.Study, sweeps.TrainingStudy, sweeps.StructureStudy, sweeps.LayersStudy]
-)
+@pytest.mark.parametrize("study", [sweeps.Study, sweeps.TrainingStudy, sweeps.StructureStudy])
 def test_a_study_made_from_python_is_refused_in_words(study):
     with pytest.raises(InputError, match="title is missing; ") as error:
         study()

@@ -7,8 +7,9 @@ import pytest
 from ngd_theory.errors import InputError
 from ngd_theory.report.sweep import write_report
 from ngd_theory.sweeps import Outcome, load, run
-from ngd_theory.sweeps.kinds import evaluate, parse
-from ngd_theory.sweeps.training import best_run
+from ngd_theory.sweeps.base import evaluate
+from ngd_theory.sweeps.kinds import parse
+from ngd_theory.sweeps.training import best_run, reached
 
 STUDY = {
     "kind": "training",
@@ -45,7 +46,7 @@ def changed(**changes):
     return {**STUDY, **changes}
 
 
-def frame(runs):
+def frame(runs, machine="here"):
     """Rows of runs (label, seed, cell, [(step, seconds, error), ...])."""
     return pd.DataFrame(
         [
@@ -53,17 +54,23 @@ def frame(runs):
             for label, seed, cell, points in runs
             for t, s, e in points
         ]
-    )
+    ).assign(machine=machine)
+
+
+def cell_ids():
+    """Of the study, by label: those of the fast runs, and of the slow ones at either learning rate."""
+    fast, *slow = np.array([cell.id for cell in parse(STUDY).cells()]).reshape(3, 3).tolist()
+    return {"c": fast, "a": slow[0], "b": slow[1]}
 
 
 def curves(seeds=(0, 1, 2), reach=20):
-    """The better of the slow runs ends at 1.0 after 200 steps and 20 s; the fast one passes 1.0 at ``reach``."""
-    runs = []
+    """The better of the slow runs ends at 1.0 after 200 steps and 20 s; the fast one is at 1.0 at ``reach``."""
+    runs, ids = [], cell_ids()
     for seed in seeds:
-        runs.append(("slow", seed, f"a{seed}", [(0, 0, 9.0), (200, 20, 1.0)]))
-        runs.append(("slow", seed, f"b{seed}", [(0, 0, 9.0), (200, 20, 3.0)]))
-        points = [(0, 0, 9.0), (reach, 4.0, 0.9), (2 * reach, 8.0, 0.5)]
-        runs.append(("fast", seed, f"c{seed}", points))
+        runs.append(("slow", seed, ids["a"][seed], [(0, 0, 9.0), (200, 20, 1.0)]))
+        runs.append(("slow", seed, ids["b"][seed], [(0, 0, 9.0), (200, 20, 3.0)]))
+        points = [(0, 0, 9.0), (reach, 4.0, 1.0), (2 * reach, 8.0, 0.5)]
+        runs.append(("fast", seed, ids["c"][seed], points))
     return frame(runs)
 
 
@@ -132,24 +139,45 @@ def test_less_time_compares_seconds():
     assert verdict.estimate.value == pytest.approx(5)
 
 
-def test_one_that_never_gets_there_has_no_speed_up():
+def test_one_that_ends_above_is_compared_at_what_both_reach():
+    """It counted as never there, a speed-up of 0, though it ended 1 % above."""
     rows = curves()
-    rows.loc[(rows["label"] == "fast") & (rows["step"] > 0), "error"] = 2.0
+    fast = rows["label"] == "fast"
+    rows.loc[fast & (rows["step"] == 20), "error"] = 1.5
+    rows.loc[fast & (rows["step"] == 40), "error"] = 1.01
     fewer, _ = evaluate(parse(STUDY), rows)
-    assert fewer.outcome is Outcome.FAIL and fewer.estimate.value == 0
+    # The slow run comes from 9 to 1 in 200 steps, exponentially.
+    there = 200 * np.log(9 / 1.01) / np.log(9)
+    assert fewer.estimate.value == pytest.approx(there / 40)
 
 
-@pytest.mark.parametrize("missing", ["c2", "b1"])
-def test_a_label_with_an_unfinished_run_is_not_judged(missing):
+def test_nothing_is_rounded_to_the_records():
+    rows = frame([("a", 0, "x", [(0, 0, 8.0), (10, 1, 2.0), (20, 3, 0.5)])])
+    assert reached(rows, 1.0, "step") == pytest.approx(15)
+    assert reached(rows, 1.0, "seconds") == pytest.approx(2)
+    assert reached(rows, 2.0, "step") == pytest.approx(10)
+    assert np.isnan(reached(rows, 0.4, "step"))
+
+
+@pytest.mark.parametrize(("name", "run"), [("c", 2), ("b", 1)])
+def test_a_label_with_an_unfinished_run_is_not_judged(name, run):
     rows = curves()
-    fewer, _ = evaluate(parse(STUDY), rows[rows["cell"] != missing])
-    assert fewer.outcome is Outcome.INCONCLUSIVE and "1 of the" in fewer.why
+    fewer, _ = evaluate(parse(STUDY), rows[rows["cell"] != cell_ids()[name][run]])
+    assert fewer.outcome is Outcome.INCONCLUSIVE and "1 of the 9 cells" in fewer.why
+
+
+def test_seconds_of_two_machines_are_not_compared():
+    claim = {**STUDY["claims"][0], "statistic": "less-time"}
+    rows = curves()
+    rows.loc[rows["label"] == "fast", "machine"] = "there"
+    (verdict,) = evaluate(parse(changed(claims=[claim])), rows)
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "here; there" in verdict.why
 
 
 def test_the_rival_is_charged_until_it_first_got_there():
-    rows = curves()
-    early = frame([("slow", s, f"a{s}", [(100, 10, 1.0)]) for s in (0, 1, 2)])
-    fewer, _ = evaluate(parse(STUDY), pd.concat([rows, early]))
+    early = frame([("slow", s, cell_ids()["a"][s], [(100, 10, 1.0)]) for s in (0, 1, 2)])
+    rows = pd.concat([curves(), early]).sort_values(["cell", "step"])
+    fewer, _ = evaluate(parse(STUDY), rows)
     assert fewer.estimate.value == pytest.approx(5)
 
 

@@ -8,34 +8,10 @@ import numpy as np
 from ngd_theory.report.style import label
 from ngd_theory.report.sweep.axes import name_of
 from ngd_theory.report.sweep.curves import Panel, Series, spread
-from ngd_theory.report.sweep.panels import is_geometric, is_logarithmic_above, title_of
+from ngd_theory.report.sweep.panels import is_logarithmic_above, title_of
 from ngd_theory.report.sweep.trajectories import Trajectories
 from ngd_theory.report.table import number
 from ngd_theory.sweeps import Estimate
-
-#: What stands for a cell, by statistic.
-MEANINGS = {
-    "exponent": "the largest {} over the steps",
-    "max": "the largest {} over the steps",
-    "min": "the smallest {} over the steps",
-    "mean": "the mean {} over the steps",
-    "rate": "the factor by which the residual shrinks a step",
-    "rate-error": "the factor by which the residual shrinks a step",
-}
-#: What a verdict makes of all grid points, by statistic.
-_JUDGED = {
-    "exponent": "the mean over seeds of the exponent",
-    "max": "the mean over seeds of each one's largest number",
-    "min": "the mean over seeds of each one's smallest number",
-    "mean": "the mean over seeds of each one's mean",
-    "rate": "the mean over seeds of each one's largest number",
-    "rate-error": "the mean over seeds of each one's largest distance to |1 − ηα|",
-}
-_DASHES = {
-    "exponent": "dashed: fitted power law, its exponent with the half-width of its interval beside it",
-    "rate": "dashed: theory and the rule's bound",
-    "rate-error": "dashed: theory, in grey what the rule allows around it",
-}
 
 
 class Numbers(NamedTuple):
@@ -48,20 +24,20 @@ class Numbers(NamedTuple):
 
 def caption(series: Series) -> str:
     """What a claim's figure shows."""
-    what = MEANINGS[series.claim.statistic].format(name_of(series.claim.of or ""))
+    what = series.statistic.meaning.format(name_of(series.claim.of or ""))
     if series.axis is None:
         parts = [f"Every cell: {what}; a bar at the mean"]
     else:
-        mean = "geometric mean" if is_geometric(series) else "mean"
+        mean = "geometric mean" if series.statistic.fitted else "mean"
         over = " and ".join(["the seeds", *map(name_of, series.pooled)])
         parts = [
             f"Against the {name_of(series.axis)}, {what}",
             f"markers: {mean} over {over}, band: smallest to largest",
         ]
-    parts.append(_DASHES.get(series.claim.statistic, "dashed: the rule's bound"))
+    parts.append(series.statistic.dashes)
     if series.claim.where:
         parts.append(f"where {title_of(series.claim.where)}")
-    parts.append(f"together: {_JUDGED[series.claim.statistic]}, as in the verdicts")
+    parts.append(f"together: {series.statistic.judged}, as in the verdicts")
     if any(_damped_otherwise(cells) for panel in series.panels for cells in panel.curves.values()):
         parts.append(
             "ρ is the study's, and K-FAC is given its square (`damping_used` in the table)"
@@ -107,7 +83,7 @@ def estimate_text(estimate: Estimate | None) -> str:
 def _by_axis(series: Series, panel: Panel) -> tuple[list[str], list[list[str]]]:
     """A row a value of the axis, a column an approximation."""
     assert series.axis is not None
-    geometric = is_geometric(series)
+    geometric = series.statistic.fitted
     bands = {name: spread(cells, series.axis, geometric) for name, cells in panel.curves.items()}
     rows = [
         [number(x), *(_cell(band.loc[x]) if x in band.index else "–" for band in bands.values())]

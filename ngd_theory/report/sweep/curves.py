@@ -1,6 +1,5 @@
 """A claim's rows as curves: one number a cell, against one setting, a curve an approximation."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ngd_theory.errors import InputError
-from ngd_theory.sweeps import Estimate, Study
-from ngd_theory.sweeps.study import StudyClaim
-from ngd_theory.sweeps.table import CONFIG_COLUMNS
-from ngd_theory.sweeps.verdicts import STATISTICS, claimed_rows, contraction_rates, worst
+from ngd_theory.experiment.claim import NotApplicableError
+from ngd_theory.sweeps.statistics import Estimate
+from ngd_theory.sweeps.theory import CONFIG_COLUMNS, STATISTICS, Statistic, Study, StudyClaim
 
 #: Values of settings without an order that get panels of their own.
 _MOST_CATEGORIES = 6
@@ -57,6 +55,11 @@ class Series:
     pooled: tuple[str, ...]
 
     @property
+    def statistic(self) -> Statistic:
+        """The claim's, which knows how it looks."""
+        return STATISTICS[self.claim.statistic]
+
+    @property
     def values(self) -> np.ndarray:
         """All the numbers."""
         return np.concatenate([c["value"] for p in self.panels for c in p.curves.values()])
@@ -65,19 +68,18 @@ class Series:
 def series(study: Study, claim: StudyClaim, frame: pd.DataFrame) -> Series | None:
     """Reduce the rows that a claim is judged on to curves; None if there are none.
 
-    Rows are chosen as `ngd_theory.sweeps.evaluate` chooses them.
+    Rows are chosen as `ngd_theory.sweeps.evaluate` chooses them, of the cells that are there.
 
     Raises
     ------
     InputError
         If a residual has no rate.
     """
-    numbers, judged = {}, {}
-    for name in claim.approximations or study.approximations:
-        rows = claimed_rows(claim, name, frame)
-        rows = rows[rows["applicable"] != claim.outside_premise]
-        if not rows.empty:
-            numbers[name], judged[name] = NUMBERS[claim.statistic](claim, rows), rows
+    statistic, numbers = STATISTICS[claim.statistic], {}
+    frame = matching(frame, claim.where)
+    for name in claim.subjects(study):
+        with suppress(NotApplicableError):
+            numbers[name] = statistic.cells(claim, claim.rows(name, frame))
     if not numbers:
         return None
     together: Any = pd.concat(numbers.values())
@@ -91,10 +93,9 @@ def series(study: Study, claim: StudyClaim, frame: pd.DataFrame) -> Series | Non
         cut = {name: matching(cells, where) for name, cells in numbers.items()}
         curves = {name: cells for name, cells in cut.items() if len(cells)}
         estimates = {}
-        for name in curves:
+        for name, cells in curves.items():
             with suppress(InputError):  # too few points, which the verdict says
-                rows = matching(judged[name], where)
-                estimates[name] = STATISTICS[claim.statistic](claim, rows)
+                estimates[name] = statistic.seeds(claim, cells)
         panels.append(Panel(where, curves, estimates))
     pooled = tuple(n for n in varying if n not in (axis, "seed", *each))
     return Series(claim, axis, tuple(panels), pooled)
@@ -114,32 +115,6 @@ def spread(cells: pd.DataFrame, axis: str, geometric: bool) -> pd.DataFrame:
     return pd.DataFrame({"centre": centre, **counts})
 
 
-def _reduced(reduce: Callable | str) -> Callable[[StudyClaim, Any], pd.DataFrame]:
-    def numbers(claim: StudyClaim, rows: Any) -> pd.DataFrame:
-        groups = rows.groupby("cell", sort=False)
-        return groups.first().assign(value=groups[claim.of].agg(reduce)).reset_index()
-
-    return numbers
-
-
-def _rates(claim: StudyClaim, rows: Any) -> pd.DataFrame:
-    try:
-        return contraction_rates(rows).rename(columns={"rate": "value"})
-    except InputError as error:
-        raise InputError(f"claim {claim.statement!r} cannot be drawn: {error}") from None
-
-
-#: The number of a cell that each statistic works on.
-NUMBERS: dict[str, Callable[[StudyClaim, Any], pd.DataFrame]] = {
-    "exponent": _reduced(worst),
-    "max": _reduced(worst),
-    "min": _reduced("min"),
-    "mean": _reduced("mean"),
-    "rate": _rates,
-    "rate-error": _rates,
-}
-
-
 def _varying(cells: Any) -> list[str]:
     return [name for name in CONFIG_COLUMNS if cells[name].nunique(dropna=False) > 1]
 
@@ -148,7 +123,7 @@ def _axis(claim: StudyClaim, cells: Any, varying: list[str]) -> str | None:
     if claim.statistic == "exponent":
         return claim.over
     numeric = [name for name in varying if name != "seed" and _is_numeric(cells[name])]
-    first = "step_scale" if claim.statistic.startswith("rate") else "width"
+    first = STATISTICS[claim.statistic].first_axis
     if first in numeric:
         return first
     return max(numeric, key=lambda name: cells[name].nunique(), default=None)

@@ -58,8 +58,9 @@ class Found:
 
     @property
     def unexpected(self) -> int:
-        """Verdicts that did not come out as the study expects."""
-        return sum(not v.as_expected for _, verdicts in self.claims for v in verdicts)
+        """Verdicts that were decided, and not as the study expects."""
+        found = [v for _, verdicts in self.claims for v in verdicts]
+        return sum(v.outcome.decided and not v.as_expected for v in found)
 
 
 def read(folder: Path) -> Found:
@@ -76,12 +77,14 @@ def read(folder: Path) -> Found:
     finished = set(frame["cell"])
     # Claim by claim: two claims may share a statement.
     alone = [(claim, study.model_copy(update={"claims": (claim,)})) for claim in study.claims]
+    failed = tuple(f for f in failures(folder) if f["id"] not in finished)
+    errors = {f["id"]: f["error"] for f in failed}
     return Found(
         folder,
         study,
         frame,
-        tuple((claim, evaluate(one, frame)) for claim, one in alone),
-        tuple(f for f in failures(folder) if f["id"] not in finished),
+        tuple((claim, evaluate(one, frame, errors)) for claim, one in alone),
+        failed,
         len(manifest["cells"]),
         len(finished),
         tuple(manifest["runs"]),

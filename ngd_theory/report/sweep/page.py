@@ -116,7 +116,9 @@ def _summary(found: Found) -> str:
     parts += [f"{count} {outcome}" for outcome, count in found.outcomes.items()]
     if found.claims:
         unexpected = found.unexpected
-        parts.append(f"{unexpected} not as expected" if unexpected else "all as expected")
+        decided = sum(v.outcome.decided for _, verdicts in found.claims for v in verdicts)
+        whole = "all that were decided as expected" if decided else "none was decided"
+        parts.append(f"{unexpected} not as expected" if unexpected else whole)
     return ", ".join(parts) + "."
 
 
@@ -129,9 +131,15 @@ def _verdict(verdict: StudyVerdict) -> tuple[str, list[str], str]:
         estimate_text(estimate),
         verdict.rule,
         "–" if estimate is None else str(estimate.num_seeds),
-        "yes" if verdict.as_expected else f"no, {verdict.expect} was",
+        _expected(verdict),
     ]
     return str(verdict.outcome), cells, verdict.why
+
+
+def _expected(verdict: StudyVerdict) -> str:
+    if not verdict.outcome.decided:
+        return "not decided"
+    return "yes" if verdict.as_expected else f"no, {verdict.expect} was"
 
 
 def _download(csv: bytes) -> tuple[str, str, bytes] | None:

@@ -1,7 +1,6 @@
 """A claim's figure; its kind follows from the statistic."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil, isfinite
 from typing import Any
 
@@ -25,28 +24,6 @@ _GREY = "0.35"
 _COLUMNS = 3
 
 
-@dataclass(frozen=True)
-class Kind:
-    """How the curves of a statistic look.
-
-    Attributes
-    ----------
-    heading : str
-        Of the vertical axis, with the column for ``{}``.
-    logarithmic : function of a series to bool
-        Whether the vertical axis is.
-    theory : function of axes, series and panel
-        Draws the dashes that belong to no curve and returns their labels.
-    fitted : bool
-        Whether every curve has a fitted power law; its centres are geometric means then.
-    """
-
-    heading: str
-    logarithmic: Callable[[Series], bool]
-    theory: Callable[[Axes, Series, Panel], list[Label]]
-    fitted: bool = False
-
-
 def draw(series: Series) -> Figure:
     """Draw a claim's curves, a panel for each value of the claim's ``each``."""
     with mpl.rc_context(RC):
@@ -68,14 +45,13 @@ def draw(series: Series) -> Figure:
         return figure
 
 
-def is_geometric(series: Series) -> bool:
-    """Whether the figure's centres are geometric means."""
-    return KINDS[series.claim.statistic].fitted
-
-
 def is_logarithmic_above(series: Series) -> bool:
     """Whether the figure's vertical axis is logarithmic."""
-    return KINDS[series.claim.statistic].logarithmic(series)
+    if series.statistic.axis != "wide":
+        return series.statistic.axis == "log"
+    rule = Rule.parse(series.claim.rule)
+    bounds = [end for end in (rule.low, rule.high) if end > 0]
+    return is_logarithmic([*series.values, *bounds])
 
 
 def title_of(where: dict[str, Any]) -> str:
@@ -84,27 +60,27 @@ def title_of(where: dict[str, Any]) -> str:
 
 
 def _draw_panel(axes: Axes, series: Series, panel: Panel) -> list[Label]:
-    kind = KINDS[series.claim.statistic]
-    if kind.logarithmic(series):
+    statistic = series.statistic
+    if is_logarithmic_above(series):
         axes.set_yscale("log")
-    axes.set_ylabel(kind.heading.format(name_of(series.claim.of or "")))
+    axes.set_ylabel(statistic.heading.format(name_of(series.claim.of or "")))
     curves: list[Label] = []
     if series.axis is None:
         _draw_dots(axes, panel)
     else:
         scale_x(axes, series.axis, pd.concat(panel.curves.values())[series.axis])
         for name, cells in panel.curves.items():
-            curves += _draw_curve(axes, series.axis, name, cells, kind.fitted)
+            curves += _draw_curve(axes, series.axis, name, cells, statistic.fitted)
     # A value may hold a dollar sign, which is no mathematics.
     axes.set_title(title_of(panel.where), parse_math=False)
-    return curves + kind.theory(axes, series, panel)
+    return curves + [text for line in statistic.lines for text in _LINES[line](axes, series, panel)]
 
 
 def _name_curves(series: Series, axes: list[Axes], labels: list[list[Label]]) -> None:
     """Labels beside the curves of a single panel that has room; else in a title or a legend."""
     if len(axes) == 1 and label_ends(axes[0], labels[0]):
         return
-    fitted = KINDS[series.claim.statistic].fitted
+    fitted = series.statistic.fitted
     for one, texts in zip(axes, labels, strict=True):
         if fitted and len(texts) == 1:
             one.set_title(f"{one.get_title()}\n{texts[0].text}", parse_math=False)
@@ -171,10 +147,6 @@ def _exponent(fit: Estimate) -> str:
     return f"{text} ± {half:.2f}" if half >= 0.005 else f"{text} ± {number(half)}"
 
 
-def _no_theory(axes: Axes, series: Series, panel: Panel) -> list[Label]:
-    return []
-
-
 def _bounds(axes: Axes, series: Series, panel: Panel) -> list[Label]:
     """The ends of the rule's range."""
     rule = Rule.parse(series.claim.rule)
@@ -198,30 +170,27 @@ def _contraction(axes: Axes, series: Series, panel: Panel) -> list[Label]:
     return []
 
 
-def _contraction_and_tolerance(axes: Axes, series: Series, panel: Panel) -> list[Label]:
-    labels = _contraction(axes, series, panel)
-    tolerance = Rule.parse(series.claim.rule).high
-    if labels and isfinite(tolerance):
-        x, y = axes.lines[-1].get_data()
-        # A level runs from 0 to 1 of the axes' width.
-        level = series.axis != "step_scale"
-        across: dict[str, Any] = {"transform": axes.get_yaxis_transform()} if level else {}
-        low, high = np.asarray(y) - tolerance, np.asarray(y) + tolerance
-        axes.fill_between(
-            np.asarray(x),
-            np.maximum(low, 0),
-            high,
-            color=_GREY,
-            alpha=0.12,
-            lw=0,
-            zorder=0,
-            **across,
-        )
-    return labels
-
-
-def _contraction_and_bounds(axes: Axes, series: Series, panel: Panel) -> list[Label]:
-    return _contraction(axes, series, panel) + _bounds(axes, series, panel)
+def _tolerance(axes: Axes, series: Series, panel: Panel) -> list[Label]:
+    """What the rule allows around the theory, which was drawn last."""
+    tolerance, lines = Rule.parse(series.claim.rule).high, axes.lines
+    if not (lines and lines[-1].get_gid() in ("theory", "level") and isfinite(tolerance)):
+        return []
+    x, y = lines[-1].get_data()
+    # A level runs from 0 to 1 of the axes' width.
+    level = lines[-1].get_gid() == "level"
+    across: dict[str, Any] = {"transform": axes.get_yaxis_transform()} if level else {}
+    low, high = np.asarray(y) - tolerance, np.asarray(y) + tolerance
+    axes.fill_between(
+        np.asarray(x),
+        np.maximum(low, 0),
+        high,
+        color=_GREY,
+        alpha=0.12,
+        lw=0,
+        zorder=0,
+        **across,
+    )
+    return []
 
 
 def _level(axes: Axes, text: str, y: float) -> Label:
@@ -229,23 +198,9 @@ def _level(axes: Axes, text: str, y: float) -> Label:
     return Label(text, _GREY, axes.get_xlim()[1], y)
 
 
-def _log_if_wide(series: Series) -> bool:
-    rule = Rule.parse(series.claim.rule)
-    bounds = [end for end in (rule.low, rule.high) if end > 0]
-    return is_logarithmic([*series.values, *bounds])
-
-
-def _levels(heading: str) -> Kind:
-    return Kind(heading, _log_if_wide, _bounds)
-
-
-_RATE = "contraction of the residual a step"
-
-KINDS: dict[str, Kind] = {
-    "exponent": Kind("{}", lambda series: True, _no_theory, fitted=True),
-    "max": _levels("{}"),
-    "min": _levels("{}"),
-    "mean": _levels("mean {}"),
-    "rate": Kind(_RATE, lambda series: False, _contraction_and_bounds),
-    "rate-error": Kind(_RATE, lambda series: False, _contraction_and_tolerance),
+#: What a statistic draws beside its numbers; each returns its labels.
+_LINES: dict[str, Callable[[Axes, Series, Panel], list[Label]]] = {
+    "theory": _contraction,
+    "tolerance": _tolerance,
+    "bounds": _bounds,
 }

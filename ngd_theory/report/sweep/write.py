@@ -16,14 +16,12 @@ from ngd_theory.report.style import RC
 from ngd_theory.report.sweep import captions
 from ngd_theory.report.sweep.curves import series
 from ngd_theory.report.sweep.found import Found, read
-from ngd_theory.report.sweep.layers import CAPTION as LAYERS_CAPTION
-from ngd_theory.report.sweep.layers import draw_layers
 from ngd_theory.report.sweep.page import Shown, render
 from ngd_theory.report.sweep.panels import draw
 from ngd_theory.report.sweep.training import CAPTION as TRAINING_CAPTION
 from ngd_theory.report.sweep.training import draw_training
 from ngd_theory.report.sweep.trajectories import draw_trajectories, trajectories
-from ngd_theory.sweeps.study import StudyClaim
+from ngd_theory.sweeps.theory import StudyClaim
 
 #: Text in a PDF stays text, and its date is left out, so that equal results make equal files.
 _PDF: dict[Any, Any] = {"pdf.fonttype": 42}
@@ -116,14 +114,6 @@ def _structure_figures(found: Found, paths: list[Path]):
     return [], ("Block means", shown)
 
 
-def _layers_figures(found: Found, paths: list[Path]):
-    """Constant and dispersion of every layer, which all claims are about."""
-    if found.frame.empty:
-        return [], None
-    figure = draw_layers(found.frame)
-    return [], ("Isotropy, layer by layer", _shown(found, figure, "layers", LAYERS_CAPTION, paths))
-
-
 def _symmetric(upper: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(upper), upper.T, upper)
 
@@ -133,7 +123,6 @@ _FIGURES = {
     "theory": _theory_figures,
     "training": _training_figures,
     "structure": _structure_figures,
-    "layers": _layers_figures,
 }
 
 

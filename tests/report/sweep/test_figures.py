@@ -6,9 +6,8 @@ import pytest
 from matplotlib.text import Text
 
 from ngd_theory import sweeps
-from ngd_theory.report.sweep.captions import MEANINGS
-from ngd_theory.report.sweep.curves import NUMBERS, series
-from ngd_theory.report.sweep.panels import KINDS, draw
+from ngd_theory.report.sweep.curves import series
+from ngd_theory.report.sweep.panels import draw
 from ngd_theory.report.sweep.trajectories import draw_trajectories, trajectories
 
 GAP = {"statement": "s", "statistic": "exponent", "of": "gap", "rule": "<= 0"}
@@ -214,7 +213,3 @@ def test_without_a_measured_trajectory_there_is_no_such_figure(make_study, tmp_p
     study = make_study(claims=None, measure=["gap"])
     sweeps.run(study, tmp_path, measure=made_up.measure)
     assert trajectories(study, sweeps.load(tmp_path)) is None
-
-
-def test_every_statistic_has_a_figure_and_a_caption():
-    assert set(NUMBERS) == set(KINDS) == set(MEANINGS) == set(sweeps.verdicts.STATISTICS)

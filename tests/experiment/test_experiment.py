@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ngd_theory import claims, data, fisher
-from ngd_theory.claims import Status, judge, parse
-from ngd_theory.claims.settings import NAMED_ONLY
+from ngd_theory import data, experiment, fisher
 from ngd_theory.errors import InputError
+from ngd_theory.experiment import Outcome, judge, parse
 
 #: The shapes of `real` in conftest, so that its compiled programs serve again.
 SMALL = {
@@ -23,14 +22,14 @@ SMALL = {
 
 
 def outcomes(verdicts):
-    return {(v.claim, v.approximation): v.status for v in verdicts}
+    return {(v.claim, v.approximation): v.outcome for v in verdicts}
 
 
 def test_no_claim_fails_on_a_real_experiment_and_most_apply(real):
-    failed = [v for v in real.verdicts if v.status is Status.FAIL]
+    failed = [v for v in real.verdicts if v.outcome is Outcome.FAIL]
     assert not failed and real.holds
-    passed = {v.claim for v in real.verdicts if v.status is Status.PASS}
-    assert passed == {c.name for c in claims.CLAIMS}
+    passed = {v.claim for v in real.verdicts if v.outcome is Outcome.PASS}
+    assert passed == {c.name for c in experiment.CLAIMS}
 
 
 @pytest.mark.parametrize(
@@ -50,17 +49,17 @@ def test_no_claim_fails_on_a_real_experiment_and_most_apply(real):
 )
 def test_no_claim_fails_outside_its_premises(changes):
     """Settings that take a statement out of its regime make it not applicable, not false."""
-    verdicts = claims.verify(
+    verdicts = experiment.verify(
         parse({**SMALL, "num_test": 8, "approximations": (), **changes})
     ).verdicts
-    assert [v for v in verdicts if v.status is Status.FAIL] == []
-    assert any(v.status is Status.PASS for v in verdicts)
+    assert [v for v in verdicts if v.outcome is Outcome.FAIL] == []
+    assert any(v.outcome is Outcome.PASS for v in verdicts)
 
 
 def test_the_infinite_width_is_predicted_from_the_same_outputs_where_it_is_asked_for(real):
     assert all(e.limit is None for e in real.evidence.values())
     changes = {"num_test": 8, "approximations": (), "kernel": "infinite"}
-    found = claims.verify(parse({**SMALL, **changes})).evidence
+    found = experiment.verify(parse({**SMALL, **changes})).evidence
     assert found["entry-wise"].limit is None
     for name in ("identity", "exact", "block-diagonal", "block-tridiagonal", "kfac", "unit-wise"):
         limit, own = found[name].limit, found[name].prediction
@@ -77,10 +76,10 @@ def test_the_infinite_width_is_not_predicted_under_cross_entropy():
 
 
 def test_every_approximation_has_evidence_a_map_and_its_constant(real):
-    run = [name for name in fisher.APPROXIMATIONS if name not in NAMED_ONLY]
-    assert list(real.evidence) == list(real.maps) == run
-    for name, k in real.maps.items():
-        evidence = real.evidence[name]
+    run = [name for name, cls in fisher.APPROXIMATIONS.items() if not cls.named_only]
+    assert list(real.evidence) == run
+    for evidence in real.evidence.values():
+        k = evidence.map
         assert k.shape == (12, 12)
         assert np.isfinite(k).all()
         assert evidence.isotropy.constant == pytest.approx(np.trace(k) / 12)
@@ -114,7 +113,7 @@ def test_gradient_descent_takes_the_largest_monotone_step(real):
 def test_the_prediction_of_another_method_fails(real):
     gd = real.evidence["identity"]
     mixed = {**real.evidence, "exact": replace(real.evidence["exact"], prediction=gd.prediction)}
-    assert outcomes(judge(mixed))["finite-width-gap", "exact"] is Status.FAIL
+    assert outcomes(judge(mixed))["finite-width-gap", "exact"] is Outcome.FAIL
 
 
 def test_the_training_of_another_method_fails(real):
@@ -122,7 +121,7 @@ def test_the_training_of_another_method_fails(real):
     mixed = {**real.evidence, "kfac": replace(real.evidence["kfac"], training=gd.training)}
     found = outcomes(judge(mixed))
     for claim in ("contraction", "one-step", "finite-width-gap"):
-        assert found[claim, "kfac"] is Status.FAIL
+        assert found[claim, "kfac"] is Outcome.FAIL
 
 
 def test_the_maps_of_two_methods_exchanged_fail(real):
@@ -133,13 +132,13 @@ def test_the_maps_of_two_methods_exchanged_fail(real):
         "block-diagonal": replace(block, isotropy=exact.isotropy),
     }
     found = outcomes(judge(mixed))
-    assert found["constant", "exact"] is found["constant", "block-diagonal"] is Status.FAIL
+    assert found["constant", "exact"] is found["constant", "block-diagonal"] is Outcome.FAIL
 
 
 def test_exchanged_test_maps_are_never_called_distinct_minima(real):
     """Where the two differ by more than the finite width the claim fails; it must pass nowhere."""
     exact, kfac = real.evidence["exact"], real.evidence["kfac"]
-    assert outcomes(real.verdicts)["distinct-minima", "kfac"] is Status.PASS
+    assert outcomes(real.verdicts)["distinct-minima", "kfac"] is Outcome.PASS
     swap = {
         "exact": replace(
             exact,
@@ -151,30 +150,30 @@ def test_exchanged_test_maps_are_never_called_distinct_minima(real):
         ),
     }
     found = outcomes(judge({**real.evidence, **swap}))
-    assert found["distinct-minima", "exact"] is not Status.PASS
-    assert found["distinct-minima", "kfac"] is not Status.PASS
+    assert found["distinct-minima", "exact"] is not Outcome.PASS
+    assert found["distinct-minima", "kfac"] is not Outcome.PASS
 
 
 def test_a_network_that_moved_from_its_targets_fails(real):
     exact = real.evidence["exact"]
     training = replace(exact.training, outputs=exact.training.outputs.at[1:].add(5.0))
     found = outcomes(judge({"exact": replace(exact, training=training)}))
-    assert found["contraction", "exact"] is found["one-step", "exact"] is Status.FAIL
+    assert found["contraction", "exact"] is found["one-step", "exact"] is Outcome.FAIL
 
 
 def test_a_huge_damping_is_no_isotropy_but_still_predicted():
-    report = claims.verify(parse({**SMALL, "damping": 10.0}))
+    report = experiment.verify(parse({**SMALL, "damping": 10.0}))
     exact = report.evidence["exact"]
     found = outcomes(report.verdicts)
-    assert found["isotropy", "exact"] is found["constant", "exact"] is Status.NOT_APPLICABLE
-    assert found["finite-width-gap", "exact"] is Status.PASS
+    assert found["isotropy", "exact"] is found["constant", "exact"] is Outcome.NOT_APPLICABLE
+    assert found["finite-width-gap", "exact"] is Outcome.PASS
     # The same map said to be undamped contradicts the theory.
     found = outcomes(judge({"exact": replace(exact, damping_bias=0.0)}))
-    assert found["isotropy", "exact"] is found["constant", "exact"] is Status.FAIL
+    assert found["isotropy", "exact"] is found["constant", "exact"] is Outcome.FAIL
 
 
 def test_cross_entropy_follows_its_own_recursion():
-    report = claims.verify(
+    report = experiment.verify(
         parse(
             {
                 **SMALL,
@@ -189,7 +188,7 @@ def test_cross_entropy_follows_its_own_recursion():
     assert report.holds
     found = outcomes(report.verdicts)
     for name in ("identity", "exact"):
-        assert found["finite-width-gap", name] is Status.PASS
+        assert found["finite-width-gap", name] is Outcome.PASS
         evidence = report.evidence[name]
         assert evidence.training.outputs.shape == (4, 12, 2)
         assert np.isfinite(np.asarray(evidence.training.losses)).all()
@@ -198,13 +197,13 @@ def test_cross_entropy_follows_its_own_recursion():
 
 def test_progress_names_every_approximation():
     told = []
-    claims.verify(parse(SMALL), told.append)
+    experiment.verify(parse(SMALL), told.append)
     assert told[0] == "reading gaussian"
     assert "exact" in told and told[-1] == "judging the claims"
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
-    reports = [claims.verify(parse({**SMALL, "seed": seed})) for seed in (1, 1, 2)]
+    reports = [experiment.verify(parse({**SMALL, "seed": seed})) for seed in (1, 1, 2)]
     first, again, other = (np.asarray(r.evidence["exact"].training.outputs) for r in reports)
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first[0], other[0])
@@ -215,10 +214,10 @@ def test_duplicated_inputs_are_a_broken_condition_not_a_failure(tmp_path):
     path = tmp_path / "twice.npz"
     np.savez(path, x=np.concatenate([x, x]), y=np.arange(12) / 6)
     settings = {**SMALL, "dataset": str(path), "input_dim": None}
-    report = claims.verify(parse(settings))
+    report = experiment.verify(parse(settings))
     assert report.holds
     isotropy = next(v for v in report.verdicts if v.claim == "isotropy")
-    assert isotropy.status is Status.NOT_APPLICABLE
+    assert isotropy.outcome is Outcome.NOT_APPLICABLE
     assert "duplicate" in isotropy.why
 
 
@@ -231,12 +230,14 @@ def test_duplicated_inputs_are_a_broken_condition_not_a_failure(tmp_path):
 )
 def test_data_that_cannot_be_read_is_an_input_error(changes, words):
     with pytest.raises(InputError, match=words) as caught:
-        claims.verify(parse({**SMALL, **changes}))
+        experiment.verify(parse({**SMALL, **changes}))
     assert isinstance(caught.value, data.DataError)
 
 
 def test_a_report_with_a_failure_does_not_hold(real):
-    verdict = replace(real.verdicts[0], status=Status.FAIL)
+    verdict = replace(real.verdicts[0], outcome=Outcome.FAIL)
     assert not replace(real, verdicts=(verdict, *real.verdicts[1:])).holds
-    excused = replace(real.verdicts[0], status=Status.NOT_APPLICABLE)
+    excused = replace(real.verdicts[0], outcome=Outcome.NOT_APPLICABLE)
     assert replace(real, verdicts=(excused, *real.verdicts[1:])).holds
+    # Nothing was shown.
+    assert not replace(real, verdicts=(excused,)).holds

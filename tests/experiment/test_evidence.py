@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ngd_theory.claims.evidence import sup_gap
+from ngd_theory.experiment.evidence import sup_gap
 
 
 @pytest.mark.parametrize("n, c, depth, width", [(16, 1, 3, 256), (9, 4, 2, 1024), (4, 3, 6, 64)])

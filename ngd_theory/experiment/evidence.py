@@ -1,19 +1,66 @@
-"""What an experiment measured, as the claims read it."""
+"""What an experiment measured, as the claims and the tables read it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import jax.numpy as jnp
 import numpy as np
 
+from ngd_theory import losses
 from ngd_theory.dynamics import Trajectory
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import Network
 from ngd_theory.theory import Condition, Isotropy
 from ngd_theory.theory.conditions import NEVER_ISOTROPIC
 
+#: Step size of the run beyond the edge of stability, times alpha: |1 - 2.5| = 1.5 a step.
+EDGE_SCALE = 2.5
+#: Residual of that run over the initial one: the edge is that of the linear dynamics, near a minimum.
+EDGE_RESIDUAL = 0.01
+
+
+def edge_targets(outputs, targets):
+    """Targets that leave a residual of `EDGE_RESIDUAL` times the one to ``targets``."""
+    return outputs - EDGE_RESIDUAL * (outputs - targets)
+
+
+@dataclass(frozen=True)
+class LayerEvidence:
+    """One layer's share K_l of a map that is a sum over layers.
+
+    Attributes
+    ----------
+    layer : int
+        From 1.
+    place : {"first", "hidden", "output"}
+        Hidden: the layers between the first and the last.
+    positions : int
+        T.
+    input_rank, sensitivity_rank : int
+        Of the (N T, P) matrix a and the (N C T, M) matrix delta, as measured.
+    full_rank : bool
+        Whether both ranks are those of independent rows.
+    isotropy : Isotropy
+        Of K_l.
+    constant : float or None
+        Predicted alpha_l.
+    """
+
+    layer: int
+    place: str
+    positions: int
+    input_rank: int
+    sensitivity_rank: int
+    full_rank: bool
+    isotropy: Isotropy
+    constant: float | None
+
 
 @dataclass(frozen=True)
 class Evidence:
     """One approximation's maps, predictions and measured training on one network.
+
+    Which parts are measured is asked for (`ngd_theory.experiment.pipeline.PARTS`). What was not is None, infinite or
+    empty, and a run that was not made has its start alone.
 
     Attributes
     ----------
@@ -31,7 +78,7 @@ class Evidence:
     constant : float or None
         Predicted alpha.
     isotropy : Isotropy
-        Of the measured train map K; under another Fisher of the outputs, Lambda, see `experiment.judged_map`.
+        Of the measured train map K; under another Fisher of the outputs, Lambda, see `pipeline.judged_map`.
     spectrum : (NC,) array
         Eigenvalues of K.
     damping_bias : float or None
@@ -51,13 +98,23 @@ class Evidence:
         root of the layer's width: how much a step changes the features that follow the layer and the
         sensitivities before it, against what its random weights do to them.
     ntk_condition : float
-        ``lambda_max(Theta)/lambda_min(Theta)``.
+        ``lambda_max(Theta)/lambda_min(Theta)``, the smallest not below round-off.
     epsilon : float
         Machine epsilon of the run's precision.
     seconds : float
         Wall time of this approximation, compilation included.
     limit : Trajectory or None
         Prediction of the infinitely wide network from the same outputs, where it was asked for.
+    map : (NC, NC) array or None
+        What ``isotropy`` is of.
+    test_targets : (N', C) array or None
+    ntk_ends : (float, float)
+        Smallest and largest eigenvalue of Theta at initialisation.
+    kernel_drift, kernel_distance : float or None
+        Relative distance of Theta at initialisation from the trained one, and from the infinite width's.
+    layers : tuple of LayerEvidence
+    broken_premises : dict of str to str
+        See `Approximation.broken_premises`.
     """
 
     approximation: Approximation
@@ -83,11 +140,26 @@ class Evidence:
     epsilon: float
     seconds: float
     limit: Trajectory | None = None
+    map: np.ndarray | None = None
+    test_targets: np.ndarray | None = None
+    ntk_ends: tuple[float, float] = (np.nan, np.nan)
+    kernel_drift: float | None = None
+    kernel_distance: float | None = None
+    layers: tuple[LayerEvidence, ...] = ()
+    broken_premises: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The approximation's public name."""
         return self.approximation.name
+
+    #: Of the row of the whole network, beside those of `layers`.
+    layer, place, positions, input_rank, sensitivity_rank = 0, "network", None, None, None
+
+    @property
+    def full_rank(self) -> bool | None:
+        """Whether all layers but the last are; None where they were not measured."""
+        return all(layer.full_rank for layer in self.layers[:-1]) if self.layers else None
 
     @property
     def never_isotropic(self) -> bool:
@@ -98,6 +170,46 @@ class Evidence:
     def residual_ratios(self) -> np.ndarray:
         """Measured ``||r_t|| / ||r_0||`` for t = 0, 1, ... (MSE)."""
         return residual_ratios(self.training, self.targets)
+
+    def losses(self, of: str, split: str = "training") -> np.ndarray | None:
+        """Loss after every step; infinite where it is beyond the range of its floats.
+
+        Parameters
+        ----------
+        of : {"training", "prediction", "limit"}
+        split : {"training", "test"}
+
+        Returns
+        -------
+        (T + 1,) array or None
+            None for a run that was not asked for, and without a test set.
+        """
+        run: Trajectory | None = getattr(self, of)
+        if run is None:
+            return None
+        values = np.asarray(run.losses)
+        if split == "test":
+            if run.test_outputs is None:
+                return None
+            objective, targets = losses.by_name(self.loss), jnp.asarray(self.test_targets)
+            outputs = (jnp.asarray(f) for f in run.test_outputs)
+            values = np.array([float(objective.value(f, targets)) for f in outputs])
+        return np.where(np.isnan(values), np.inf, values)
+
+    def gaps(self, of: str = "prediction", split: str = "training") -> np.ndarray | None:
+        """``||f_t - f_t^predicted||_F`` over `scale` at every step; on the test set a root mean square as well.
+
+        Parameters and None are those of `losses`.
+        """
+        predicted: Trajectory | None = getattr(self, of)
+        if predicted is None:
+            return None
+        if split == "training":
+            return gaps(self.training.outputs, predicted.outputs, self.scale)
+        left, right = self.training.test_outputs, predicted.test_outputs
+        if left is None or right is None:
+            return None
+        return gaps(left, right, self.test_scale)
 
     def width_ratio(self) -> float:
         """``(sqrt(N C) + L) / sqrt(M)``, M the narrowest hidden width: the size of a finite-width effect.
@@ -122,6 +234,12 @@ class Evidence:
             return float(np.linalg.norm(start - self.targets))
         return _reach(self.prediction.outputs)
 
+    @property
+    def test_scale(self) -> float:
+        """`scale` for as many samples as the test set has."""
+        assert self.training.test_outputs is not None
+        return self.scale * (self.training.test_outputs.shape[1] / self.num_samples) ** 0.5
+
     def travel(self) -> float:
         """``sup_t ||f_t - f_0||`` of the prediction over `scale`, on the training or the test set.
 
@@ -130,7 +248,7 @@ class Evidence:
         reach = _reach(self.prediction.outputs)
         if (test := self.prediction.test_outputs) is not None:
             reach = max(reach, _reach(test) * (self.num_samples / test.shape[1]) ** 0.5)
-        return reach / max(self.scale, np.finfo(float).tiny)
+        return reach / self.scale if self.scale > 0 else np.inf
 
     def jacobian_change(self) -> float:
         """Relative change of the Jacobian that a finite width allows along the predicted path.
@@ -139,7 +257,9 @@ class Evidence:
         that takes longer ways through parameter space is allowed its own `displacement`; both are
         O(1/sqrt(M)).
         """
-        return max(self.width_ratio() * max(1.0, self.travel()), self.displacement)
+        # Not Python's max, which may pass over NaN.
+        allowed = self.width_ratio() * np.maximum(1.0, self.travel())
+        return float(np.maximum(allowed, self.displacement))
 
     def finite_width_tolerance(self) -> float:
         """`jacobian_change` times `travel`: what the change of K adds to outputs that travel so far."""
@@ -157,10 +277,23 @@ class Evidence:
 
 
 def residual_ratios(trajectory: Trajectory, targets) -> np.ndarray:
-    """``||f_t - y|| / ||f_0 - y||`` along a trajectory."""
-    residuals = np.asarray(trajectory.outputs) - np.asarray(targets)
-    norms = _norms(residuals)
-    return norms / norms[0]
+    """``||f_t - y|| / ||f_0 - y||`` along a trajectory; infinite where it is not a number."""
+    norms = _norms(np.asarray(trajectory.outputs) - np.asarray(targets))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _numbers(norms / norms[0])
+
+
+def gaps(left, right, scale: float) -> np.ndarray:
+    """``||left_t - right_t||_F / scale`` at every step that both have; what is not a number is infinite."""
+    length = min(len(left), len(right))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        difference = np.asarray(left)[:length] - np.asarray(right)[:length]
+        return _numbers(_norms(difference) / np.float64(scale))
+
+
+def sup_gap(left, right, scale: float) -> float:
+    """The largest of `gaps`."""
+    return float(np.max(gaps(left, right, scale)))
 
 
 def _reach(outputs) -> float:
@@ -171,14 +304,9 @@ def _reach(outputs) -> float:
 def _norms(steps: np.ndarray) -> np.ndarray:
     """Norm of every step; infinite where one is not a number or beyond the range of its floats."""
     with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.linalg.norm(steps.reshape(len(steps), -1), axis=1)
-    return np.where(np.isnan(norms), np.inf, norms)
+        return _numbers(np.linalg.norm(steps.reshape(len(steps), -1), axis=1))
 
 
-def sup_gap(left, right, scale: float) -> float:
-    """``sup_t ||left_t - right_t||_F / scale`` over the entries both have."""
-    length = min(len(left), len(right))
-    with np.errstate(over="ignore", invalid="ignore"):
-        difference = np.asarray(left)[:length] - np.asarray(right)[:length]
-    # A gap that is not a number is no agreement.
-    return float(np.max(_norms(difference)) / scale)
+def _numbers(values: np.ndarray) -> np.ndarray:
+    """What is not a number is no agreement: infinite."""
+    return np.where(np.isnan(values), np.inf, values)

@@ -1,37 +1,26 @@
-"""A claim: a statement of the theory that an experiment can contradict."""
+"""A claim is asked, a verdict comes out."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ngd_theory.claims.evidence import Evidence
+from ngd_theory.experiment.evidence import Evidence
 
 
-class Status(StrEnum):
-    """Outcome of a claim."""
+class Outcome(StrEnum):
+    """What a claim comes to."""
 
     PASS = "PASS"
     FAIL = "FAIL"
+    #: The evidence decides nothing: some of it is missing, not a number, or too little.
+    INCONCLUSIVE = "INCONCLUSIVE"
+    #: The statement says nothing of this case.
     NOT_APPLICABLE = "NOT APPLICABLE"
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What a claim's check measured.
-
-    Attributes
-    ----------
-    holds : bool
-    measured, predicted, tolerance : float
-    why : str
-        How the three were compared, in words.
-    """
-
-    holds: bool
-    measured: float
-    predicted: float
-    tolerance: float
-    why: str
+    @property
+    def decided(self) -> bool:
+        """Whether something was shown."""
+        return self in (Outcome.PASS, Outcome.FAIL)
 
 
 class NotApplicableError(Exception):
@@ -40,26 +29,35 @@ class NotApplicableError(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's outcome for one approximation.
+    """What a claim comes to for one approximation, on one experiment.
 
     Attributes
     ----------
-    claim, approximation, statement, source : str
-    status : Status
+    outcome : Outcome
     measured, predicted, tolerance : float or None
         None where the claim does not apply.
     why : str
+        How the three were compared, or why they were not, in words.
+    claim, approximation, statement, source : str
     """
 
-    claim: str
-    approximation: str
-    statement: str
-    source: str
-    status: Status
+    outcome: Outcome
     measured: float | None
     predicted: float | None
     tolerance: float | None
     why: str
+    claim: str = ""
+    approximation: str = ""
+    statement: str = ""
+    source: str = ""
+
+
+def verdict(
+    holds: bool | None, measured: float, predicted: float, tolerance: float, why: str
+) -> Verdict:
+    """The verdict of a check: ``holds`` is False for every comparison with NaN."""
+    outcome = Outcome.PASS if holds else Outcome.FAIL
+    return Verdict(outcome, float(measured), float(predicted), float(tolerance), why)
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Claim:
     Attributes
     ----------
     name, statement, source : str
-    check : ``(evidence, all evidence by approximation) -> Finding``
+    check : ``(evidence, all evidence by approximation) -> Verdict``
         Its docstring derives the tolerance. Raises `NotApplicableError` when the premise fails.
     concerns : ``evidence -> bool``
         Whether the statement speaks of this approximation at all.
@@ -78,19 +76,21 @@ class Claim:
     name: str
     statement: str
     source: str
-    check: Callable[[Evidence, Mapping[str, Evidence]], Finding]
+    check: Callable[[Evidence, Mapping[str, Evidence]], Verdict]
     concerns: Callable[[Evidence], bool]
 
     def judge(self, evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
         """Check the claim on one approximation's evidence."""
-        label = (self.name, evidence.name, self.statement, self.source)
         try:
-            finding = self.check(evidence, others)
+            found = self.check(evidence, others)
         except NotApplicableError as reason:
-            return Verdict(*label, Status.NOT_APPLICABLE, None, None, None, str(reason))
-        status = Status.PASS if finding.holds else Status.FAIL
-        return Verdict(
-            *label, status, finding.measured, finding.predicted, finding.tolerance, finding.why
+            found = Verdict(Outcome.NOT_APPLICABLE, None, None, None, str(reason))
+        return replace(
+            found,
+            claim=self.name,
+            approximation=evidence.name,
+            statement=self.statement,
+            source=self.source,
         )
 
 

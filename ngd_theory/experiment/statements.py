@@ -4,14 +4,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ngd_theory.claims.claim import Finding, NotApplicableError, claim
-from ngd_theory.claims.evidence import Evidence, residual_ratios, sup_gap
+from ngd_theory.experiment.claim import NotApplicableError, Verdict, claim, verdict
+from ngd_theory.experiment.evidence import (
+    EDGE_RESIDUAL,
+    EDGE_SCALE,
+    Evidence,
+    edge_targets,
+    residual_ratios,
+    sup_gap,
+)
 from ngd_theory.theory import unit_wise_dispersion
 
-#: Step size of the run beyond the edge of stability, times alpha: |1 - 2.5| = 1.5 a step.
-EDGE_SCALE = 2.5
-#: Residual of that run over the initial one: the edge is that of the linear dynamics, near a minimum.
-EDGE_RESIDUAL = 0.01
 #: Travel of the outputs, in machine epsilons, below which a run shows nothing.
 NO_MOTION = 1e6
 #: Share of alpha that damping and round-off may take before a statement about alpha says nothing.
@@ -40,11 +43,6 @@ def _everything(evidence: Evidence) -> bool:
     return True
 
 
-def edge_targets(outputs, targets):
-    """Targets that leave a residual of `EDGE_RESIDUAL` times the one to ``targets``."""
-    return outputs - EDGE_RESIDUAL * (outputs - targets)
-
-
 def _need_mse(evidence: Evidence) -> None:
     if evidence.loss != "mse":
         raise NotApplicableError("stated for the MSE loss, where the Fisher of the outputs is I")
@@ -66,7 +64,7 @@ def _need_stable_step(evidence: Evidence) -> None:
             )
         return
     rates = evidence.step_size * evidence.spectrum
-    if rates.max() >= 2 or rates.min() < -evidence.map_tolerance():
+    if not (rates.max() < 2 and rates.min() >= -evidence.map_tolerance()):
         raise NotApplicableError(
             f"eta K has eigenvalues from {rates.min():.2g} to {rates.max():.2g}; the linearised network "
             "itself contracts only between 0 and 2"
@@ -75,7 +73,7 @@ def _need_stable_step(evidence: Evidence) -> None:
 
 def _need_width(evidence: Evidence) -> None:
     limit = evidence.width_ratio()
-    if limit >= 1:
+    if not limit < 1:
         raise NotApplicableError(
             f"(sqrt(NC) + L)/sqrt(M) = {limit:.2g}: finite-width effects are as large as what is "
             "predicted; widen the network or use fewer samples"
@@ -87,12 +85,12 @@ def _need_lazy_prediction(evidence: Evidence) -> None:
     if evidence.training.num_steps < 1:
         raise NotApplicableError("no step was made")
     travel = evidence.travel()
-    if travel <= NO_MOTION * evidence.epsilon:
+    if not travel > NO_MOTION * evidence.epsilon:
         raise NotApplicableError(
             f"the outputs are predicted to move by {travel:.1g} of the residual, which is round-off: raise "
             "the step scale or the number of steps"
         )
-    if evidence.width_ratio() * travel >= 1:
+    if not evidence.width_ratio() * travel < 1:
         raise NotApplicableError(
             f"the outputs are predicted to travel {travel:.2g} times the residual, too far for the width "
             f"((sqrt(NC) + L)/sqrt(M) = {evidence.width_ratio():.2g}): lower the step scale or widen"
@@ -101,7 +99,7 @@ def _need_lazy_prediction(evidence: Evidence) -> None:
 
 
 def _need_lazy_displacement(displacement: float) -> None:
-    if displacement >= 1:
+    if not displacement < 1:
         raise NotApplicableError(
             f"the linearised network itself changes a layer by {displacement:.2g} of what its "
             "random weights are, out of the lazy regime: raise the damping or the width"
@@ -125,7 +123,7 @@ def _need_power(tolerance: float, effect: float, what: str) -> None:
 def _need_isotropy(evidence: Evidence) -> None:
     _need_mse(evidence)
     _need_conditions(evidence)
-    if evidence.map_tolerance() >= MAP_TOLERANCE_LIMIT:
+    if not evidence.map_tolerance() < MAP_TOLERANCE_LIMIT:
         raise NotApplicableError(
             f"damping {evidence.damping:g} may take {evidence.map_tolerance():.2g} of alpha: lower it"
         )
@@ -137,7 +135,7 @@ def _need_isotropy(evidence: Evidence) -> None:
     "Karakida & Osawa 2020; docs/theory.md, section 3",
     _not_anisotropic,
 )
-def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
+def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Dispersion of K below what damping, round-off and, unit-wise, the number of units allow.
 
     Exact, block-wise and K-FAC maps are isotropic at any width that meets the rank conditions, so only
@@ -157,7 +155,7 @@ def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     _need_power(
         predicted + tolerance, MAP_TOLERANCE_LIMIT, "the dispersion of a map with a spectrum"
     )
-    return Finding(
+    return verdict(
         measured <= predicted + tolerance, measured, predicted, tolerance, "dispersion of K"
     )
 
@@ -192,7 +190,7 @@ def _hidden_units(evidence: Evidence) -> int:
     "Karakida & Osawa 2020; docs/theory.md, section 3",
     _isotropic,
 )
-def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
+def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Measured alpha within the tolerance of the map; unit-wise within three standard deviations.
 
     Unit-wise alpha counts active (unit, sample) pairs over C: a sum over sum(M) independent units of
@@ -208,7 +206,7 @@ def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
         tolerance += 3 * (evidence.network.output_dim / active) ** 0.5 if active else 0.0
     _need_power(tolerance, MAP_TOLERANCE_LIMIT, "half of alpha")
     tolerance *= evidence.constant
-    return Finding(
+    return verdict(
         abs(measured - evidence.constant) <= tolerance,
         measured,
         evidence.constant,
@@ -223,7 +221,7 @@ def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     "Karakida & Osawa 2020; docs/theory.md, section 2",
     _isotropic,
 )
-def contraction(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
+def contraction(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """``sup_t abs(||r_t||/||r_0|| - abs(1 - eta alpha)^t)`` within `Evidence.finite_width_tolerance`.
 
     The error of the map itself (damping; unit-wise, its dispersion) adds to it.
@@ -235,7 +233,7 @@ def contraction(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     worst = int(np.argmax(np.abs(measured - predicted)))
     tolerance = evidence.finite_width_tolerance() + _map_error(evidence)
     _need_power(tolerance, float(np.max(np.abs(1 - predicted))), "the contraction predicted")
-    return Finding(
+    return verdict(
         bool(np.max(np.abs(measured - predicted)) <= tolerance),
         float(measured[worst]),
         float(predicted[worst]),
@@ -255,19 +253,19 @@ def _map_error(evidence: Evidence) -> float:
     "Karakida & Osawa 2020; docs/theory.md, section 2",
     _isotropic,
 )
-def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
+def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Loss after one step, over the initial one, below the square of the residual's tolerance.
 
     That is `Evidence.finite_width_tolerance` and the error of the map itself, as in `contraction`.
     """
-    if abs(evidence.step_scale - 1) > 1e-12:
+    if not abs(evidence.step_scale - 1) <= 1e-12:
         raise NotApplicableError(f"the step scale is {evidence.step_scale:g}, not 1")
     _need_isotropy(evidence)
     _need_lazy_prediction(evidence)
     measured = float(evidence.residual_ratios[1] ** 2)
     tolerance = (evidence.finite_width_tolerance() + _map_error(evidence)) ** 2
     _need_power(tolerance, 1.0, "the initial loss")
-    return Finding(measured <= tolerance, measured, 0.0, tolerance, "loss after one step / initial")
+    return verdict(measured <= tolerance, measured, 0.0, tolerance, "loss after one step / initial")
 
 
 @claim(
@@ -276,7 +274,7 @@ def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     "docs/theory.md, section 2",
     _isotropic,
 )
-def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
+def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Growth a step of a residual of 0.01 ||r_0|| at eta = 2.5/alpha: above 1, and 1.5 to tolerance.
 
     Such a run travels 2.5 * 0.01 of the residual, so that the Jacobian changes by that share of what it
@@ -289,7 +287,7 @@ def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
         raise NotApplicableError("no run beyond the edge was made")
     run = evidence.beyond_edge
     margin = EDGE_SCALE * _map_error(evidence)
-    if margin >= EDGE_SCALE - 2:
+    if not margin < EDGE_SCALE - 2:
         raise NotApplicableError(
             f"K may be {_map_error(evidence):.2g} alpha off at this damping and width, so that "
             f"{EDGE_SCALE}/alpha need not lie beyond the edge"
@@ -302,7 +300,7 @@ def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     full_step = max(evidence.width_ratio(), displacement)
     tolerance = EDGE_SCALE**2 * EDGE_RESIDUAL * full_step + margin
     _need_power(tolerance, predicted - 1, "the growth predicted")
-    return Finding(
+    return verdict(
         measured > 1 and abs(measured - predicted) <= tolerance,
         measured,
         predicted,
@@ -317,7 +315,7 @@ def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     "Karakida & Osawa 2020; docs/theory.md, section 2",
     lambda evidence: evidence.name == "identity",
 )
-def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
+def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """GD's final ``||r_T||/||r_0||`` is its eigenbasis prediction, and above every isotropic method's.
 
     Asked only where the predictions say so: beyond eta alpha = 1 an isotropic method may be the slower.
@@ -333,7 +331,7 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     expected = max(
         (float(abs(1 - e.step_scale) ** e.training.num_steps) for e in rivals), default=0.0
     )
-    if predicted - expected <= SAME_PREDICTION:
+    if not predicted - expected > SAME_PREDICTION:
         raise NotApplicableError(
             f"at step scale {evidence.step_scale:g} theory leaves {expected:.2g} of an isotropic method's "
             f"residual and {predicted:.2g} of gradient descent's"
@@ -344,7 +342,7 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
             f"the lead that theory gives the isotropic methods, {predicted - expected:.2g}, is within the "
             f"finite-width effect, {tolerance:.2g}: widen the network"
         )
-    return Finding(
+    return verdict(
         abs(measured - predicted) <= tolerance and measured > slowest,
         measured,
         predicted,
@@ -360,7 +358,7 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     "Karakida & Osawa 2020; Lee et al. 2019; docs/theory.md, section 4",
     _everything,
 )
-def finite_width_gap(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
+def finite_width_gap(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """``sup_t ||f_t - f_t^predicted||_F`` over `Evidence.scale`, on the training set.
 
     Within `Evidence.finite_width_tolerance`. The prediction uses the measured K, so damping and
@@ -369,7 +367,7 @@ def finite_width_gap(evidence: Evidence, others: Mapping[str, Evidence]) -> Find
     _need_training_regime(evidence)
     measured = sup_gap(evidence.training.outputs, evidence.prediction.outputs, evidence.scale)
     tolerance = evidence.finite_width_tolerance()
-    return Finding(measured <= tolerance, measured, 0.0, tolerance, "relative sup gap")
+    return verdict(measured <= tolerance, measured, 0.0, tolerance, "relative sup gap")
 
 
 @claim(
@@ -378,7 +376,7 @@ def finite_width_gap(evidence: Evidence, others: Mapping[str, Evidence]) -> Find
     "Lee et al. 2019; Karakida & Osawa 2020; docs/theory.md, section 4",
     _everything,
 )
-def lazy_parameters(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
+def lazy_parameters(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """``||theta_T - theta_0||/||theta_0||`` at most `Evidence.jacobian_change`, which is O(1/sqrt(M)).
 
     Theory: a change of O(sqrt(NC)) against O(sqrt(M)) a layer (see `Evidence.width_ratio`). The
@@ -392,7 +390,7 @@ def lazy_parameters(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     if evidence.network.depth == 1:
         raise NotApplicableError("a linear model has no lazy limit")
     limit = evidence.jacobian_change()
-    return Finding(
+    return verdict(
         measured <= limit,
         measured,
         predicted,
@@ -407,7 +405,7 @@ def lazy_parameters(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     "Karakida & Osawa 2020; docs/theory.md, section 4",
     _everything,
 )
-def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
+def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Final test outputs nearer to the own prediction than to any other method's.
 
     Distances are root mean squares over samples, relative to that of f_0 - y on the training set. The
@@ -434,7 +432,7 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     predicted = np.asarray(evidence.prediction.test_outputs[-1])
     own = sup_gap([final], [predicted], scale)
     apart = {name: sup_gap([predicted], [f], scale) for name, f in rivals.items()}
-    apart = {n: d for n, d in apart.items() if d > SAME_PREDICTION * evidence.travel()}
+    apart = {n: d for n, d in apart.items() if not d <= SAME_PREDICTION * evidence.travel()}
     if not apart:
         raise NotApplicableError("every other approximation has the same minimum")
     tolerance = evidence.finite_width_tolerance()
@@ -445,7 +443,7 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
             f"at this width the test predictions of {evidence.name} and {nearest} cannot be told apart "
             f"(own gap {own:.2g}, they differ by {apart[nearest]:.2g})"
         )
-    return Finding(
+    return verdict(
         own <= tolerance and own < distances[nearest],
         own,
         0.0,
@@ -461,7 +459,7 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Findi
     "Karakida & Osawa 2020; docs/theory.md, section 3",
     _anisotropic,
 )
-def anisotropic(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
+def anisotropic(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Dispersion above 3/sqrt(hidden units).
 
     A map that becomes isotropic as the width grows is a sum over units and disperses by about
@@ -473,16 +471,16 @@ def anisotropic(evidence: Evidence, others: Mapping[str, Evidence]) -> Finding:
     if not units:
         raise NotApplicableError("a linear model has no width to grow")
     floor = ANISOTROPY_FACTOR / units**0.5
-    if floor > ANISOTROPY_LIMIT:
+    if not floor <= ANISOTROPY_LIMIT:
         raise NotApplicableError(
             f"a sum over {units} units may disperse by {floor:.2g} and still become isotropic: widen"
         )
-    if evidence.ntk_condition < 2:
+    if not evidence.ntk_condition >= 2:
         raise NotApplicableError(
             f"the NTK itself is nearly a multiple of I (condition number {evidence.ntk_condition:.2g})"
         )
     measured = float(evidence.isotropy.dispersion)
-    return Finding(
+    return verdict(
         measured > floor,
         measured,
         floor,

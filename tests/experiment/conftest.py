@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import ngd_theory as ngd
-from ngd_theory import claims
-from ngd_theory.claims.experiment import EDGE_STEPS
-from ngd_theory.claims.statements import EDGE_RESIDUAL, EDGE_SCALE
+from ngd_theory import experiment
 from ngd_theory.dynamics import Trajectory
+from ngd_theory.experiment.evidence import EDGE_RESIDUAL, EDGE_SCALE
+from ngd_theory.experiment.pipeline import EDGE_STEPS
 
 #: A run small enough for a test, in which every claim applies to some approximation. Other tests of
 #: whole runs have the same shapes: nearly all their time is compilation.
@@ -61,7 +61,7 @@ def ideal():
         near = EDGE_RESIDUAL * (residuals[0] if steps else start.reshape(targets.shape))
         growth = (1 - EDGE_SCALE) ** np.arange(EDGE_STEPS + 1)[:, None, None]
         beyond = along(growth * near, residuals[0] + targets - near)
-        return claims.Evidence(
+        return experiment.Evidence(
             approximation=approximation,
             network=network,
             num_samples=num_samples,
@@ -92,13 +92,13 @@ def ideal():
 @pytest.fixture(scope="session")
 def real():
     """A verification of all seven approximations under MSE."""
-    return claims.verify(claims.parse(REAL))
+    return experiment.verify(experiment.parse(REAL))
 
 
 @pytest.fixture(scope="session")
 def judged():
-    """Status, or whole verdict, of one claim on one piece of evidence."""
-    table = {c.name: c for c in claims.CLAIMS}
+    """Outcome, or whole verdict, of one claim on one piece of evidence."""
+    table = {c.name: c for c in experiment.CLAIMS}
 
     def judge(claim, evidence, others=(), **changes):
         changed = replace(evidence, **changes)

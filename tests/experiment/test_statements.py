@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import ngd_theory as ngd
-from ngd_theory import claims
-from ngd_theory.claims import CLAIMS, Status, judge
+from ngd_theory import experiment
+from ngd_theory.experiment import CLAIMS, Outcome, judge
 from ngd_theory.theory import Condition
 
 NAMES = tuple(c.name for c in CLAIMS)
@@ -64,7 +64,7 @@ def test_an_ideal_isotropic_method_passes_every_claim_about_it(ideal, name):
     evidence = {name: ideal(name), "identity": ideal("identity")}
     verdicts = [v for v in judge(evidence) if v.approximation == name]
     assert [v.claim for v in verdicts] == list(WITH_ALPHA)
-    assert {v.status for v in verdicts} == {Status.PASS}
+    assert {v.outcome for v in verdicts} == {Outcome.PASS}
 
 
 @pytest.mark.parametrize("name", ["identity", "entry-wise"])
@@ -72,22 +72,22 @@ def test_an_ideal_anisotropic_method_passes_every_claim_about_it(ideal, name):
     verdicts = [v for v in judge({name: ideal(name), "exact": ideal()}) if v.approximation == name]
     expected = [c for c in NAMES if c in WITHOUT_ALPHA or (c, name) == ("gd-slower", "identity")]
     assert [v.claim for v in verdicts] == expected
-    assert {v.status for v in verdicts} == {Status.PASS}
+    assert {v.outcome for v in verdicts} == {Outcome.PASS}
 
 
 def test_a_map_with_a_spectrum_fails_isotropy(ideal, judged):
     for name in ISOTROPIC:
         evidence = ideal(name)
         verdict = judged("isotropy", evidence, isotropy=anisotropic_map(evidence, 0.3))
-        assert verdict.status is Status.FAIL
+        assert verdict.outcome is Outcome.FAIL
         assert verdict.measured == pytest.approx(0.3)
 
 
 def test_a_dispersion_above_round_off_fails_isotropy_except_where_it_is_asymptotic(ideal, judged):
     for name in ISOTROPIC:
         evidence = ideal(name)
-        found = judged("isotropy", evidence, isotropy=anisotropic_map(evidence, 1e-4)).status
-        assert found is (Status.PASS if name == "unit-wise" else Status.FAIL)
+        found = judged("isotropy", evidence, isotropy=anisotropic_map(evidence, 1e-4)).outcome
+        assert found is (Outcome.PASS if name == "unit-wise" else Outcome.FAIL)
 
 
 @pytest.mark.parametrize("name", ISOTROPIC)
@@ -95,44 +95,44 @@ def test_a_dispersion_above_round_off_fails_isotropy_except_where_it_is_asymptot
 def test_a_wrong_constant_fails(ideal, judged, name, factor):
     evidence = ideal(name)
     verdict = judged("constant", evidence, constant=factor * evidence.constant)
-    assert verdict.status is Status.FAIL
+    assert verdict.outcome is Outcome.FAIL
     assert verdict.predicted == pytest.approx(factor * verdict.measured)
 
 
 def test_constants_of_different_methods_are_told_apart(ideal, judged):
     evidence = ideal("block-diagonal")
-    assert judged("constant", evidence, isotropy=ideal("exact").isotropy).status is Status.FAIL
+    assert judged("constant", evidence, isotropy=ideal("exact").isotropy).outcome is Outcome.FAIL
 
 
 def test_kfac_with_the_constant_of_the_paper_fails(ideal, judged):
     """[KO] state L N, for an output factor scaled by 1/N: not this one."""
     evidence = ideal("kfac")
     verdict = judged("constant", evidence, constant=3.0 * evidence.num_samples)
-    assert verdict.status is Status.FAIL
+    assert verdict.outcome is Outcome.FAIL
 
 
 def test_a_map_that_is_not_a_number_fails(ideal, judged):
     nowhere = replace(
         ideal().isotropy, constant=jnp.asarray(jnp.nan), dispersion=jnp.asarray(jnp.nan)
     )
-    assert judged("isotropy", ideal(), isotropy=nowhere).status is Status.FAIL
-    assert judged("constant", ideal(), isotropy=nowhere).status is Status.FAIL
+    assert judged("isotropy", ideal(), isotropy=nowhere).outcome is Outcome.FAIL
+    assert judged("constant", ideal(), isotropy=nowhere).outcome is Outcome.FAIL
 
 
 def test_a_residual_that_stays_fails_contraction_and_one_step(ideal, judged):
     evidence = ideal()
     stuck = offset(evidence.training, 0.5)
     for claim in ("contraction", "one-step", "finite-width-gap"):
-        assert judged(claim, evidence, training=stuck).status is Status.FAIL
+        assert judged(claim, evidence, training=stuck).outcome is Outcome.FAIL
 
 
 @pytest.mark.parametrize("factor", [0.2, 2.0, -3.0])
 def test_a_wrong_rate_fails_contraction(ideal, judged, factor):
     evidence = ideal(scale=0.5)
-    assert judged("contraction", evidence).status is Status.PASS
+    assert judged("contraction", evidence).outcome is Outcome.PASS
     wrong = scaled(evidence.training, factor, evidence.targets)
     verdict = judged("contraction", evidence, training=wrong)
-    assert verdict.status is Status.FAIL
+    assert verdict.outcome is Outcome.FAIL
     assert verdict.predicted == pytest.approx(0.5)
     assert verdict.measured == pytest.approx(abs(factor) / 2)
 
@@ -141,8 +141,8 @@ def test_a_trajectory_with_the_sign_of_the_residual_wrong_fails_the_gap_alone(id
     """Contraction speaks of norms; that the direction is right is the finite-width gap's to say."""
     evidence = ideal(scale=0.5)
     mirrored = scaled(evidence.training, -1.0, evidence.targets)
-    assert judged("contraction", evidence, training=mirrored).status is Status.PASS
-    assert judged("finite-width-gap", evidence, training=mirrored).status is Status.FAIL
+    assert judged("contraction", evidence, training=mirrored).outcome is Outcome.PASS
+    assert judged("finite-width-gap", evidence, training=mirrored).outcome is Outcome.FAIL
 
 
 def test_one_step_is_measured_by_the_loss(ideal, judged):
@@ -156,13 +156,13 @@ def test_one_step_is_measured_by_the_loss(ideal, judged):
 def test_a_prediction_of_another_method_fails_the_gap(ideal, judged):
     other = ideal("identity").prediction
     verdict = judged("finite-width-gap", ideal(), prediction=other)
-    assert verdict.status is Status.FAIL
+    assert verdict.outcome is Outcome.FAIL
 
 
 def test_a_training_run_that_is_not_a_number_fails_the_gap(ideal, judged):
     nowhere = offset(ideal().training, np.nan)
     verdict = judged("finite-width-gap", ideal(), training=nowhere)
-    assert verdict.status is Status.FAIL
+    assert verdict.outcome is Outcome.FAIL
     assert verdict.measured == np.inf
 
 
@@ -175,7 +175,7 @@ def test_another_growth_beyond_the_edge_fails(ideal, judged, growth):
     times = np.arange(len(run.outputs))[:, None, None]
     other = replace(run, outputs=jnp.asarray(targets + growth**times * first))
     verdict = judged("divergence-edge", evidence, beyond_edge=other)
-    assert verdict.status is Status.FAIL
+    assert verdict.outcome is Outcome.FAIL
     assert verdict.measured == pytest.approx(growth)
     assert verdict.predicted == 1.5
 
@@ -183,14 +183,14 @@ def test_another_growth_beyond_the_edge_fails(ideal, judged, growth):
 def test_gradient_descent_off_its_prediction_fails(ideal, judged):
     gd = ideal("identity")
     wrong = scaled(gd.training, 0.1, gd.targets)
-    assert judged("gd-slower", gd, [ideal()], training=wrong).status is Status.FAIL
+    assert judged("gd-slower", gd, [ideal()], training=wrong).outcome is Outcome.FAIL
 
 
 def test_gradient_descent_as_fast_as_an_isotropic_method_fails(ideal, judged):
     gd, exact = ideal("identity"), ideal()
     slow = replace(exact, training=gd.training)
     verdict = judged("gd-slower", gd, [slow])
-    assert verdict.status is Status.FAIL
+    assert verdict.outcome is Outcome.FAIL
     assert abs(verdict.measured - verdict.predicted) <= verdict.tolerance
 
 
@@ -204,33 +204,33 @@ def test_an_isotropic_method_out_of_its_conditions_is_no_rival_of_gradient_desce
     gd = ideal("identity")
     slow = replace(ideal(), training=gd.training, conditions=(broken_condition(),))
     assert excused(judged("gd-slower", gd, [slow]), "no isotropic method")
-    assert judged("gd-slower", gd, [slow, ideal("kfac")]).status is Status.PASS
+    assert judged("gd-slower", gd, [slow, ideal("kfac")]).outcome is Outcome.PASS
 
 
 def test_parameters_that_move_far_fail(ideal, judged):
     evidence = ideal()
     far = replace(evidence.training, parameter_distances=jnp.array([0.0, 1.0, 2.0, 1e4]))
     verdict = judged("lazy-parameters", evidence, training=far)
-    assert verdict.status is Status.FAIL
+    assert verdict.outcome is Outcome.FAIL
     assert verdict.measured == pytest.approx(1e4 / evidence.parameter_norm)
 
 
 def test_a_swapped_q_fails_distinct_minima(ideal, judged):
     exact, block = ideal(), ideal("block-diagonal")
-    assert judged("distinct-minima", exact, [block]).status is Status.PASS
+    assert judged("distinct-minima", exact, [block]).outcome is Outcome.PASS
     swapped = replace(exact.prediction, test_outputs=block.prediction.test_outputs)
     rival = replace(block, prediction=exact.prediction)
     # Widened until the finite width cannot excuse it.
     far = replace(exact.training, test_outputs=exact.training.test_outputs - 1)
-    assert judged("distinct-minima", exact, [block], training=far).status is Status.FAIL
+    assert judged("distinct-minima", exact, [block], training=far).outcome is Outcome.FAIL
     verdict = judged("distinct-minima", exact, [rival], prediction=swapped)
-    assert verdict.status is not Status.PASS
+    assert verdict.outcome is not Outcome.PASS
 
 
 @pytest.mark.parametrize("name", ["identity", "entry-wise"])
 def test_an_isotropic_map_fails_to_be_anisotropic(ideal, judged, name):
     verdict = judged("anisotropic", ideal(name), isotropy=ideal("exact").isotropy)
-    assert verdict.status is Status.FAIL
+    assert verdict.outcome is Outcome.FAIL
     assert verdict.predicted == pytest.approx(3 / (2 * 4096) ** 0.5)
 
 
@@ -238,7 +238,7 @@ def test_an_isotropic_map_fails_to_be_anisotropic(ideal, judged, name):
 
 
 def excused(verdict, *words):
-    assert verdict.status is Status.NOT_APPLICABLE
+    assert verdict.outcome is Outcome.NOT_APPLICABLE
     assert (verdict.measured, verdict.predicted, verdict.tolerance) == (None, None, None)
     for word in words:
         assert word in verdict.why
@@ -316,7 +316,7 @@ def test_a_tolerance_as_wide_as_the_effect_is_no_test(ideal, judged):
 
 def test_a_condition_that_the_solves_remedy_blocks_nothing(ideal, judged):
     remedied = replace(broken_condition(), blocking=False)
-    assert judged("isotropy", ideal(), conditions=(remedied,)).status is Status.PASS
+    assert judged("isotropy", ideal(), conditions=(remedied,)).outcome is Outcome.PASS
 
 
 def test_gradient_descent_is_no_slower_in_theory_beyond_step_scale_one(ideal, judged):
@@ -334,7 +334,7 @@ def test_a_method_with_the_same_minimum_is_no_rival(ideal, judged):
     twin = replace(ideal("kfac"), prediction=exact.prediction)
     assert excused(judged("distinct-minima", exact, [twin]), "same minimum")
     verdict = judged("distinct-minima", exact, [twin, ideal("block-diagonal")])
-    assert verdict.status is Status.PASS
+    assert verdict.outcome is Outcome.PASS
     assert "block-diagonal" in verdict.why
 
 
@@ -348,8 +348,8 @@ def test_an_ntk_near_a_multiple_of_the_identity_is_no_spectrum(ideal, judged):
 
 def test_the_unit_wise_map_of_a_linear_model_is_held_to_round_off(ideal, judged):
     evidence = ideal("unit-wise", depth=1)
-    status = judged("isotropy", evidence, isotropy=anisotropic_map(evidence, 1e-3)).status
-    assert status is Status.FAIL
+    status = judged("isotropy", evidence, isotropy=anisotropic_map(evidence, 1e-3)).outcome
+    assert status is Outcome.FAIL
 
 
 def test_one_step_needs_a_step_scale_of_one(ideal, judged):
@@ -427,7 +427,7 @@ class Anisotropic(Unstated):
 
 def claims_about(evidence):
     """Every verdict on one approximation, by claim."""
-    return {v.claim: v for v in claims.judge({evidence.name: evidence})}
+    return {v.claim: v for v in experiment.judge({evidence.name: evidence})}
 
 
 @pytest.mark.parametrize("dispersion", [1e-9, 0.043, 0.085, 0.154, 3.0])
@@ -437,18 +437,18 @@ def test_what_the_theory_does_not_speak_of_is_not_judged(ideal, dispersion):
     map = replace(evidence.isotropy, dispersion=jnp.asarray(dispersion))
     found = claims_about(replace(evidence, isotropy=map))
     assert "anisotropic" not in found and "constant" not in found
-    assert found["isotropy"].status is Status.NOT_APPLICABLE
+    assert found["isotropy"].outcome is Outcome.NOT_APPLICABLE
     assert "the theory states nothing of input-side" in found["isotropy"].why
     # What it does with its own map is judged all the same.
-    assert found["finite-width-gap"].status is Status.PASS
+    assert found["finite-width-gap"].outcome is Outcome.PASS
 
 
 def test_what_the_theory_calls_anisotropic_is_judged_so(ideal):
     evidence = replace(ideal("identity"), approximation=Anisotropic())
-    assert claims_about(evidence)["anisotropic"].status is Status.PASS
+    assert claims_about(evidence)["anisotropic"].outcome is Outcome.PASS
     flat = replace(evidence.isotropy, dispersion=jnp.asarray(1e-3))
     found = claims_about(replace(evidence, isotropy=flat))
-    assert found["anisotropic"].status is Status.FAIL and "isotropy" not in found
+    assert found["anisotropic"].outcome is Outcome.FAIL and "isotropy" not in found
 
 
 def test_the_theory_says_of_every_approximation_one_thing(ideal):
@@ -464,4 +464,4 @@ def test_a_constant_that_is_not_known_here_is_no_spectrum(ideal):
     """Too narrow for its constant, `kfac-tridiagonal` was judged as anisotropic."""
     evidence = replace(ideal("kfac-tridiagonal"), constant=None)
     found = claims_about(evidence)
-    assert found["isotropy"].status is Status.NOT_APPLICABLE and "anisotropic" not in found
+    assert found["isotropy"].outcome is Outcome.NOT_APPLICABLE and "anisotropic" not in found

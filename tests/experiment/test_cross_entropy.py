@@ -7,15 +7,14 @@ import pytest
 from rich.console import Console
 
 import ngd_theory as ngd
-from ngd_theory import claims, fisher
-from ngd_theory.claims.experiment import judged_map
+from ngd_theory import experiment, fisher
 from ngd_theory.errors import SingularKernelError
+from ngd_theory.experiment.pipeline import judged_map
 from ngd_theory.report import print_report
 from ngd_theory.report.result import to_dict
-from ngd_theory.sweeps.cells import Cell
-from ngd_theory.sweeps.measure import measure_cell
+from ngd_theory.sweeps.theory import TheoryCell
 
-SETTINGS = claims.parse(
+SETTINGS = experiment.parse(
     {"dataset": "gaussian", "input_dim": 24, "num_train": 8, "num_test": 0, "width": 256}
     | {"steps": 1, "output_dim": 3, "loss": "cross-entropy", "step_scale": 0.5, "damping": 1e-9}
 )
@@ -23,7 +22,7 @@ SETTINGS = claims.parse(
 
 @pytest.fixture(scope="module")
 def report():
-    return claims.verify(SETTINGS)
+    return experiment.verify(SETTINGS)
 
 
 def softmax_fisher(outputs):
@@ -80,7 +79,7 @@ def test_a_network_that_is_certain_of_every_sample_has_no_constant():
 
 def test_a_study_has_the_same_numbers(report):
     settings = SETTINGS.model_copy(update={"approximations": ("exact",)})
-    (row,) = measure_cell(Cell(settings, ("isotropy",)))
+    (row,) = TheoryCell(settings, measured=("isotropy",)).measure()
     assert row["constant"] == pytest.approx(float(report.evidence["exact"].isotropy.constant))
     assert row["constant_error"] < 1e-4
 
@@ -100,9 +99,9 @@ def test_what_does_not_run_is_named_with_the_reason(report):
 
 
 def test_under_mse_only_what_was_meant_is_left_out():
-    left_out = claims.Settings().left_out
+    left_out = experiment.Settings().left_out
     assert set(left_out) == {"kfac-tridiagonal"}
-    assert set(claims.Settings().chosen_approximations) == set(ngd.fisher.APPROXIMATIONS) - set(
+    assert set(experiment.Settings().chosen_approximations) == set(ngd.fisher.APPROXIMATIONS) - set(
         left_out
     )
-    assert claims.Settings(approximations=("exact",)).left_out == {}
+    assert experiment.Settings(approximations=("exact",)).left_out == {}

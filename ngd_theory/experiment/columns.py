@@ -1,0 +1,289 @@
+"""Every number that is measured of an approximation, named once: for tables, reports and claims of studies."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ngd_theory.experiment.evidence import Evidence, LayerEvidence, residual_ratios
+
+Others = Mapping[str, Evidence]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number, or a word, of a piece of evidence.
+
+    Attributes
+    ----------
+    kind : {"string", "bool", "int64", "float64"}
+    meaning : str
+    value : ``(evidence, all evidence of the experiment by approximation) -> value``
+        One value, or one a step; None where there is none.
+    measured_by : str or None
+        The measurement of a study that fills it; empty without. None: always there.
+    last : bool
+        Whether it is of the last step alone.
+    layered : bool
+        Whether each layer has one too: ``value`` then takes a `LayerEvidence` as well.
+    of_a_constant : bool
+        Whether it is empty where the theory states no constant.
+    """
+
+    kind: Literal["string", "bool", "int64", "float64"]
+    meaning: str
+    value: Callable[[Any, Others], Any] = lambda e, others: None
+    measured_by: str | None = None
+    last: bool = False
+    layered: bool = False
+    of_a_constant: bool = False
+
+
+def _constant_error(e: Evidence | LayerEvidence, others: Others) -> float | None:
+    if e.constant is None:
+        return None
+    return abs(float(e.isotropy.constant) / e.constant - 1) if e.constant else np.inf
+
+
+def _diverged(e: Evidence, others: Others) -> np.ndarray:
+    ends = np.zeros(e.training.num_steps + 1, bool)
+    ends[-1] = e.training.diverged
+    return ends
+
+
+def _residual(of: str) -> Callable[[Evidence, Others], np.ndarray | None]:
+    return lambda e, _: residual_ratios(getattr(e, of), e.targets) if e.loss == "mse" else None
+
+
+def _rival_ratio(e: Evidence, others: Others) -> float | None:
+    """NaN where a run did not come to its last step."""
+    runs = [o for o in others.values() if o.name != e.name]
+    if not runs:
+        return None
+    if e.training.num_steps < e.prediction.num_steps:
+        return np.nan
+    final = np.asarray(e.training.test_outputs)[-1]
+    own = np.linalg.norm(final - np.asarray(e.prediction.test_outputs)[-1])
+    nearest = min(np.linalg.norm(final - np.asarray(o.prediction.test_outputs)[-1]) for o in runs)
+    return float(own / nearest) if nearest > 0 else np.inf
+
+
+def _distances(e: Evidence) -> np.ndarray:
+    assert e.training.parameter_distances is not None
+    return np.asarray(e.training.parameter_distances)
+
+
+#: By name, in the order of the table.
+COLUMNS: dict[str, Column] = {
+    "approximation": Column("string", "public name", lambda e, _: e.name),
+    "applicable": Column(
+        "bool",
+        "whether the theory's premises may hold at this grid point",
+        lambda e, _: not e.broken_premises,
+    ),
+    "reason": Column(
+        "string", "why not, or empty", lambda e, _: "; ".join(e.broken_premises.values())
+    ),
+    "step": Column(
+        "int64", "t; updates made so far", lambda e, _: np.arange(e.training.num_steps + 1)
+    ),
+    "damping_used": Column(
+        "float64",
+        "rho that the approximation was given: `damping`, or what `Approximation.matched_damping` makes of it",
+        lambda e, _: e.damping,
+    ),
+    "step_size": Column("float64", "eta", lambda e, _: e.step_size),
+    "constant": Column(
+        "float64",
+        "alpha = tr K/(NC) as measured; tr(K Lambda)/rank Lambda under cross-entropy",
+        lambda e, _: e.isotropy.constant,
+        "isotropy",
+        layered=True,
+    ),
+    "predicted_constant": Column(
+        "float64",
+        "alpha of the theory",
+        lambda e, _: e.constant,
+        "isotropy",
+        layered=True,
+        of_a_constant=True,
+    ),
+    "constant_error": Column(
+        "float64",
+        "abs(measured / predicted - 1)",
+        _constant_error,
+        "isotropy",
+        layered=True,
+        of_a_constant=True,
+    ),
+    "dispersion": Column(
+        "float64",
+        "||K - alpha I||_F / (alpha sqrt(NC)); of R^T K R where Lambda = R R^T is not 0, under cross-entropy",
+        lambda e, _: e.isotropy.dispersion,
+        "isotropy",
+        layered=True,
+    ),
+    "min_eigenvalue": Column(
+        "float64",
+        "of the same map",
+        lambda e, _: e.isotropy.min_eigenvalue,
+        "isotropy",
+        layered=True,
+    ),
+    "max_eigenvalue": Column(
+        "float64",
+        "of the same map",
+        lambda e, _: e.isotropy.max_eigenvalue,
+        "isotropy",
+        layered=True,
+    ),
+    "residual": Column(
+        "float64",
+        "||f_t - y|| / ||f_0 - y||, trained (MSE)",
+        _residual("training"),
+        "trajectory",
+    ),
+    "predicted_residual": Column(
+        "float64",
+        "the same in function space (MSE)",
+        _residual("prediction"),
+        "trajectory",
+    ),
+    "train_loss": Column("float64", "trained", lambda e, _: e.losses("training"), "trajectory"),
+    "predicted_train_loss": Column(
+        "float64", "in function space", lambda e, _: e.losses("prediction"), "trajectory"
+    ),
+    "test_loss": Column(
+        "float64", "trained", lambda e, _: e.losses("training", "test"), "trajectory"
+    ),
+    "predicted_test_loss": Column(
+        "float64", "in function space", lambda e, _: e.losses("prediction", "test"), "trajectory"
+    ),
+    "diverged": Column(
+        "bool", "training was stopped there: its loss grew without bound", _diverged
+    ),
+    "gap": Column(
+        "float64",
+        "||f_t - f_t^predicted||_F / scale; scale ||f_0 - y||_F under MSE",
+        lambda e, _: e.gaps(),
+        "gap",
+    ),
+    "test_gap": Column(
+        "float64",
+        "the same on the test set, per sample",
+        lambda e, _: e.gaps(split="test"),
+        "gap",
+    ),
+    "rival_ratio": Column(
+        "float64",
+        "test_gap over the distance to the nearest prediction of another approximation, last step",
+        _rival_ratio,
+        "rivals",
+        last=True,
+    ),
+    "movement": Column(
+        "float64",
+        "||theta_t - theta_0|| / ||theta_0||",
+        lambda e, _: _distances(e) / e.parameter_norm,
+        "movement",
+    ),
+    "distance": Column("float64", "||theta_t - theta_0||", lambda e, _: _distances(e), "movement"),
+    "kernel_drift": Column(
+        "float64",
+        "||Theta_T - Theta_0||_F / ||Theta_0||_F, last step",
+        lambda e, _: e.kernel_drift,
+        "kernel-drift",
+        last=True,
+    ),
+    "kernel_distance": Column(
+        "float64",
+        "||Theta - Theta_inf||_F / ||Theta_inf||_F at initialisation",
+        lambda e, _: e.kernel_distance,
+        "limit",
+    ),
+    "limit_gap": Column(
+        "float64",
+        "gap to the infinite-width prediction from the same f_0",
+        lambda e, _: e.gaps("limit"),
+        "limit",
+    ),
+    "limit_test_gap": Column(
+        "float64",
+        "the same on the test set, per sample",
+        lambda e, _: e.gaps("limit", "test"),
+        "limit",
+    ),
+    "ntk_min": Column(
+        "float64",
+        "smallest eigenvalue of Theta at initialisation",
+        lambda e, _: e.ntk_ends[0],
+        "eigenvalues",
+    ),
+    "ntk_max": Column(
+        "float64",
+        "largest eigenvalue of Theta at initialisation",
+        lambda e, _: e.ntk_ends[1],
+        "eigenvalues",
+    ),
+    "place": Column(
+        "string",
+        "first, hidden (the layers between) or output: the row is of one layer; network: of all",
+        lambda e, _: e.place,
+        layered=True,
+    ),
+    "layer": Column("int64", "from 1; 0: the whole network", lambda e, _: e.layer, layered=True),
+    "positions": Column(
+        "int64", "T of the layer", lambda e, _: e.positions, "layers", layered=True
+    ),
+    "input_rank": Column(
+        "int64", "of the (N T, P) matrix a", lambda e, _: e.input_rank, "layers", layered=True
+    ),
+    "sensitivity_rank": Column(
+        "int64",
+        "of the (N C T, M) matrix delta",
+        lambda e, _: e.sensitivity_rank,
+        "layers",
+        layered=True,
+    ),
+    "full_rank": Column(
+        "bool",
+        "whether both are N T and N C T; of the network: of all its layers but the last",
+        lambda e, _: e.full_rank,
+        "layers",
+        layered=True,
+    ),
+}
+
+
+def rows(evidence: Evidence, others: Others, measured: Iterable[str]) -> list[dict[str, Any]]:
+    """The columns of some measurements: a row a step, then a row a layer if those are measured.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    others : dict of str to Evidence
+        All of the experiment, by approximation.
+    measured : iterable of str
+        Names that columns are ``measured_by``.
+    """
+    wanted = {*measured, None}
+    columns = {n: c for n, c in COLUMNS.items() if c.measured_by in wanted}
+    length = evidence.training.num_steps + 1
+    found: list[dict[str, Any]] = [{} for _ in range(length)]
+    for name, column in columns.items():
+        value = column.value(evidence, others)
+        steps = [value] * length if np.ndim(value) == 0 else list(value[:length])
+        for step, one in enumerate(steps):
+            if one is not None and (step == length - 1 or not column.last):
+                found[step][name] = _plain(one)
+    if "layers" in wanted:
+        common = {n: v for n, v in found[0].items() if COLUMNS[n].measured_by is None}
+        for layer in evidence.layers:
+            own = {n: c.value(layer, others) for n, c in columns.items() if c.layered}
+            found.append({**common, **{n: _plain(v) for n, v in own.items() if v is not None}})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,210 @@
+"""Settings of an experiment: checked before anything is computed, and the options of ``ngd-theory verify``."""
+
+from collections.abc import Iterable
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ngd_theory import fisher
+from ngd_theory.data.sources import require_source
+from ngd_theory.errors import InputError, choose, shown
+from ngd_theory.networks import ACTIVATIONS
+
+#: Why some approximations do not run under cross-entropy.
+_NO_PREDICTION = (
+    "no tolerance is derived for them where the Fisher of the outputs changes as training goes on"
+)
+
+#: Counts fit the integers of arrays.
+PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
+#: Every layer is compiled by itself: more than this takes hours.
+Depth = Annotated[int, Field(ge=1, le=10_000)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _option(default: Any, help: str) -> Any:
+    return Field(default, description=help)
+
+
+class Settings(BaseModel):
+    """One network, its data and its training; descriptions and defaults are those of ``ngd-theory verify``."""
+
+    made_by: ClassVar[str] = 'ngd.experiment.parse({"dataset": "mnist"})'
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = _option(
+        "mnist",
+        "mnist, fashion-mnist, digits, curves, gaussian, cifar10, svhn, openml:NAME or PATH.npz.",
+    )
+    classes: tuple[str, ...] | None = _option(None, "Classes to keep, such as 0,1.")
+    num_train: PositiveInt = _option(100, "N, training samples.")
+    num_test: Annotated[int, Field(ge=0, lt=2**63)] = _option(100, "Test samples.")
+    width: PositiveInt = _option(1024, "M, units or channels of every hidden layer.")
+    depth: Depth = _option(3, "L, number of affine layers.")
+    activation: str = _option("relu", "relu, tanh, erf, gelu or identity.")
+    weight_std: Positive = _option(2**0.5, "sigma_w.")
+    bias_std: NonNegative = _option(0.0, "sigma_b; 0 leaves the biases out.")
+    approximations: tuple[str, ...] = _option(
+        (), "Comma-separated; all but kfac-tridiagonal when left out."
+    )
+    step_scale: Positive = _option(1.0, "eta times alpha.")
+    steps: PositiveInt = _option(5, "Training steps.")
+    damping: NonNegative = _option(1e-8, "rho; 0 is the limit rho -> 0.")
+    loss: Literal["mse", "cross-entropy"] = _option("mse", "mse or cross-entropy.")
+    seed: Seed = _option(0, "Seed of data choice and parameters.")
+    precision: Literal["float32", "float64"] = _option("float64", "float64 or float32.")
+    forster: bool = _option(False, "Forster transform of the inputs (N > M_0).")
+    input_dim: PositiveInt | None = _option(
+        None, "Keep this many principal components (gaussian: M_0)."
+    )
+    output_dim: PositiveInt | None = _option(None, "C, for gaussian.")
+    data_dir: Path | None = _option(None, "Folder of original data files.")
+    kernel: Literal["empirical", "infinite"] = _option(
+        "empirical", "empirical, or infinite: predict with the infinite width's kernels too."
+    )
+    architecture: Literal["mlp", "cnn"] = _option(
+        "mlp", "mlp, or cnn: depth - 1 convolutions and a dense layer."
+    )
+    image_size: PositiveInt | None = _option(None, "Rows and columns of gaussian images, for cnn.")
+    image_channels: PositiveInt = _option(3, "Channels of gaussian images.")
+    kernel_size: PositiveInt = _option(3, "Of a convolution.")
+    stride: PositiveInt = _option(1, "Of a convolution.")
+    pool: PositiveInt = _option(1, "Window of the average pooling after a convolution.")
+    padding: Literal["same", "valid", "circular"] = _option("same", "same, valid or circular.")
+    readout: Literal["flatten", "pool"] = _option(
+        "flatten", "flatten, or pool: the last layer sees all positions of a cnn, or their mean."
+    )
+    sharing: Literal["expand", "reduce"] = _option(
+        "expand", "expand or reduce: what positions that share a weight are to K-FAC."
+    )
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_source(cls, name: str) -> str:
+        require_source(name)
+        return name
+
+    @field_validator("activation")
+    @classmethod
+    def _known_activation(cls, name: str) -> str:
+        choose(ACTIVATIONS, name, "activation")
+        return name
+
+    @field_validator("damping")
+    @classmethod
+    def _damping_with_a_square(cls, damping: float) -> float:
+        # K-FAC is given the square.
+        if damping > 1e100:
+            raise InputError("must be at most 1e100")
+        return damping
+
+    @field_validator("approximations")
+    @classmethod
+    def _known_approximations(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            choose(fisher.APPROXIMATIONS, name, "approximation")
+        if len(set(names)) < len(names):
+            raise InputError("an approximation is named twice")
+        return names
+
+    @model_validator(mode="after")
+    def _fit_together(self):
+        known = self._predicted()
+        if unfit := sorted(set(self.approximations) - set(known)):
+            raise InputError(
+                f"{', '.join(unfit)} cannot be predicted under {self.loss} ({_NO_PREDICTION}); choose from "
+                + ", ".join(known)
+            )
+        if self.kernel == "infinite" and self.loss != "mse":
+            raise InputError("--kernel infinite predicts under mse only; use --kernel empirical")
+        if self.architecture == "cnn":
+            self._check_images()
+        if self.sharing == "reduce" and (
+            self.architecture != "cnn" or self.chosen_approximations != ("kfac",)
+        ):
+            raise InputError(
+                f"sharing = reduce is K-FAC's, on a cnn; {', '.join(self.chosen_approximations)} on "
+                f"an {self.architecture} does not take it"
+            )
+        return self
+
+    def _check_images(self) -> None:
+        if self.depth < 2:
+            raise InputError("a cnn has a convolution and a dense layer at least: depth 2")
+        if self.dataset == "gaussian" and self.image_size is None:
+            raise InputError("a cnn on gaussian images needs image_size")
+        dims = prod(self.image_shape or ())
+        if self.dataset == "gaussian" and self.input_dim not in (None, dims):
+            raise InputError(f"input_dim is {self.input_dim}; the images have {dims} numbers")
+        if self.dataset != "gaussian" and self.input_dim is not None:
+            raise InputError("a cnn sees images, not principal components: leave input_dim out")
+
+    def _predicted(self) -> tuple[str, ...]:
+        """Approximations whose training is predicted under the loss."""
+        known = fisher.APPROXIMATIONS.items()
+        return tuple(name for name, cls in known if self.loss in cls.predicted_losses)
+
+    @property
+    def chosen_approximations(self) -> tuple[str, ...]:
+        """The approximations to run: those named, or all but `left_out`."""
+        left_out = self.left_out
+        return self.approximations or tuple(n for n in fisher.APPROXIMATIONS if n not in left_out)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The approximations that do not run though none was named, each with the reason."""
+        if self.approximations:
+            return {}
+        named = {n: cls.named_only for n, cls in fisher.APPROXIMATIONS.items() if cls.named_only}
+        unfit = [n for n in fisher.APPROXIMATIONS if n not in self._predicted()]
+        return {**named, **dict.fromkeys(unfit, _NO_PREDICTION)}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(H, W, C_in) of gaussian images; None for other data, whose images know theirs."""
+        if self.image_size is None:
+            return None
+        return self.image_size, self.image_size, self.image_channels
+
+    @property
+    def chosen_dims(self) -> tuple[int | None, int | None]:
+        """Input and output dimensions for the data: those named; 784, or the image's, and 1 for Gaussian inputs."""
+        if self.dataset != "gaussian":
+            return self.input_dim, self.output_dim
+        inputs = prod(self.image_shape) if self.image_shape else 784
+        outputs = 1 if self.loss == "mse" else 2
+        return self.input_dim or inputs, self.output_dim or outputs
+
+    @property
+    def chosen_classes(self) -> tuple[str, ...] | None:
+        """The classes to keep: those named, or 0 and 1 for the digit images."""
+        if self.classes is None and self.dataset in ("mnist", "digits"):
+            return ("0", "1")
+        return self.classes
+
+
+def parse(values: dict[str, Any]) -> Settings:
+    """Validate settings.
+
+    Raises
+    ------
+    InputError
+        One line that names every wrong setting, its value and what is allowed.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise InputError("; ".join(_lines(error))) from None
+
+
+def _lines(error: ValidationError) -> Iterable[str]:
+    for e in error.errors():
+        message = str(e.get("ctx", {}).get("error", e["msg"]))
+        name = "--" + "-".join(str(part) for part in e["loc"][:1]).replace("_", "-")
+        given = str(e["input"])
+        given = given if given.isprintable() and len(given) <= 60 else shown(e["input"])
+        yield f"{name} {given}: {message}" if e["loc"] else message

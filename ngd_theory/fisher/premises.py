@@ -1,0 +1,35 @@
+"""Premises of isotropy that the sizes of a network alone show to fail (docs/theory.md section 3).
+
+They are known before anything is drawn. `ngd_theory.theory.check_conditions` measures the others.
+"""
+
+from collections.abc import Sequence
+
+from ngd_theory.networks import LayerSize
+
+#: Names of the premises, by which a study may allow grid points that break them.
+PREMISES = ("input-rank", "width")
+
+
+def input_rank(
+    name: str, sizes: Sequence[LayerSize], num_samples: int, mend: str
+) -> dict[str, str]:
+    """``N <= P_1``, P_1 the numbers that a unit of layer 1 sees, its bias among them; by name what is wrong."""
+    inputs = sizes[0].num_inputs
+    if num_samples <= inputs:
+        return {}
+    return {
+        "input-rank": f"{name} with {num_samples} samples of {inputs} inputs (a bias counts as one), so that layer 1 "
+        f"disperses at every width: use fewer samples, more input dimensions{mend}"
+    }
+
+
+def width(name: str, sizes: Sequence[LayerSize], needed: int) -> dict[str, str]:
+    """``M >= needed`` for every hidden layer; by name what is wrong."""
+    narrowest = min((size.num_units for size in sizes[:-1]), default=needed)
+    if narrowest >= needed:
+        return {}
+    return {
+        "width": f"{name} at width {narrowest}, too narrow for hidden layers of full rank: it takes {needed}; widen or "
+        "use fewer samples"
+    }
