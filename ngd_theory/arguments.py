@@ -27,10 +27,21 @@ def is_known(value) -> bool:
 
 
 def is_number(value) -> bool:
-    """Whether it is one real number: Python's, NumPy's, or an array of shape (); a truth value is none."""
+    """Whether it is one real number: Python's, NumPy's, or an array of shape (); a truth value is none.
+
+    A whole number that no float holds is none either.
+    """
     if isinstance(value, Real):
-        return not isinstance(value, bool)
+        return not isinstance(value, bool) and _is_float(value)
     return getattr(value, "shape", None) == () and _holds(value, jnp.floating, jnp.integer)
+
+
+def _is_float(value: Real) -> bool:
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def is_whole(value) -> bool:
@@ -217,14 +228,48 @@ def check_finite(name: str, values, advice: str = "clean the data first") -> Non
     Raises
     ------
     InputError
-        That names the first NaN or infinity.
+        That names the first NaN or infinity, or number beyond the type that JAX gives the array.
     """
     if is_finite(values):
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(values):
         where = f"{name}{jax.tree_util.keystr(path)}"
         if not is_finite(leaf):
+            check_range(where, leaf, jnp.result_type(leaf))
             raise InputError(f"{where} has a NaN or infinity{_place(leaf)}; {advice}")
+
+
+def check_range(name: str, values, dtype, *, positive: bool = False) -> None:
+    """Check that finite numbers which can be read stay finite in the type that they are used in.
+
+    Parameters
+    ----------
+    name : str
+    values : number or array
+    dtype : floating type
+    positive : bool
+        Whether a positive number must stay one.
+
+    Raises
+    ------
+    InputError
+        That names a number out of range, and the range.
+    """
+    there = is_known(values) and getattr(values, "is_fully_addressable", True)
+    if not there or np.can_cast(getattr(values, "dtype", object), dtype):
+        return
+    limits, array = jnp.finfo(dtype), np.asarray(values if is_array(values) else float(values))
+    smallest, largest = float(limits.tiny), float(limits.max)
+    outside = (array < -largest) | (array > largest)
+    # Smaller ones are zero in compiled programs.
+    outside |= positive & (0 < array) & (array < smallest)
+    outside &= np.isfinite(array)
+    if np.any(outside):
+        found = f"has the number {array[outside].flat[0]:g}" if array.ndim else f"is {array:g}"
+        raise InputError(
+            f"{name} {found}, beyond {jnp.dtype(dtype).name}, whose positive numbers are {smallest:.2g} to "
+            f"{largest:.2g}: use float64, or scale"
+        )
 
 
 def _place(leaf) -> str:
@@ -235,7 +280,7 @@ def _place(leaf) -> str:
 
 
 def is_finite(values) -> bool:
-    """Whether no number of an array or tree that can be read is NaN or infinite."""
+    """Whether no number of an array or tree that can be read is NaN or infinite, in the type that JAX gives it."""
     known = [leaf for leaf in jax.tree.leaves(values) if is_known(leaf)]
     known = [leaf for leaf in known if _has_numbers(leaf)]
     there = [leaf for leaf in known if not _is_on_host(leaf)]
@@ -259,8 +304,9 @@ def _host_finite(leaf) -> bool:
     array = np.asarray(leaf)
     if array.dtype.kind == "c":
         return bool(np.isfinite(array).all())
+    largest = float(jnp.finfo(jnp.result_type(array)).max)
     with np.errstate(invalid="ignore"):
-        return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+        return bool(-largest <= array.min() and array.max() <= largest)
 
 
 @jax.jit

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ngd_theory.arguments import is_known, is_number
+from ngd_theory.arguments import check_range, is_known, is_number
 from ngd_theory.errors import InputError, shown
 from ngd_theory.pytrees import pytree
 
@@ -51,17 +51,23 @@ class Damping:
         return limit(None, *args) if self.zero else positive(self.value, *args)
 
 
-def as_damping(damping) -> Damping:
+def as_damping(damping, dtype=None) -> Damping:
     """Make a `Damping` of a number, an array or a `Damping`.
 
     A number of Python or NumPy decides which solve is compiled. A JAX array does not, whatever its value: one program
     serves all values.
 
+    Parameters
+    ----------
+    damping : float, scalar array or Damping
+    dtype : floating type, optional
+        Of the solve, whose range ends; JAX's default float when None.
+
     Raises
     ------
     InputError
-        For a negative, infinite, complex or non-scalar damping. A value inside jit, vmap or grad is not known, and is
-        not checked.
+        For a negative, infinite, complex or non-scalar damping, or one beyond the range of ``dtype``. A value inside
+        jit, vmap or grad is not known, and is not checked.
     """
     value = damping.value if isinstance(damping, Damping) else damping
     if not is_known(value) and is_number(value):
@@ -71,10 +77,12 @@ def as_damping(damping) -> Damping:
     # A NaN fails.
     if not 0 <= float(value) < np.inf:
         raise InputError(f"damping is {value}; it must be one finite number >= 0")
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    check_range("damping", value, dtype)
     if isinstance(damping, Damping):
         return damping
     if isinstance(damping, jax.Array):
         return Damping(damping, zero=None)
     # In the precision of the run: in float32 a tiny number is zero.
-    rho = np.asarray(float(value), jnp.result_type(float))
-    return Damping(jnp.asarray(rho), zero=bool(rho == 0))
+    rho = np.asarray(float(value), dtype)
+    return Damping(jnp.asarray(rho), zero=bool(rho < jnp.finfo(dtype).tiny))

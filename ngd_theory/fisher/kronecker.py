@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ngd_theory.arguments import checked
+from ngd_theory.arguments import check_range, checked, is_number
 from ngd_theory.errors import InputError, shown
 from ngd_theory.linalg import cholesky_factor, eigh, lower_solve
 from ngd_theory.networks import LayerLinearization
@@ -289,8 +289,12 @@ def _check_pairs(fisher: KroneckerFisher, damping: Sequence[FactorDamping]) -> N
     if len(damping) != fisher.depth:
         raise InputError(f"damping has {len(damping)} pairs for {fisher.depth} layers")
     for layer, pair in enumerate(damping):
-        if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise InputError(f"damping[{layer}] is {shown(pair)}; it must be a pair (rho_A, rho_B)")
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(map(is_number, pair)):
+            raise InputError(
+                f"damping[{layer}] is {shown(pair)}; it must be a pair of numbers (rho_A, rho_B)"
+            )
+        for rho in pair:
+            check_range(f"damping[{layer}]", rho, fisher.inputs[0][0].dtype)
 
 
 def _whitening(matrix: Float[Array, "n n"], rho) -> Float[Array, "n n"]:

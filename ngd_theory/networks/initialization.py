@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ngd_theory.arguments import checked
+from ngd_theory.arguments import check_range, checked
 from ngd_theory.errors import InputError
 from ngd_theory.networks.checks import require_floating
 from ngd_theory.networks.layers import Affine
@@ -103,8 +103,8 @@ def sparse_init(
     Raises
     ------
     InputError
-        If ``num_connections`` is below 1, ``scale`` not positive and finite, ``bias`` not finite, or ``dtype`` not
-        floating.
+        If ``num_connections`` is below 1, ``scale`` not positive and finite, ``bias`` not finite, one of them
+        beyond the range of ``dtype``, or that not floating.
     """
     if num_connections < 1:
         raise InputError(f"num_connections is {num_connections}; it must be at least 1")
@@ -113,6 +113,8 @@ def sparse_init(
     if not abs(bias) < float("inf"):
         raise InputError(f"bias is {bias}; it must be finite")
     dtype = require_floating(dtype)
+    check_range("scale", scale, dtype, positive=True)
+    check_range("bias", bias, dtype)
     keys = jax.random.split(key, network.depth)
     return tuple(
         _sparse_layer(block.affine, layer_key, num_connections, scale, bias, dtype)

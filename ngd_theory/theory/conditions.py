@@ -82,7 +82,7 @@ def check_conditions(
         number of at least 0, and inside jit.
     """
     require_known("check_conditions", lin, damping)
-    rho = float(as_damping(damping).value)
+    rho = float(as_damping(damping, lin.outputs.dtype).value)
     if lin.grouping is not None and net is not None:
         raise InputError(
             "`lin` is of a function (linearize_function), which has groups of parameters and no layers: give None for "

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ngd_theory.arguments import check_finite, checked, require_known
-from ngd_theory.errors import InputError, NotPredictedError, require_type
+from ngd_theory.arguments import check_finite, check_range, checked, require_known
+from ngd_theory.errors import InputError, NotPredictedError, require_type, shown
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, nngp
 from ngd_theory.kernels.infinite.limit import joined, linearize
 from ngd_theory.kernels.infinite.units import unit_wise_maps
@@ -122,7 +122,7 @@ def predictor(
         For an approximation without `has_limit` (entry-wise, kfac-tridiagonal), and as `unit_wise_maps` and
         `layer_kernels`.
     InputError
-        For unit-wise without ``key``, and a damping that is negative or not finite.
+        For unit-wise without ``key``, and a damping that is negative or beyond the range of its type.
     SingularKernelError
         Where a solve breaks down.
     """
@@ -140,6 +140,7 @@ def predictor(
         require_known("the limit of unit-wise", damping)
         if not 0 <= damping < float("inf"):
             raise InputError(f"damping is {damping}; it must be one finite number >= 0")
+        check_range("damping", damping, jnp.result_type(x))
         maps, errors = unit_wise_maps(net, x, x_test, damping, key, num_units)
         return Predictor(name, maps[:n], maps[n:], errors[:n], errors[n:])
     lin, at = linearize(net, x, x_test, output_dim=1, memory_budget=memory_budget)
@@ -208,8 +209,10 @@ def ensemble(
     check_finite("targets", targets)
     if not 0 < step_size < float("inf"):
         raise InputError(f"step_size is {step_size}; it must be positive and finite")
-    if any(t < 0 for t in steps):
-        raise InputError(f"steps are {list(steps)}; they must be whole numbers >= 0")
+    check_range("step_size", step_size, maps.train_map.dtype, positive=True)
+    for t in steps:
+        if not 0 <= t < 2**31:
+            raise InputError(f"steps has {shown(t)}; they must be whole numbers from 0 to 2^31 - 1")
     prior = nngp(net, joined(net, x, x_test))
     times = jnp.asarray([int(t) for t in steps], jnp.int32)
     return _propagate(maps.train_map, maps.test_map, prior, jnp.asarray(targets), step_size, times)
