@@ -1,6 +1,6 @@
 """Networks as a chain of blocks: an affine layer, then parameter-free maps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked, is_floating
-from ngd_theory.errors import InputError, NotPredictedError, require_type, shown
+from ngd_theory.errors import InputError, NotPredictedError, shown
 from ngd_theory.networks.between import shape_after
 from ngd_theory.networks.checks import require_floating
 from ngd_theory.networks.geometry import Geometry, geometries
@@ -179,32 +179,43 @@ class Network:
         return h, hidden
 
     def check(self, params, x) -> None:
-        """Raise `InputError` unless ``params`` and ``x`` are floating arrays of this network's shapes."""
+        """Raise `InputError` unless ``params`` and ``x`` are floating arrays of this network's shapes.
+
+        Parameters are a tuple of dicts, as `init` makes them: lists would be another pytree.
+        """
         if not is_floating(x):
             raise InputError(
                 f"x is {shown(x)}; it must be a floating array: jax.numpy.asarray(x, float)"
             )
-        require_type(
-            "params", params, Sequence, "one dict a layer, as network.init(key) makes them"
-        )
         shape = x.shape
         if len(shape) != 1 + len(self.input_shape) or shape[1:] != self.input_shape:
             wanted = ", ".join(map(str, self.input_shape))
             raise InputError(f"inputs have shape {shape}; this network takes (N, {wanted})")
         if shape[0] == 0:
             raise InputError(f"inputs have shape {shape}: there is no sample")
-        if len(params) != self.depth:
-            raise InputError(f"parameters of {len(params)} layers for a network of {self.depth}")
-        for index, (block, given) in enumerate(zip(self.blocks, params, strict=True), start=1):
-            where = f"parameters of layer {index}"
-            require_type(where, given, Mapping, '{"weight": ...}, as network.init(key) makes them')
-            for name, value in given.items():
+        self.check_tree("parameters", params)
+
+    def check_tree(self, name: str, tree) -> None:
+        """Raise `InputError` unless ``tree`` (plural ``name``) is like the parameters: floating, a tuple of dicts."""
+        if type(tree) is not tuple:
+            raise InputError(
+                f"{name} are {shown(tree)}; they must be a tuple, one dict a layer, as network.init(key) gives it"
+            )
+        if len(tree) != self.depth:
+            raise InputError(f"{name} of {len(tree)} layers for a network of {self.depth}")
+        for index, (block, given) in enumerate(zip(self.blocks, tree, strict=True), start=1):
+            where = f"{name} of layer {index}"
+            if type(given) is not dict:
+                raise InputError(
+                    f'{where} are {shown(given)}; they must be a dict {{"weight": ...}}, as network.init(key) makes it'
+                )
+            for key, value in given.items():
                 if not is_floating(value):
                     raise InputError(
-                        f"{name!r} in the {where} is {shown(value)}; it must be a floating array"
+                        f"{key!r} in the {where} is {shown(value)}; it must be a floating array"
                     )
             wanted = block.affine.layout.shapes
-            found = {name: value.shape for name, value in given.items()}
+            found = {key: value.shape for key, value in given.items()}
             if found != wanted:
                 raise InputError(f"{where} have shapes {found}, not {wanted}")
 

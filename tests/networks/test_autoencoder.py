@@ -43,7 +43,7 @@ def test_outputs_are_those_of_plain_affine_layers(encoder, code_activation):
     network = autoencoder(7, encoder, code_activation=code_activation)
     rng = np.random.default_rng(0)
     shapes = [block.affine.layout.shapes for block in network.blocks]
-    params = [{k: jnp.asarray(rng.normal(size=v)) for k, v in s.items()} for s in shapes]
+    params = tuple({k: jnp.asarray(rng.normal(size=v)) for k, v in s.items()} for s in shapes)
     x = rng.normal(size=(6, 7))
     h = x
     for index, layer in enumerate(params):

@@ -191,5 +191,36 @@ def test_parameters_that_are_no_floating_arrays_are_named():
             p.network.apply(params, p.x)
         with pytest.raises(InputError, match=message):
             ngd.networks.linearize(p.network, params, p.x)
-    with pytest.raises(InputError, match="layer 1 is a tuple; it must be of type Mapping"):
+    with pytest.raises(InputError, match="layer 1 are a tuple; they must be a dict"):
         p.network.apply(jax.tree.map(lambda w: w, tuple((w,) for w in p.params)), p.x)
+
+
+class Layer(dict):
+    """Another pytree than a dict."""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (list, "parameters are a list; they must be a tuple, one dict a layer, as network.init"),
+        (lambda p: tuple(map(Layer, p)), "of layer 1 are a Layer; they must be a dict"),
+    ],
+)
+def test_parameters_are_a_tuple_of_dicts_everywhere(change, message):
+    p = problem(BY_NAME["L2 C3 tanh bias"])
+    params, optimizer = change(p.params), ngd.optim.kfac(p.network)
+    state = optimizer.init(p.params)
+    calls = (
+        lambda: p.network.apply(params, p.x),
+        lambda: ngd.networks.linearize(p.network, params, p.x),
+        lambda: ngd.dynamics.train(
+            p.network, params, p.x, p.targets, ngd.fisher.Exact(), 0.1, 1, 0.1
+        ),
+        lambda: optimizer.init(params),
+        lambda: optimizer.update(p.params, state, params, x=p.x, y=p.targets),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match=message):
+            call()
+    with pytest.raises(InputError, match=message.replace("parameters", "grads")):
+        optimizer.update(params, state, p.params, x=p.x, y=p.targets)
