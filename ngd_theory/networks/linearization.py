@@ -129,7 +129,7 @@ def linearize(network: Network, params, x: Float[Array, "N *S"]) -> Linearizatio
 
 @partial(jax.jit, static_argnums=0)
 def _linearize(network, params, x) -> Linearization:
-    return Linearization(*_backpropagate(network, params, x, _identity_rows))
+    return Linearization(*backpropagate_unchecked(network, params, x, _identity_rows))
 
 
 @checked
@@ -158,7 +158,7 @@ def backpropagate(
         As `linearize`.
     """
     _check(network, params, x)
-    return _backpropagate(network, params, x, rows)
+    return backpropagate_unchecked(network, params, x, rows)
 
 
 def _check(network: Network, params, x) -> None:
@@ -169,7 +169,7 @@ def _check(network: Network, params, x) -> None:
     check_finite("params", params)
 
 
-def _backpropagate(network: Network, params, x, rows: Callable):
+def backpropagate_unchecked(network: Network, params, x, rows: Callable):
     """`backpropagate` of what is checked."""
     n = x.shape[0]
     dtype = jnp.result_type(x, *jax.tree.leaves(params))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ngd_theory.arguments import checked
-from ngd_theory.errors import InputError
+from ngd_theory.errors import InputError, shown
 from ngd_theory.files import written
 
 
@@ -76,7 +76,8 @@ def load_state(path: str | os.PathLike[str], like) -> Any:
             raise InputError(f"leaf {name!r} is {there} in {path}, and {here} here")
     extra = [name for name in found if name not in dict(leaves)]
     if extra:
-        raise InputError(f"{path} has a leaf {extra[0]!r} that is not wanted here")
+        empty = "" if leaves else f": like is {shown(like)}, which has no array"
+        raise InputError(f"{path} has a leaf {extra[0]!r} that is not wanted here{empty}")
     arrays = [
         found[name] if isinstance(leaf, np.ndarray) else jnp.asarray(found[name])
         for name, leaf in leaves

@@ -10,13 +10,13 @@ import optax
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
-from ngd_theory.arguments import check_finite, checked, is_real
+from ngd_theory.arguments import check_finite, check_range, checked, is_real
 from ngd_theory.errors import InputError, require_type, shown
 from ngd_theory.fisher.factored_damping import factored_damping
 from ngd_theory.fisher.kronecker import KroneckerFisher, kronecker_fisher
-from ngd_theory.networks import Network, backpropagate
-from ngd_theory.networks.linearization import require_precision
-from ngd_theory.optim.options import STRUCTURES, Options
+from ngd_theory.networks import Network
+from ngd_theory.networks.linearization import backpropagate_unchecked, require_precision
+from ngd_theory.optim.options import OF_THE_STEPS, STRUCTURES, Options
 from ngd_theory.optim.quadratic_model import Minimum, dot, minimise, quadratic_model, value_at
 
 #: What a step measures, as fields of the state.
@@ -162,15 +162,17 @@ def kfac(
         ``update(grads, state, params, x=x, y=y)``, to be jitted by the user. ``grads`` is the gradient of
         the loss over the batch, without the l2 term. It can be pickled, and its copies are equal to it.
 
-        A batch with numbers that are not finite gives a zero update and leaves statistics, inverses and
-        dampings as they were: ``state.skipped`` counts. Layers without any signal are damped like others.
+        A batch with numbers that are not finite in ``x``, ``y`` or ``grads`` gives a zero update and leaves statistics,
+        inverses and dampings as they were, inside jit and outside: ``state.skipped`` counts. Layers without any signal
+        are damped like others.
 
     Raises
     ------
     InputError
         For an option out of its range or inside jit, and from ``init`` and ``update`` for parameters, gradients, a
-        state or a batch that do not fit the network, parameters that are not of float32 or float64, an update without
-        ``params``, ``x`` or ``y``, and targets that the loss has no meaning for (their values outside jit only).
+        state or a batch that do not fit the network, parameters that are not of float32 or float64, options beyond the
+        range of that type, an update without ``params``, ``x`` or ``y``, and targets that the loss has no meaning for
+        (their values outside jit only).
 
     Examples
     --------
@@ -216,7 +218,16 @@ def kfac(
 
 @checked
 def averaged_params(state: KFACState, params):
-    """The average of the iterates where the state keeps one, else ``params``."""
+    """The average of the iterates where the state keeps one, else ``params``.
+
+    Raises
+    ------
+    InputError
+        For parameters of other shapes than those that the state was made of.
+    """
+    found, wanted = (jax.tree.map(np.shape, tree) for tree in (params, state.previous))
+    if found != wanted:
+        raise InputError(f"params have the shapes {found}; the state is of {wanted}")
     return state.average if state.average != () else params
 
 
@@ -251,6 +262,9 @@ class _KFAC:
         key = jax.random.key_data(jax.random.key(seed))
         factors = _zeros(jax.eval_shape(self._statistics, params, row, key))
         gamma = (o.damping + o.l2) ** 0.5 if o.factor_damping is None else o.factor_damping
+        for name in OF_THE_STEPS:
+            if (value := getattr(o, name)) is not None:
+                check_range(name, value, dtype, positive=True)
         inverse = _zeros(jax.eval_shape(self._inverse, factors, jnp.asarray(gamma, dtype)))
         zero = jnp.zeros((), dtype)
         return KFACState(
@@ -281,7 +295,8 @@ class _KFAC:
             state.factors, params, _first(x, o.statistics_fraction), jax.random.key_data(draw), k
         )
         grads = jax.tree.map(lambda g, p: g + o.l2 * p, grads, params)
-        usable &= _finite(grads)
+        # The batch entry by entry: of large numbers the sum is infinite.
+        usable &= _finite(grads) & jnp.isfinite(x).all() & jnp.isfinite(y).all()
         state = state._replace(
             count=state.count + 1, key=jax.random.key_data(next_key), factors=factors
         )
@@ -327,15 +342,12 @@ class _KFAC:
         for name, value in (("x", x), ("y", y)):
             if not is_real(value):
                 raise InputError(f"{name} is {shown(value)}; it must be an array of real numbers")
+            check_range(name, value, state.damping.dtype)
         self.network.check(params, jax.ShapeDtypeStruct(x.shape, state.damping.dtype))
         outputs = jax.ShapeDtypeStruct((x.shape[0], self.network.output_dim), state.damping.dtype)
         self.loss.check(outputs, y)
-        wanted = _shapes(params)
-        for name, tree in (("grads", grads), ("state.previous", state.previous)):
-            if (found := _shapes(tree)) != wanted:
-                raise InputError(f"{name} has the shapes {found}; those of params are {wanted}")
-            if not all(map(is_real, jax.tree.leaves(tree))):
-                raise InputError(f"{name} has a leaf that is no array of real numbers")
+        self.network.check_tree("grads", grads)
+        self.network.check_tree("moments in state.previous", state.previous)
 
     def _observe(self, factors, params, x, key, k):
         """Statistics after the rows x of step k, where they are due, and whether all numbers are finite."""
@@ -362,7 +374,8 @@ class _KFAC:
             drawn = jax.vmap(self.loss.sample_score, in_axes=(0, None), out_axes=1)(keys, outputs)
             return drawn / self.options.num_draws**0.5
 
-        _, layers = backpropagate(self.network, params, x, scores)
+        # Numbers are not looked at: what is not finite is skipped, inside jit and outside.
+        _, layers = backpropagate_unchecked(self.network, params, x, scores)
         return kronecker_fisher(layers, self.bandwidth)
 
     def _inverse(self, factors: KroneckerFisher, gamma: Float[Array, ""]):
@@ -493,10 +506,6 @@ class _Update:
             raise InputError("K-FAC needs update(grads, state, params, x=x, y=y)")
         self.method.check(updates, state, params, x, y)
         return self.method.update(updates, state, params, x, y)
-
-
-def _shapes(tree):
-    return jax.tree.map(jnp.shape, tree)
 
 
 def _first(x, fraction: float):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 from ngd_theory.arguments import checked_fields, require_known
-from ngd_theory.errors import InputError, choose
+from ngd_theory.errors import InputError, choose, shown
 from ngd_theory.fisher.kronecker import invert_diagonal, invert_tridiagonal
 
 #: Structure -> (how far apart layers with a joint factor are, how it is inverted).
@@ -11,6 +11,11 @@ STRUCTURES = {
     "block-diagonal": (0, invert_diagonal),
     "block-tridiagonal": (1, invert_tridiagonal),
 }
+
+#: Dampings change by no smaller one at once: long periods would make it zero.
+SMALLEST_FACTOR = 1e-8
+#: Numbers that the steps take, in the type of the parameters.
+OF_THE_STEPS = (*("l2", "damping", "min_damping", "factor_damping", "step_size", "largest_change"),)
 
 
 @checked_fields
@@ -53,6 +58,8 @@ class Options:
             value = getattr(self, name)
             if value < 1:
                 raise InputError(f"{name} is {value}; it must be a whole number of at least 1")
+            if value >= 2**31:
+                raise InputError(f"{name} is {shown(value)}; it must be below 2^31")
         for name in ("statistics_fraction", "curvature_fraction"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be in (0, 1]")
@@ -85,9 +92,9 @@ class Options:
     @property
     def damping_factor(self) -> float:
         """omega_1: what lambda is multiplied by."""
-        return self.damping_rate**self.damping_period
+        return max(self.damping_rate**self.damping_period, SMALLEST_FACTOR)
 
     @property
     def factor_damping_factor(self) -> float:
         """omega_2: what gamma is multiplied by."""
-        return (19 / 20) ** (self.factor_damping_period / 2)
+        return max((19 / 20) ** (self.factor_damping_period / 2), SMALLEST_FACTOR)

@@ -37,6 +37,10 @@ def spoil(what, value, x, y, grads):
         return x.at[3, 2].set(value), y, grads
     if what == "a later row":  # which neither the statistics nor the curvature see
         return x.at[-1, 0].set(value), y, gradient("mse")(initial_params(), x.at[-1].set(value), y)
+    if what == "a row without a gradient":
+        return x.at[-1, 0].set(value), y, grads
+    if what == "targets":
+        return x, y.at[-1, 0].set(value), grads
     return x, y, jax.tree.map(lambda g: g.at[(0,) * g.ndim].set(value), grads)
 
 
@@ -45,7 +49,7 @@ def spoil(what, value, x, y, grads):
 def test_a_batch_that_is_not_finite_leaves_no_trace(structure, number):
     step = trajectory("mse", structure)[number - 1]
     update = program("mse", structure).update
-    for what in ("inputs", "a later row", "gradient"):
+    for what in ("inputs", "a later row", "a row without a gradient", "targets", "gradient"):
         for value in (np.nan, np.inf):
             x, y, grads = spoil(what, value, step.x, step.y, step.grads)
             updates, skipped = update(grads, step.before, step.params, x, y)
@@ -308,11 +312,18 @@ def test_minimum_over_a_plane_and_along_a_line():
         (lambda a: {"x": a["x"] + 1j}, "x is an array of complex128"),
         (lambda a: {"x": [[1.0]]}, "x is a list; it must be an array of real numbers"),
         (lambda a: {"x": None}, "K-FAC needs update"),
-        (lambda a: {"grads": jax.tree.map(lambda g: g[:1], a["grads"])}, "grads has the shapes"),
-        (lambda a: {"grads": a["grads"][:1]}, "grads has the shapes"),
+        (
+            lambda a: {"grads": jax.tree.map(lambda g: g[:1], a["grads"])},
+            "grads of layer 1 have sha",
+        ),
+        (lambda a: {"grads": a["grads"][:1]}, "grads of 1 layers for a network of 2"),
+        (
+            lambda a: {"grads": jax.tree.map(lambda g: g.astype(int), a["grads"])},
+            "'weight' in the grads of layer 1 is an array of int64",
+        ),
         (lambda a: {"params": a["params"][:1]}, "parameters of 1 layers for a network of 2"),
         (lambda a: {"state": None}, "state is None; it must be of type KFACState"),
-        (lambda a: {"state": a["other"]}, "state.previous has the shapes"),
+        (lambda a: {"state": a["other"]}, "moments in state.previous of layer 1 have shapes"),
     ],
 )
 def test_an_update_that_does_not_fit_is_refused(change, message):
@@ -328,6 +339,60 @@ def test_an_update_that_does_not_fit_is_refused(change, message):
     grads, state, params, x, y = {**given, **change({**given, "other": other})}.values()
     with pytest.raises(InputError, match=message):
         optimizer.update(grads, state, params, x=x, y=y)
+
+
+@pytest.mark.parametrize(
+    "name", ["damping", "l2", "factor_damping", "min_damping", "largest_change"]
+)
+@pytest.mark.parametrize("value", [1e300, 1e39, 1e-60])
+def test_options_are_in_the_range_of_the_parameters(name, value):
+    params = jax.tree.map(lambda p: p.astype(jnp.float32), small()[0])
+    given = {name: value}
+    if name == "min_damping":
+        given["damping"] = value
+    if name == "largest_change":
+        given |= {"step_size": 0.1, "momentum": 0.0}
+    with pytest.raises(InputError, match=r"is 1e.*, beyond float32, whose .* 1.2e-38 to 3.4e\+38"):
+        optim.kfac(SMALL, **given).init(params)
+    optim.kfac(SMALL, **given).init(small()[0])
+
+
+def test_a_batch_is_in_the_range_of_the_parameters():
+    params, x, y, _ = small()
+    params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    optimizer = optim.kfac(SMALL)
+    for given in ({"x": 1e39 * np.ones_like(x), "y": y}, {"x": x, "y": 1e39 * np.ones_like(y)}):
+        with pytest.raises(InputError, match=r"^[xy] has the number 1e\+39, beyond float32"):
+            optimizer.update(params, optimizer.init(params), params, **given)
+
+
+def test_outside_jit_a_batch_is_skipped_too():
+    params, x, y, grads = small()
+    optimizer = optim.kfac(SMALL, damping=1.0)
+    for given in ({"x": x * jnp.nan, "y": y}, {"x": x, "y": y * jnp.nan}):
+        updates, state = optimizer.update(grads, optimizer.init(params), params, **given)
+        assert int(state.skipped) == 1 and not np.any(flatten(updates))
+
+
+@pytest.mark.parametrize(
+    "name", ["damping_period", "factor_damping_period", "inverse_period", "statistics_period"]
+)
+def test_a_period_may_be_longer_than_any_run(name):
+    params, x, y, grads = small()
+    optimizer = optim.kfac(SMALL, damping=1.0, **{name: 10**9})
+    _, state = optimizer.update(grads, optimizer.init(params), params, x=x, y=y)
+    assert int(state.skipped) == 0
+    with pytest.raises(InputError, match=f"{name} is 2147483648; it must be below 2\\^31"):
+        optim.kfac(SMALL, **{name: 2**31})
+
+
+def test_an_average_is_of_the_states_own_parameters():
+    params = small()[0]
+    state = optim.kfac(SMALL).init(params)
+    assert optim.averaged_params(state, params) is params
+    for other in ((*params, *params), None, "params"):
+        with pytest.raises(InputError, match=r"params have the shapes .*; the state is of"):
+            optim.averaged_params(state, other)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
