@@ -1,6 +1,8 @@
 """What a run ran on."""
 
+import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -30,6 +32,36 @@ def environment() -> dict[str, Any]:
         "num_devices": jax.device_count(),
         "float": str(jax.numpy.zeros(()).dtype),
     }
+
+
+def available_memory() -> int | None:
+    """Bytes that the default device has free: a GPU's, or the main memory that this process may still take."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    known = [count for count in (_main_memory(), _control_group()) if count is not None]
+    return min(known, default=None)
+
+
+def _main_memory() -> int | None:
+    """With what the system's caches would give back."""
+    try:
+        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+        if found:
+            return 1024 * int(found[1])
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _control_group() -> int | None:
+    """What a container leaves."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((folder / f"memory.{name}").read_text() for name in ("max", "current"))
+        return int(limit) - int(used)
+    except (ValueError, OSError):
+        return None
 
 
 def git_commit() -> str | None:

@@ -7,7 +7,7 @@ import pytest
 from cases import APPROXIMATIONS, BY_NAME, problem
 
 import ngd_theory as ngd
-from ngd_theory.errors import SingularKernelError
+from ngd_theory.errors import InputError, SingularKernelError
 
 CASE = BY_NAME["L3 C3 gelu bias"]
 DAMPING = 1e-2
@@ -80,3 +80,32 @@ def test_training_in_single_precision_follows_double():
 
     wide, narrow = trained("float64"), trained("float32")
     assert np.linalg.norm(narrow - wide) < 2e-4 * np.linalg.norm(wide)
+
+
+@pytest.mark.parametrize("damping", [1e39, np.float64(1e300), jnp.asarray(1e39)])
+def test_a_damping_is_in_the_range_of_what_is_solved(damping):
+    network = ngd.networks.mlp(3, [4], 2)
+    params = network.init(jax.random.key(0), jnp.float32)
+    x, y = jnp.ones((2, 3), jnp.float32), jnp.ones((2, 2))
+    lin, exact = ngd.networks.linearize(network, params, x), ngd.fisher.Exact()
+    predict, train = ngd.dynamics.predict, ngd.dynamics.train
+    calls = [
+        ("damping", lambda: exact.natural_gradient(lin, y, damping)),
+        ("damping", lambda: exact.function_space_map(lin, damping)),
+        ("damping", lambda: ngd.theory.check_conditions(exact, network, lin, damping)),
+        ("damping", lambda: predict(exact, lin, y, 0.1, 1, damping)),
+        ("step_size", lambda: predict(exact, lin, y, damping, 1, 0.1)),
+        ("step_size", lambda: train(network, params, x, y, exact, damping, 1, 0.1)),
+        ("targets", lambda: predict(exact, lin, damping * y, 0.1, 1, 0.1)),
+        ("targets", lambda: train(network, params, x, damping * y, exact, 0.1, 1, 0.1)),
+        ("cotangent", lambda: exact.natural_gradient(lin, damping * y, 0.1)),
+    ]
+    for name, call in calls:
+        with pytest.raises(InputError, match=rf"{name}.* beyond float32, whose positive"):
+            call()
+    for step in (1e-60, 10**400):
+        with pytest.raises(InputError, match="step_size is 1"):
+            predict(exact, lin, y, step, 1, 0.1)
+    # The limit, as a damping of 0.
+    for tiny in (1e-60, 1e-40):
+        assert jnp.array_equal(exact.function_space_map(lin, tiny), exact.function_space_map(lin, 0.0))

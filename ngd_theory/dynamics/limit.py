@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked
+from ngd_theory.dynamics.checks import check_schedule
 from ngd_theory.dynamics.predict import predict_from_maps
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.fisher import Approximation
@@ -58,7 +59,10 @@ def predict_limit(
     ------
     NotPredictedError
         Where there is no limit to predict.
+    InputError
+        As `predict`.
     """
+    check_schedule(step_size, num_steps, outputs, test_outputs)
     maps = infinite.predictor(
         approximation,
         network,

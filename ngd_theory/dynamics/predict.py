@@ -67,18 +67,19 @@ def predict(
     Raises
     ------
     InputError
-        For targets of the wrong shape or that the loss has no meaning for, a NaN or infinity, a step size that is not
-        positive, or ``num_steps < 0``. Inside jit, vmap and grad values are not known, and only shapes are checked.
+        For targets of the wrong shape or that the loss has no meaning for, a NaN or infinity, numbers beyond the range
+        of the outputs' type, a step size that is not positive, ``num_steps < 0``, or more steps than memory has room
+        for. Inside jit, vmap and grad values are not known, and only shapes are checked.
     SingularKernelError
         Where a solve breaks down; inside jit the trajectory is NaN instead.
     """
     objective = losses.by_name(loss)
-    check_schedule(step_size, num_steps)
+    test_outputs = None if at is None else at.outputs
+    check_schedule(step_size, num_steps, lin.outputs, test_outputs)
     targets = check_targets(objective, targets, lin.outputs)
     if objective == losses.MSE:
         k = approximation.function_space_map(lin, damping)
         q = None if at is None else approximation.function_space_map(lin, damping, at)
-        test_outputs = None if at is None else at.outputs
         return predict_from_maps(k, lin.outputs, targets, step_size, num_steps, q, test_outputs)
     check_finite("at", at)
     outputs, test, distances, moved = _recursion(
@@ -87,7 +88,7 @@ def predict(
         targets,
         jnp.asarray(step_size, lin.outputs.dtype),
         num_steps,
-        as_damping(damping),
+        as_damping(damping, lin.outputs.dtype),
         at,
         objective,
     )
@@ -137,7 +138,7 @@ def predict_from_maps(
     InputError
         As `predict`; for maps of other shapes than the outputs ask for, or a ``q`` without ``test_outputs``.
     """
-    check_schedule(step_size, num_steps)
+    check_schedule(step_size, num_steps, outputs, test_outputs)
     targets = check_targets(losses.MSE, targets, outputs)
     _check_map("k", k, outputs, outputs)
     if (q is None) != (test_outputs is None):
@@ -145,7 +146,7 @@ def predict_from_maps(
     if q is not None:
         _check_map("q", q, test_outputs, outputs)
     check_finite("outputs", (outputs, test_outputs))
-    eta = jnp.asarray(step_size, k.dtype)
+    eta = jnp.asarray(step_size, jnp.result_type(k))
     train, test = _spectral(k, q, outputs, test_outputs, targets, eta, num_steps)
     return Trajectory(train, test, _values(losses.MSE, train, targets))
 

@@ -72,23 +72,26 @@ def train(
     Raises
     ------
     InputError
-        For wrong shapes, a NaN or infinity in the data or the parameters, targets that the loss has no meaning for, or
-        a bad step size, damping or number of steps; inside jit, vmap or grad, where no number can be read.
+        For wrong shapes, a NaN or infinity in the data or the parameters, targets that the loss has no meaning for, a
+        bad step size, damping or number of steps, and more steps than memory has room for; inside jit, vmap or grad,
+        where no number can be read.
     SingularKernelError
         When the natural gradient is not finite though the outputs are: a solve broke down.
     """
     objective = losses.by_name(loss)
     require_known("train", params, x, y, x_test, damping, step_size)
-    check_schedule(step_size, num_steps)
     network.check(params, x)
     check_finite("x", x)
     check_finite("params", params)
-    y = check_targets(objective, y, jax.eval_shape(network.apply, params, x))
+    recorded = [jax.eval_shape(network.apply, params, x)]
     if x_test is not None:
         network.check(params, x_test)
         check_finite("x_test", x_test)
         x_test = jnp.asarray(x_test)
-    rho = as_damping(damping)
+        recorded.append(jax.eval_shape(network.apply, params, x_test))
+    check_schedule(step_size, num_steps, *recorded)
+    y = check_targets(objective, y, recorded[0])
+    rho = as_damping(damping, recorded[0].dtype)
     x, y, start = jnp.asarray(x), jnp.asarray(y), jax.tree.map(jnp.asarray, params)
     eta = jnp.asarray(step_size, jnp.result_type(*jax.tree.leaves(params)))
     # Steps overwrite their parameters.
@@ -115,7 +118,7 @@ def train(
                 then = take(then)[0]
             lin = linearize(network, then, x)
             residual = objective.residual(lin.outputs, y)
-            raise _explain(approximation, network, lin, residual, damping, step)
+            raise _explain(approximation, network, lin, residual, rho, step)
         return False
 
     for step in range(num_steps + 1):
@@ -199,6 +202,6 @@ def _explain(approximation, network, lin, residual, damping, step) -> SingularKe
         reasons = "; ".join(c.why for c in broken) or "no condition of the theory is violated"
         reasons += ". Raise the damping, use float64, or damping 0 (pseudo-inverse)"
     return SingularKernelError(
-        f"{approximation.name}: the natural gradient is not finite at step {step} with damping {damping} "
-        f"in {lin.outputs.dtype}: {reasons}"
+        f"{approximation.name}: the natural gradient is not finite at step {step} with damping "
+        f"{float(damping.value):g} in {lin.outputs.dtype}: {reasons}"
     )

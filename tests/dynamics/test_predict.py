@@ -324,3 +324,39 @@ def test_distances_of_displacements_whose_squares_underflow():
         for step in (1.0, 1e-25)
     ]
     np.testing.assert_allclose(found[1] * jnp.float32(1e25), found[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_steps", [10**12, 2**31, 10**30, 10**400])
+def test_more_steps_than_memory_has_room_for_are_refused(num_steps):
+    p = problem(CASE)
+    exact, k = ngd.fisher.Exact(), jnp.eye(p.targets.size)
+    soft = ngd.fisher.Exact(ngd.fisher.TrueFisher("cross-entropy"))
+    shares = jnp.full_like(p.targets, 1 / p.targets.shape[1])
+    common = (p.targets, 0.1, num_steps)
+    calls = (
+        lambda: ngd.dynamics.predict(exact, p.lin, *common, 0.1, at=p.at),
+        lambda: ngd.dynamics.predict(
+            soft, p.lin, shares, 0.1, num_steps, 0.1, None, "cross-entropy"
+        ),
+        lambda: ngd.dynamics.predict_from_maps(k, p.lin.outputs, *common),
+        lambda: ngd.dynamics.predict_limit(exact, p.network, p.x, p.lin.outputs, *common, 0.1),
+        lambda: ngd.dynamics.train(p.network, p.params, p.x, p.targets, exact, 0.1, num_steps, 0.1),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match=r"num_steps is .*; there is memory for the outputs of"):
+            call()
+
+
+def test_the_outputs_of_all_steps_are_counted(monkeypatch):
+    p = problem(CASE)
+    bytes_of_a_step = 2 * 8 * (p.lin.outputs.size + p.at.outputs.size)
+    memory = "ngd_theory.dynamics.checks.available_memory"
+    monkeypatch.setattr(memory, lambda: 4 * bytes_of_a_step)
+    predict = lambda steps: ngd.dynamics.predict(  # noqa: E731
+        ngd.fisher.Exact(), p.lin, p.targets, 0.1, steps, 0.1, at=p.at
+    )
+    assert predict(3).num_steps == 3
+    with pytest.raises(InputError, match="num_steps is 4; there is memory for the outputs of 3"):
+        predict(4)
+    monkeypatch.setattr(memory, lambda: None)
+    assert predict(4).num_steps == 4
