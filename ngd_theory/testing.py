@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from pandas.api.types import is_complex_dtype, is_numeric_dtype
+from pandas.api.types import is_bool_dtype, is_complex_dtype, is_hashable, is_numeric_dtype
 
 from ngd_theory.arguments import checked, require_known
 from ngd_theory.dynamics import Trajectory
@@ -84,12 +84,13 @@ def _measured(map) -> Isotropy:
             f"the map has a NaN or infinity at {tuple(where[0].tolist())}, {len(where)} of them: "
             "a solve broke down; raise the damping, use float64, or see ngd_theory.theory.check_conditions"
         )
-    if not np.trace(values) > 0:
+    found = summarise(map)
+    if not found.constant > 0:
         raise AssertionError(
-            f"the map has the trace {np.trace(values):.3g}, which is not positive: it contracts no residual; see "
-            "ngd_theory.theory.check_conditions"
+            f"the map has the trace {float(found.constant) * len(map):.3g}, which is not positive: it contracts no "
+            "residual; see ngd_theory.theory.check_conditions"
         )
-    return summarise(map)
+    return found
 
 
 def _require_number(name: str, value: float, *, positive: bool = False) -> None:
@@ -188,8 +189,8 @@ def assert_gap_shrinks(
     AssertionError
         If it does not, or the column has a NaN.
     InputError
-        For something else than a frame with these columns of numbers, a frame without rows or of several
-        approximations, or an exponent that is not finite.
+        For something else than a frame with these columns of numbers, each there once and in every row, a frame without
+        rows or of several approximations, or an exponent that is not finite.
     """
     __tracebackhide__ = True
     if not (hasattr(frame, "columns") and hasattr(frame, "groupby")):
@@ -199,29 +200,42 @@ def assert_gap_shrinks(
     missing = {"seed", over, column} - set(frame.columns)
     if missing:
         raise InputError(f"the frame lacks the columns {', '.join(sorted(missing))}")
-    if "approximation" in frame and frame["approximation"].nunique() > 1:
-        raise InputError("the frame holds several approximations: give the rows of one")
+    names = [name for name in ("approximation", "cell") if name in frame] + ["seed", over]
+    keys = [name for name in names if name != "approximation"]
+    twice = [name for name in (*names, column) if (frame.columns == name).sum() > 1]
+    if twice:
+        raise InputError(f"the frame has more than one column {twice[0]!r}")
+    if len({*names, column}) <= len(names):
+        raise InputError(
+            f"column is {column!r} and over {over!r}; they must be two columns, neither of them "
+            f"{' or '.join(names[:-1])}"
+        )
     if len(frame) == 0:
         raise InputError("the frame has no rows")
     for name in (over, column):
-        if not is_numeric_dtype(frame[name]) or is_complex_dtype(frame[name]):
+        kind = frame[name].dtype
+        if not is_numeric_dtype(kind) or is_complex_dtype(kind) or is_bool_dtype(kind):
+            raise InputError(f"the column {name!r} has entries of type {kind}, not numbers")
+    for name in names:
+        if not frame[name].map(is_hashable).all():
             raise InputError(
-                f"the column {name!r} has entries of type {frame[name].dtype}, not numbers"
+                f"the column {name!r} has lists or arrays as entries, not single values"
             )
-    keys = [*(["cell"] if "cell" in frame else []), "seed", over]
     # pandas leaves rows with a NaN out of groups and of their maxima.
-    if frame[keys].isna().any().any():
-        raise InputError(f"a row of the frame lacks one of {', '.join(keys)}")
+    if frame[names].isna().any().any():
+        raise InputError(f"a row of the frame lacks one of {', '.join(names)}")
+    if "approximation" in frame and frame["approximation"].nunique() > 1:
+        raise InputError("the frame holds several approximations: give the rows of one")
     if frame[column].isna().any():
         raise AssertionError(
             f"{column} has a NaN in {int(frame[column].isna().sum())} rows of the frame"
         )
     peaks = frame.groupby(keys)[column].max().reset_index()
     measured = power_law(peaks[over], peaks[column], peaks["seed"])
-    judgement = judge(measured, Rule(-np.inf, exponent))
-    if judgement.outcome is not Outcome.PASS:
+    outcome, why = judge(measured, Rule(-np.inf, exponent))
+    if outcome is not Outcome.PASS:
         raise AssertionError(
-            f"{column} does not shrink with {over} as expected ({judgement.outcome}: {judgement.why})\n"
+            f"{column} does not shrink with {over} as expected ({outcome}: {why})\n"
             f"  measured exponent: {measured}, {measured.num_seeds} seeds\n"
             f"  expected at most:  {exponent:g}"
         )

@@ -196,3 +196,38 @@ def test_rows_without_numbers_do_not_drop_out_of_a_gap():
         broken = whole.assign(gap=whole["gap"].where(whole["step"] == 0, value))
         with pytest.raises(AssertionError, match=words):
             testing.assert_gap_shrinks(broken, -0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_map_as_large_as_its_type_holds_is_isotropic(dtype):
+    large = dtype(0.9) * np.finfo(dtype).max
+    testing.assert_isotropic(large * np.eye(4, dtype=dtype))
+    testing.assert_isotropy_constant(large * np.eye(4, dtype=dtype), float(large))
+
+
+FRAMES = {
+    "over the column": (
+        lambda f: f,
+        {"over": "gap"},
+        "they must be two columns, neither of them seed",
+    ),
+    "over seeds": (lambda f: f, {"over": "seed"}, "they must be two columns"),
+    "seeds as the column": (lambda f: f, {"column": "seed"}, "they must be two columns"),
+    "over cells": (lambda f: f.assign(cell=1), {"over": "cell"}, "neither of them cell or seed"),
+    "two gaps": (lambda f: pd.concat([f, f[["gap"]]], axis=1), {}, "more than one column 'gap'"),
+    "two seeds": (lambda f: pd.concat([f, f[["seed"]]], axis=1), {}, "more than one column 'seed'"),
+    "seeds in lists": (lambda f: f.assign(seed=[[s] for s in f["seed"]]), {}, "'seed' has lists"),
+    "truth values": (lambda f: f.assign(gap=f["gap"] > 0), {}, "entries of type bool, not numbers"),
+    "a missing approximation": (
+        *(lambda f: f.assign(approximation=[None, *["exact"] * (len(f) - 1)]), {}),
+        "a row of the frame lacks one of approximation",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FRAMES)
+def test_columns_that_say_nothing_of_a_gap_are_refused(case):
+    change, options, words = FRAMES[case]
+    testing.assert_gap_shrinks(frame(-1).assign(approximation="exact", cell=0), -0.5)
+    with pytest.raises(InputError, match=words):
+        testing.assert_gap_shrinks(change(frame(-1)), -0.5, **options)

@@ -11,7 +11,7 @@ from ngd_theory.fisher import Approximation
 from ngd_theory.linalg import eigvalsh
 from ngd_theory.networks import Network
 from ngd_theory.networks.checks import require_size
-from ngd_theory.theory.isotropy import require_map
+from ngd_theory.theory.isotropy import brought_into_range, require_map
 
 
 @checked
@@ -90,7 +90,8 @@ def largest_monotone_step_size(map: Any) -> Float[Array, ""]:
 
 @jax.jit
 def _inverse_of_largest(map):
-    return 1 / eigvalsh((map + map.T) / 2)[-1]
+    map, part = brought_into_range(map)
+    return part / eigvalsh((map + map.T) / 2)[-1]
 
 
 @checked

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ngd_theory.arguments import is_known
+from ngd_theory.arguments import check_range, is_known
 from ngd_theory.errors import InputError, shown
 from ngd_theory.linalg import eigvalsh
 from ngd_theory.pytrees import pytree
@@ -83,7 +83,7 @@ def require_map(map: Any, name: str = "the map") -> Array:
 
 
 def require_square(map: Any, name: str = "the map") -> Array:
-    """A square array of real numbers as a floating JAX array; no number is read.
+    """A square array of real numbers as a floating JAX array; numbers are read only where they may be out of its range.
 
     Raises
     ------
@@ -99,6 +99,7 @@ def require_square(map: Any, name: str = "the map") -> Array:
         )
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise InputError(f"{name} has numbers of type {dtype}; they must be real")
+    check_range(name, map, jnp.zeros(()).dtype)
     # First in the type that JAX is set to, which warns if asked for a wider one.
     found = jnp.asarray(map)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -115,10 +116,19 @@ def _look(map):
 def summarise(map: Float[Array, "NC NC"]) -> Isotropy:
     """`isotropy` without its checks: of any square map, that of dead units and of indefinite solves too."""
     size = map.shape[0]
+    map, part = brought_into_range(map)
     constant = jnp.trace(map) / size
     # Divided first: squares of large and of tiny numbers are out of range.
     scaled = map / jnp.where(constant == 0, 1, jnp.abs(constant))
     deviation = jnp.linalg.norm(scaled - jnp.sign(constant) * jnp.eye(size, dtype=map.dtype))
     dispersion = jnp.where(constant == 0, jnp.nan, deviation / size**0.5)
     eigenvalues = eigvalsh((map + map.T) / 2)
-    return Isotropy(constant, dispersion, eigenvalues[0], eigenvalues[-1])
+    return Isotropy(constant / part, dispersion, eigenvalues[0] / part, eigenvalues[-1] / part)
+
+
+def brought_into_range(map: Float[Array, "NC NC"]) -> tuple[Array, Array]:
+    """The map times a number, and the number: 1 unless sums of entries are out of range."""
+    # A power of two: no digit is lost.
+    root = 2.0 ** (jnp.finfo(map.dtype).maxexp // 2)
+    part = jnp.where(jnp.max(jnp.abs(map)) > root, 1 / root, 1).astype(map.dtype)
+    return map * part, part
