@@ -8,6 +8,8 @@ from ngd_theory.data.checks import require_count, require_finite, require_matrix
 from ngd_theory.data.errors import DataError
 
 _BLOCK_ROWS = 4096
+#: Squares of 2^400 and 2^-400, and sums of them, are in range.
+_SQUARED = 400
 
 
 def feature_statistics(
@@ -34,6 +36,10 @@ def feature_statistics(
     require_finite(x, "the rows to take statistics of")
     if len(x) == 0:
         raise DataError("there are no rows to take statistics of; give at least one")
+    scale = _scales(x)
+    if np.any(scale != 1):
+        mean, std = feature_statistics(x / scale)
+        return mean * scale, std * scale
     mean = x.mean(axis=0, dtype=np.float64)
     total = np.zeros(x.shape[1])
     for start in range(0, len(x), _BLOCK_ROWS):
@@ -41,6 +47,13 @@ def feature_statistics(
     # Rounding of the mean leaves a constant column a tiny variance, so constancy is tested exactly.
     constant = x.min(axis=0) == x.max(axis=0)
     return mean, np.where(constant, 0.0, np.sqrt(total / len(x)))
+
+
+def _scales(x: np.ndarray) -> Float[np.ndarray, " M_0"]:
+    """The columns' largest entries as powers of two where squares or sums leave the range; 1 elsewhere."""
+    largest = np.maximum(*(np.abs(f(axis=0).astype(np.float64)) for f in (x.min, x.max)))
+    exponent = np.frexp(largest)[1]
+    return np.where(np.abs(exponent) > _SQUARED, np.ldexp(1.0, exponent - 1), 1.0)
 
 
 def standardise(
@@ -68,7 +81,7 @@ def standardise(
     Raises
     ------
     DataError
-        If an array is not 2-D and finite, or the widths differ.
+        If an array is not 2-D and finite, the widths differ, or a result is beyond the range of float64.
     """
     train = require_matrix(train, "training inputs")
     test = require_matrix(test, "test inputs")
@@ -80,10 +93,22 @@ def standardise(
                 f"{where} have {x.shape[1]} features but the statistics have {rows.shape[1]}; "
                 "give all the same width"
             )
+    if len(rows) and np.any((scale := _scales(rows)) != 1):
+        with np.errstate(over="ignore"):
+            train, test, rows = train / scale, test / scale, rows / scale
     mean, std = feature_statistics(rows)
     varies = std > 0
     gain = np.where(varies, 1 / np.where(varies, std, 1.0), 0.0)
-    return (train - mean) * gain, (test - mean) * gain
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = (train - mean) * gain, (test - mean) * gain
+    _require_range("standardised", *found)
+    return found
+
+
+def _require_range(what: str, train: np.ndarray, test: np.ndarray) -> None:
+    for x, where in ((train, "training inputs"), (test, "test inputs")):
+        if not np.isfinite(x).all():
+            raise DataError(f"{what} {where} are beyond the range of float64; scale the rows first")
 
 
 def unit_rows(x: ArrayLike, scale: float | None = None) -> Float[np.ndarray, "N M_0"]:
@@ -142,7 +167,8 @@ def principal_components(
     Raises
     ------
     DataError
-        If ``num_components`` exceeds the rank of ``train``, or an array is not 2-D and finite.
+        If ``num_components`` exceeds the rank of ``train``, an array is not 2-D and finite, or a result is beyond the
+        range of float64.
     """
     train = require_matrix(train, "training inputs")
     test = require_matrix(test, "test inputs")
@@ -154,7 +180,8 @@ def principal_components(
             f"training inputs have {train.shape[1]} features but test inputs {test.shape[1]}; "
             "give both the same width"
         )
-    _, singular, directions = np.linalg.svd(train.astype(np.float64), full_matrices=False)
+    scale = float(np.max(_scales(train), initial=1.0)) if len(train) else 1.0
+    _, singular, directions = np.linalg.svd(train.astype(np.float64) / scale, full_matrices=False)
     rank = numerical_rank(singular, train.shape)
     if num_components > rank:
         raise DataError(
@@ -165,7 +192,10 @@ def principal_components(
     # A singular vector's sign is arbitrary; fixing it keeps results the same across LAPACKs.
     peak = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     directions = directions * np.sign(peak)
-    return train @ directions.T, test @ directions.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = train @ directions.T, test @ directions.T
+    _require_range("projected", *found)
+    return found
 
 
 def numerical_rank(singular: Float[np.ndarray, " K"], shape: tuple[int, ...]) -> int:

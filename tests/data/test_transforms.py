@@ -159,3 +159,24 @@ def test_different_widths_are_refused():
 def test_statistics_of_no_rows_are_refused():
     with pytest.raises(DataError, match="no rows"):
         feature_statistics(np.zeros((0, 3)))
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e200, 5e307])
+def test_standardising_does_not_depend_on_the_unit(scale):
+    x = np.random.default_rng(0).uniform(-1, 1, size=(7, 3))
+    expected = standardise(x[:5], x[5:])
+    tolerance = (
+        1e-11 if scale < 1e-300 else 1e-14
+    )  # of digits that numbers below the normal ones have
+    for found, wanted in zip(standardise(scale * x[:5], scale * x[5:]), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e3 * tolerance, atol=tolerance)
+    for found, wanted in zip(feature_statistics(scale * x), feature_statistics(x), strict=True):
+        np.testing.assert_allclose(found, scale * wanted, rtol=1e-9)
+
+
+def test_what_is_beyond_the_range_of_floats_is_named():
+    x = np.random.default_rng(0).uniform(-1, 1, size=(7, 3))
+    with pytest.raises(DataError, match="standardised test inputs are beyond the range of float64"):
+        standardise(1e-300 * x[:5], 1e300 * x[5:])
+    with pytest.raises(DataError, match="projected training inputs are beyond the range"):
+        principal_components(np.full((2, 3), [[1.7e308], [-1.7e308]]), x, 1)
