@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
-from ngd_theory.arguments import checked_fields
+from ngd_theory.arguments import check_finite, checked_fields
 from ngd_theory.errors import InputError
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
@@ -82,7 +82,7 @@ class EmpiricalFisher:
     Attributes
     ----------
     targets : (N, C) array
-        Those of the loss; others are refused where they can be read.
+        Those of the loss; others, a NaN and infinities are refused where they can be read.
     loss : str
     """
 
@@ -92,6 +92,7 @@ class EmpiricalFisher:
 
     def __post_init__(self):
         losses.by_name(self.loss).check(self.targets, self.targets)
+        check_finite("targets", self.targets)
 
     def root(self, outputs: Float[Array, "N C"]) -> Float[Array, "N C 1"]:
         """(N, C, 1): the residuals."""

@@ -174,3 +174,9 @@ def test_bad_kinds_are_named():
         ngd.fisher.SampledFisher(jax.random.key(0), num_samples=0).root(outputs)
     with pytest.raises(InputError, match="unknown loss 'hinge'; choose one of: mse, cross-entropy"):
         ngd.fisher.TrueFisher("hinge").root(outputs)
+
+
+def test_targets_that_are_not_finite_are_named_where_they_are_known():
+    with pytest.raises(InputError, match=r"targets has a NaN or infinity at index \(1, 0\)"):
+        ngd.fisher.EmpiricalFisher(jnp.zeros((2, 2)).at[1, 0].set(jnp.nan))
+    jax.jit(lambda y: ngd.fisher.EmpiricalFisher(y).root(y))(jnp.full((2, 2), jnp.nan))
