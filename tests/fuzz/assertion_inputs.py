@@ -22,6 +22,8 @@ FALSE_MAPS = (
     *(np.zeros((3, 3)), -np.eye(3), -np.diag(np.arange(1.0, 7)), np.diag([1.0, -1.0])),
     *(np.array([[0.0, 1.0], [-1.0, 0.0]]), np.diag([1.0, 2.0]), jnp.diag(jnp.array([1.0, 1.1]))),
 )
+#: No maps of the types that JAX is set to.
+WRONG_MAPS += (1e300 * np.eye(2), np.diag([1.0, -1e39]))
 NUMBERS = (None, "1", 1j, np.nan, np.inf, -np.inf, [1.0], np.ones(2), True)
 LOSSES = 0.5 ** (2 * np.arange(6.0))
 
@@ -69,6 +71,16 @@ def _frames() -> list[Bad]:
         "one seed": _frame().query("seed == 0"),
         "two approximations": _frame(approximation=["exact", "kfac"] * 6),
         "a seed of NaN": _frame(seed=np.nan),
+        "seeds in lists": _frame(seed=[[0]] * 12),
+        "cells in lists": _frame(cell=[[0]] * 12),
+        "a missing approximation": _frame(approximation=["exact"] * 11 + [None]),
+        "approximations in lists": _frame(approximation=[["exact"]] * 12),
+        "a gap of truth values": _frame(gap=True),
+        **{
+            f"two columns {name}": pd.concat([whole, whole[[name]]], axis=1)
+            for whole in [_frame(approximation="exact", cell=0)]
+            for name in whole.columns
+        },
         "gaps that grow": _frame(gap=1 / gap),
         **{f"a gap of {name}": _frame(gap=values) for name, values in spoilt.items()},
     }
@@ -121,9 +133,9 @@ def inputs(folder: Path) -> list[Bad]:
             testing.assert_gap_shrinks,
             {"frame": _frame(), "exponent": -0.5},
             {
-                "exponent": (*NUMBERS,),
-                "column": (None, 3, "gaps", "", ["gap"]),
-                "over": (None, 3, "height", ["width"]),
+                "exponent": (*NUMBERS, 10**400),
+                "column": (None, 3, "gaps", "", ["gap"], "seed", "width"),
+                "over": (None, 3, "height", ["width"], "gap", "seed"),
             },
         ),
     ]

@@ -68,6 +68,9 @@ ARRAYS = {
     },
     "too few rows": {"x": X[:2], "y": Y[:2]},
     "rows that are equal": {"x": np.ones((ROWS, 3)), "y": Y},
+    "rows in units that differ too much": {
+        **{"x": 1e-300 * X, "y": T, "x_test": 1e300 * (X + 1), "y_test": T}
+    },
     "rows that are zero": {"x": np.zeros((ROWS, 3)), "y": T},
     "extended floats beyond range": {"x": np.full((ROWS, 3), np.longdouble("1e400")), "y": Y},
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bad_inputs import OPTIMISER, Bad, varied
+from bad_inputs import OPTIMISER, Bad, short, varied
 
 from ngd_theory import networks, optim
 
@@ -27,6 +27,7 @@ Y = jnp.asarray(np.eye(2)[[0, 1, 0, 1]], jnp.float32)
 NOT_NUMBERS = ("1", 1j, [1.0], np.ones(2), True)
 POSITIVE = (None, *NOT_NUMBERS, 0.0, -1.0, np.nan, np.inf)
 COUNTS = (None, *NOT_NUMBERS, 0, -1, 1.5, np.nan, np.inf)
+PERIODS = (*COUNTS, 2**31, 10**30)
 OPTIONS = {
     "network": (None, "mlp", PARAMS),
     "loss": (None, "l1", "", 3, "MSE", lambda f, y: 0.0),
@@ -35,16 +36,16 @@ OPTIONS = {
     "damping": POSITIVE,
     "min_damping": (None, *NOT_NUMBERS, -1.0, np.nan, np.inf, 151.0),
     "adapt_damping": (None, "no", 0, 1.0),
-    "damping_period": COUNTS,
+    "damping_period": PERIODS,
     "damping_rate": (None, *NOT_NUMBERS, 0.0, 1.0, -0.5, 2.0, np.nan),
     "factor_damping": POSITIVE[1:],
     "adapt_factor_damping": (None, "no", 0),
-    "factor_damping_period": COUNTS,
-    "inverse_period": COUNTS,
-    "statistics_period": COUNTS,
+    "factor_damping_period": PERIODS,
+    "inverse_period": PERIODS,
+    "statistics_period": PERIODS,
     "statistics_fraction": (None, *NOT_NUMBERS, 0.0, -0.5, 1.5, np.nan),
     "curvature_fraction": (None, *NOT_NUMBERS, 0.0, -0.5, 1.5, np.nan),
-    "num_draws": COUNTS,
+    "num_draws": PERIODS,
     "decay": (None, *NOT_NUMBERS, 1.0, -0.1, np.nan),
     "averaging": (None, *NOT_NUMBERS, 1.0, -0.1, np.nan),
     "step_size": (*POSITIVE[1:], 0.1),  # alone it has no momentum
@@ -66,8 +67,14 @@ def _mapped(function, tree=PARAMS):
     return jax.tree.map(function, tree)
 
 
+class Layer(dict):
+    """Another pytree than a dict."""
+
+
 #: No tree of parameters of `NET`.
 TREES = {
+    "a list": list(PARAMS),
+    "layers that are no plain dicts": tuple(map(Layer, PARAMS)),
     "nothing": None,
     "a text": "params",
     "an array": jnp.ones(3),
@@ -149,10 +156,13 @@ def _updates() -> list[Bad]:
         return optimizer.update(*positional, **given)
 
     tables = {
-        "grads": {**TREES, "complex": NUMBERS["complex numbers"]},
+        "grads": {
+            **{**TREES, "complex": NUMBERS["complex numbers"], "whole": NUMBERS["whole numbers"]},
+            "truth values": _mapped(lambda p: p > 0),
+        },
         "params": {**TREES, **{n: NUMBERS[n] for n in ("whole numbers", "complex numbers")}},
-        "x": INPUTS,
-        "y": TARGETS,
+        "x": {**INPUTS, "beyond float32": np.full((4, 3), 1e39)},
+        "y": {**TARGETS, "beyond float32": np.full((4, 2), -1e39)},
         "state": {
             "nothing": None,
             "parameters": PARAMS,
@@ -209,6 +219,8 @@ def _files(folder: Path) -> list[Bad]:
         bad.append(Bad(OPTIMISER, f"load_state({label})", call))
     likes = {n: tree for n, tree in (TREES | NUMBERS).items() if n not in ("a NaN", "an infinity")}
     del likes["a dictionary"]  # its leaves have the names of a tuple's
+    # So has a list.
+    del likes["a list"], likes["layers that are no plain dicts"]
     likes |= {"an object": object(), "a number": 3.0}
     given = {"path": good, "like": PARAMS}
     bad += varied(OPTIMISER, "load_state", optim.load_state, given, {"like": likes})
@@ -242,4 +254,11 @@ def inputs(folder: Path) -> list[Bad]:
     states = {"state": (None, (), PARAMS, "state")}
     average = {"params": PARAMS, "state": optimizer.init(PARAMS)}
     bad += varied(OPTIMISER, "averaged_params", optim.averaged_params, average, states)
+    others = {"params": {n: t for n, t in TREES.items() if n not in ("transposed weights",)}}
+    bad += varied(OPTIMISER, "averaged_params of others", optim.averaged_params, average, others)
+    # In the type of the parameters, float32.
+    names = ("damping", "l2", "factor_damping")
+    for name, value in [(n, v) for n in names for v in (1e300, 1e39, 1e-60, 10**400)]:
+        call = lambda n=name, v=value: optim.kfac(NET, **{n: v}).init(PARAMS)  # noqa: E731
+        bad.append(Bad(OPTIMISER, f"init with {name} {short(value)}", call))
     return bad + _updates() + _files(folder)

@@ -44,9 +44,10 @@ NOT_NEGATIVE = (*NOT_NUMBERS, True, -1.0, *NOT_FINITE)
 #: Neither names nor objects.
 NO_OBJECTS = (None, "mlp", 3, object())
 DAMPINGS = (*NOT_NEGATIVE, np.float32(-1), jnp.asarray(-1.0), jnp.asarray(np.nan), jnp.ones(2))
-DAMPINGS += (np.array(1j), np.array("a"), np.array(None))
+DAMPINGS += (np.array(1j), np.array("a"), np.array(None), 1e39, 1e300, 10**400)
 STEP_SIZES = (*POSITIVE, jnp.asarray(0.0), jnp.asarray(np.nan), jnp.full(2, 0.1))
-COUNTS_OF_STEPS = (*NOT_NUMBERS, True, -1, 2.5, *NOT_FINITE)
+STEP_SIZES += (1e39, 1e-60, 10**400)
+COUNTS_OF_STEPS = (*NOT_NUMBERS, True, -1, 2.5, *NOT_FINITE, 10**12, 2**31, 10**400)
 NAMES = (None, "", 3, "nothing", ["relu"])
 #: Neither maps of a network with 8 numbers nor anything else of its own.
 WRONG_MAPS: dict[str, Any] = {
@@ -65,6 +66,7 @@ MAPS = {
     "a text": "K",
     "a cube": np.ones((2, 2, 2)),
     "no rows": np.zeros((0, 0)),
+    "beyond float32": 1e39 * np.eye(3),
     "an infinity": np.where(K == 1, np.inf, K),
     "truth values": K > 0,
     "objects": K.astype(object),
@@ -76,6 +78,7 @@ MAPS = {
 NOT_FINITE_INPUTS = {
     "a NaN": X.at[1, 2].set(jnp.nan),
     "an infinity": X.at[1, 2].set(jnp.inf),
+    "beyond float32": np.full((4, 3), 1e39),
     "whole numbers": jnp.ones((4, 3), int),
     "truth values": jnp.ones((4, 3), bool),
 }
@@ -84,12 +87,14 @@ COTANGENTS = {
     **{n: v for n, v in TARGETS.items() if not n.startswith("labels")},
     "a NaN": Y.at[0, 0].set(jnp.nan),
     "an infinity": Y.at[3, 1].set(-jnp.inf),
+    "beyond float32": np.full((4, 2), 1e39),
 }
 #: Targets of the squared error.
 WRONG_TARGETS = {
     **TARGETS,
     "a NaN": Y.at[0, 0].set(jnp.nan),
     "an infinity": Y.at[3, 1].set(-jnp.inf),
+    "beyond float32": np.full((4, 2), -1e39),
 }
 
 
@@ -168,8 +173,8 @@ def _networks() -> list[Bad]:
             "network": NO_OBJECTS, "gain": POSITIVE, "key": (None, 0), "dtype": ("x", int),
         }),
         ("sparse_init", networks.sparse_init, {"network": NET, "key": KEY, "num_connections": 2}, {
-            "network": NO_OBJECTS, "num_connections": COUNTS, "scale": NOT_NUMBERS + NOT_FINITE,
-            "bias": NOT_NUMBERS + NOT_FINITE, "key": (None, 0),
+            "network": NO_OBJECTS, "num_connections": COUNTS, "scale": (*NOT_NUMBERS, *NOT_FINITE, 1e39, 1e-60),
+            "bias": (*NOT_NUMBERS, *NOT_FINITE, 1e39), "key": (None, 0),
         }),
         ("apply", NET.apply, run, {"params": trees, "x": ROWS}),
         ("linearize", networks.linearize, linearize, {"params": trees | spoilt}),
@@ -255,13 +260,14 @@ def _kernels() -> list[Bad]:
         }),
         ("infinite.predictor", infinite.predictor,
          {**predictor, "approximation": fisher.UnitWise(), "key": KEY, "num_units": 5},
-         {"key": (None, 0, "k"), "num_units": COUNTS}),
+         {"key": (None, 0, "k"), "num_units": COUNTS, "damping": (*NOT_NEGATIVE, 1e39, 10**400)}),
         ("infinite.ensemble", infinite.ensemble, ensemble, {
             "maps": NO_OBJECTS, "net": (None, "mlp"), "x": few | {"fewer rows": X[:2]},
             "x_test": few | {"fewer rows": X[:2]},
             "targets": {n: v for n, v in WRONG_TARGETS.items()
                         if n not in ("labels in a column", "a column too many")},
-            "step_size": POSITIVE, "steps": (None, 3, "12", [-1], [1.5], [None], [np.nan], ["1"]),
+            "step_size": (*POSITIVE, 1e39, 1e-60),
+            "steps": (None, 3, "12", [-1], [1.5], [None], [np.nan], ["1"], [2**31], [10**400]),
         }),
         ("params_to_stax", infinite.params_to_stax, {"net": NET, "params": PARAMS}, {
             "net": (None, "mlp"), "params": {n: v for n, v in TREES.items()},
@@ -294,7 +300,7 @@ def _approximations() -> list[Bad]:
             "key": (None, 0, "key", jnp.ones(2)), "loss": (None, "l1"), "num_samples": COUNTS,
         }),
         ("EmpiricalFisher", fisher.EmpiricalFisher, {"targets": Y}, {
-            "targets": (None, "y", 3.0, [[1.0]], Y + 1j), "loss": (None, "l1"),
+            "targets": (None, "y", 3.0, [[1.0]], Y + 1j, Y * jnp.nan), "loss": (None, "l1"),
         }),
         ("EmpiricalFisher of shares", fisher.EmpiricalFisher, {"targets": Y, "loss": "cross-entropy"}, {
             "targets": SHARES,
@@ -308,6 +314,7 @@ def _approximations() -> list[Bad]:
     factors = fisher.kronecker_fisher(LIN.layers, 1)
     pairs = [(0.1, 0.1), (0.1, 0.1)]
     dampings = (None, "1", 0.1, [], pairs[:1], [*pairs, *pairs], [0.1, 0.1], [(0.1,), (0.1,)])
+    dampings += ([("1", 0.1), pairs[0]], [(1e39, 0.1), pairs[0]], [(10**400, 0.1), pairs[0]])
     for name, function in (
         ("invert_diagonal", fisher.invert_diagonal),
         ("invert_tridiagonal", fisher.invert_tridiagonal),
@@ -425,8 +432,8 @@ def _dynamics() -> list[Bad]:
             "approximation": (*NO_OBJECTS, fisher.EntryWise()), "network": NO_OBJECTS,
             "x": few, "x_test": few, "outputs": {n: outputs[n] for n in ("nothing", "labels", "a NaN")},
             "targets": {n: WRONG_TARGETS[n] for n in ("nothing", "labels", "a NaN", "transposed")},
-            "step_size": (None, 0.0, np.nan, "1"), "num_steps": (None, -1, 1.5),
-            "damping": (None, -1.0, np.nan, "1"),
+            "step_size": (None, 0.0, np.nan, "1", 1e39), "num_steps": (None, -1, 1.5, 10**12),
+            "damping": (None, -1.0, np.nan, "1", 1e39),
         }),
     ])  # fmt: skip
 
