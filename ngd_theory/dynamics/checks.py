@@ -32,7 +32,7 @@ def check_schedule(step_size, num_steps, outputs, *others) -> None:
     known = is_known(step_size)
     if np.ndim(step_size) or (known and not (math.isfinite(step_size) and step_size > 0)):
         raise InputError(f"step_size is {step_size}; it must be one positive, finite number")
-    check_range("step_size", step_size, jnp.result_type(outputs.dtype), positive=True)
+    check_range("step_size", step_size, jnp.result_type(outputs), positive=True)
     if num_steps < 0:
         raise InputError(f"num_steps is {num_steps}; it must be a whole number of at least 0")
     recorded = [array for array in (outputs, *others) if array is not None]
@@ -59,7 +59,7 @@ def check_targets(loss: Loss, targets, outputs):
     """
     if not is_real(targets):
         raise InputError(f"targets are {shown(targets)}; they must be an array of real numbers")
-    dtype = jnp.result_type(outputs.dtype)
+    dtype = jnp.result_type(outputs)
     check_finite("targets", targets)
     check_range("targets", targets, dtype)
     loss.check(outputs, targets)

@@ -258,7 +258,7 @@ def _kernels() -> list[Bad]:
             "approximation": (*NO_OBJECTS, fisher.EntryWise()), "net": (None, "mlp", images),
             "x": few, "x_test": few, "damping": DAMPINGS,
         }),
-        ("infinite.predictor", infinite.predictor,
+        ("infinite.predictor of unit-wise", infinite.predictor,
          {**predictor, "approximation": fisher.UnitWise(), "key": KEY, "num_units": 5},
          {"key": (None, 0, "k"), "num_units": COUNTS, "damping": (*NOT_NEGATIVE, 1e39, 10**400)}),
         ("infinite.ensemble", infinite.ensemble, ensemble, {

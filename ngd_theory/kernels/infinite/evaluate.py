@@ -268,13 +268,14 @@ def _checked(net, x1, x2):
 
 
 def _array(net, x):
+    # In the type it has: JAX's may be narrower.
+    check_finite("an array of inputs", x)
     x = jnp.asarray(x)
     if x.ndim != 1 + len(net.input_shape) or x.shape[1:] != net.input_shape:
         wanted = ", ".join(map(str, net.input_shape))
         raise InputError(f"inputs have shape {x.shape}; this network takes (N, {wanted})")
     if x.shape[0] == 0:
         raise InputError(f"inputs have shape {x.shape}: there is no sample")
-    check_finite("an array of inputs", x)
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 
