@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ngd_theory.arguments import check_finite, checked
+from ngd_theory.arguments import check_finite, checked, is_finite
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels.infinite import bridge
 from ngd_theory.kernels.infinite.moments import Size
@@ -78,7 +78,7 @@ def layer_kernels(
     NotPredictedError
         For a network that is no perceptron, or an activation whose quadrature does not converge.
     InputError
-        For inputs of the wrong shape.
+        For inputs of the wrong shape, or whose kernels are out of the range of their type.
     """
     resolve("closed-form", net)
     inputs, sensitivities = jnp.split(_evaluate(net, _Both, x1, x2, memory_budget), 2)
@@ -120,7 +120,7 @@ def layerwise_ntk(
         If neural-tangents is needed and cannot be had.
     """
     if resolve(source, net) == "neural-tangents":
-        return bridge.layerwise_ntk(net, *_checked(net, x1, x2))
+        return _in_range(bridge.layerwise_ntk(net, *_checked(net, x1, x2)))
     return _evaluate(net, _Layerwise, x1, x2, memory_budget)
 
 
@@ -155,7 +155,7 @@ def ntk(
         As `layerwise_ntk`.
     """
     if resolve(source, net) == "neural-tangents":
-        return bridge.kernel(net, *_checked(net, x1, x2), "ntk")
+        return _in_range(bridge.kernel(net, *_checked(net, x1, x2), "ntk"))
     return _evaluate(net, _Sum, x1, x2, memory_budget)[0]
 
 
@@ -190,7 +190,7 @@ def nngp(
         As `layerwise_ntk`.
     """
     if resolve(source, net) == "neural-tangents":
-        return bridge.kernel(net, *_checked(net, x1, x2), "nngp")
+        return _in_range(bridge.kernel(net, *_checked(net, x1, x2), "nngp"))
     return _evaluate(net, _Outputs, x1, x2, memory_budget)[0]
 
 
@@ -257,7 +257,16 @@ def _evaluate(net, kind: type[_Tile], x1, x2, budget):
     tile = kind(chain)
     temporaries = tile.count + 3 * depth(chain) + 8
     kernels = assemble(tile, tile.count, rows, *others, temporaries=temporaries, budget=budget)
-    return kernels if others else _with_diagonal(kernels, tile, x1)
+    return _in_range(kernels if others else _with_diagonal(kernels, tile, x1))
+
+
+def _in_range(kernels):
+    if not is_finite(kernels):
+        raise InputError(
+            f"a kernel of these inputs is out of the range of {kernels.dtype}: scale the inputs or weight_std down, or "
+            "use float64"
+        )
+    return kernels
 
 
 def _checked(net, x1, x2):

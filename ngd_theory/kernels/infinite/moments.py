@@ -177,17 +177,29 @@ class ErfMoments(Moments):
 
     def own(self, a):
         """``(2/pi) arcsin(2k / (1 + 2k))`` and ``(4/pi) / sqrt(1 + 4k)``."""
-        k = a.variance
-        second = (2 / jnp.pi) * jnp.arctan2(2 * k, jnp.sqrt(1 + 4 * k))
-        return Size(second, root(second)), (4 / jnp.pi) / jnp.sqrt(1 + 4 * k)
+        width = _width(Size(2 * a.variance, 2**0.5 * a.deviation))
+        tangent = jnp.where(_large(a), a.deviation, 2 * jnp.where(_large(a), 0, a.variance) / width)
+        second = (2 / jnp.pi) * jnp.arctan(tangent)
+        return Size(second, root(second)), (4 / jnp.pi) / width
+
+
+def _large(a: Size):
+    """Where ``1 + k`` is k, and k may be out of range."""
+    return a.deviation > 1 / jnp.finfo(a.deviation.dtype).eps
 
 
 def _width(a: Size):
-    return jnp.sqrt(1 + 2 * a.variance)
+    """``sqrt(1 + 2k)``."""
+    large = _large(a)
+    return jnp.where(large, 2**0.5 * a.deviation, jnp.sqrt(1 + 2 * jnp.where(large, 0, a.variance)))
 
 
 def _sine(a: Size, pair: Pair, b: Size):
-    return 2 * pair.covariance * outer(1 / _width(a), 1 / _width(b))
+    """``2c / sqrt((1+2k)(1+2k'))``, from the correlation where c may be out of range."""
+    large = (_large(a)[:, None] | _large(b)[None, :]) & both(a, b)
+    by_covariance = 2 * jnp.where(large, 0, pair.covariance) * outer(1 / _width(a), 1 / _width(b))
+    shares = outer(*[2**0.5 * s.deviation / _width(s) for s in (a, b)])
+    return jnp.where(large, pair.correlation * shares, by_covariance)
 
 
 @jax.custom_jvp

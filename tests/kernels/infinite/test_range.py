@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from limit_kernels import reference
 
+from ngd_theory.errors import InputError
 from ngd_theory.kernels import infinite
 from ngd_theory.networks import mlp
 
@@ -43,6 +44,23 @@ def test_small_and_large_inputs_in_single_precision(activation, scale, points):
         for found in (get(net, x), get(net, x, x)):
             assert found.dtype == jnp.float32
             np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("scale", [1e19, 1e20, 1e30])
+def test_kernels_of_inputs_whose_variance_is_out_of_range(scale, points):
+    net, x = network("erf"), jnp.float32(scale) * points
+    wanted = numpy_kernels("erf", x, x)[0]
+    for found in (infinite.nngp(net, x), infinite.nngp(net, x, x)):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "identity", "erf"])
+def test_kernels_out_of_range_are_an_error(activation, points):
+    # Found was [[inf, nan], ...].
+    net, x = network(activation), jnp.float32(1e20) * points
+    for call in (infinite.ntk, infinite.layerwise_ntk, infinite.layer_kernels):
+        with pytest.raises(InputError, match="out of the range of float32: scale the inputs"):
+            call(net, x)
 
 
 def test_deep_networks_that_forget_their_inputs(points):
