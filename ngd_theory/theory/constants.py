@@ -91,7 +91,7 @@ def largest_monotone_step_size(map: Any) -> Float[Array, ""]:
 @jax.jit
 def _inverse_of_largest(map):
     map, part = brought_into_range(map)
-    return part / eigvalsh((map + map.T) / 2)[-1]
+    return part / eigvalsh(map)[-1]
 
 
 @checked

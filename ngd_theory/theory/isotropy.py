@@ -68,15 +68,15 @@ def require_map(map: Any, name: str = "the map") -> Array:
     """
     map = require_square(map, name)
     if is_known(map):
-        finite, trace = (x.item() for x in _look(map))
+        finite, constant = (x.item() for x in _look(map))
         if not finite:
             raise InputError(
                 f"{name} has a NaN or infinity: a solve broke down; raise the damping, use float64, or see "
                 "ngd_theory.theory.check_conditions"
             )
-        if not trace > 0:
+        if not constant > 0:
             raise InputError(
-                f"{name} has the trace {trace:.3g}, which is not positive: it contracts no residual, and no isotropy "
+                f"{name} has the trace {len(map) * constant:.3g}, which is not positive: it contracts no residual, and no isotropy "
                 "constant or step size is read off it; see ngd_theory.theory.check_conditions"
             )
     return map
@@ -109,7 +109,8 @@ def require_square(map: Any, name: str = "the map") -> Array:
 
 @jax.jit
 def _look(map):
-    return jnp.isfinite(map).all(), jnp.trace(map)
+    # A mean is in range where its sum is not.
+    return jnp.isfinite(map).all(), jnp.sum(jnp.diagonal(map) / len(map))
 
 
 @jax.jit
@@ -122,7 +123,7 @@ def summarise(map: Float[Array, "NC NC"]) -> Isotropy:
     scaled = map / jnp.where(constant == 0, 1, jnp.abs(constant))
     deviation = jnp.linalg.norm(scaled - jnp.sign(constant) * jnp.eye(size, dtype=map.dtype))
     dispersion = jnp.where(constant == 0, jnp.nan, deviation / size**0.5)
-    eigenvalues = eigvalsh((map + map.T) / 2)
+    eigenvalues = eigvalsh(map)
     return Isotropy(constant / part, dispersion, eigenvalues[0] / part, eigenvalues[-1] / part)
 
 

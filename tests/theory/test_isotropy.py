@@ -101,3 +101,14 @@ def test_inside_jit_a_dispersion_is_never_negative():
 def test_maps_of_any_size_have_a_dispersion(scale):
     found = ngd.theory.isotropy(np.float32(scale) * np.diag(np.float32([1, 3])))
     assert float(found.dispersion) == pytest.approx(0.5)
+
+
+def test_maps_whose_trace_is_out_of_range():
+    large = np.float32(1e38)
+    found = ngd.theory.isotropy(large * np.eye(10, dtype="float32"))
+    for number in (found.constant, found.min_eigenvalue, found.max_eigenvalue):
+        assert float(number) == pytest.approx(1e38)
+    assert float(found.dispersion) == pytest.approx(0, abs=1e-6)
+    # Sums from the left are inf - inf.
+    mixed = np.diag(np.repeat(np.float32([1, -1, 1]), (9, 9, 1)))
+    assert float(ngd.theory.isotropy(3 * large * mixed).constant) == pytest.approx(3e38 / 19)
