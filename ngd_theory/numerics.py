@@ -25,7 +25,8 @@ def row_norms(x: Float[Array, "N M"]) -> Float[Array, " N"]:
 
 
 def _scale(largest):
-    # Any number gives the same norm, so no derivative is lost. This one's inverse is in range too.
+    # The result does not depend on the scale, so the scale may be a constant to derivatives. It is clipped so that
+    # 1/scale is in range.
     limits = jnp.finfo(largest.dtype)
     return jax.lax.stop_gradient(jnp.clip(largest, 4 * limits.tiny, limits.max / 16))
 
@@ -38,7 +39,20 @@ def _root(x):
 def power(base: Float[Array, "..."], exponent: Int[Array, "..."]) -> Float[Array, "..."]:
     """``base**exponent`` for whole exponents >= 0 that broadcast, with its derivative by the base, at 0 too."""
     shape = jnp.broadcast_shapes(base.shape, exponent.shape)
-    return jax.lax.pow(jnp.broadcast_to(base, shape), jnp.broadcast_to(exponent, shape))
+    return _power(jnp.broadcast_to(base, shape), jnp.broadcast_to(exponent, shape))
+
+
+@jax.custom_jvp
+def _power(base, exponent):
+    return jax.lax.pow(base, exponent)
+
+
+@_power.defjvp
+def _(primals, tangents):
+    # JAX's rule takes 0 times an infinity to differentiate twice at 0.
+    base, exponent = primals
+    slope = exponent.astype(base.dtype) * _power(base, jnp.maximum(exponent - 1, 0))
+    return _power(base, exponent), slope * tangents[0]
 
 
 def geometric_sum(rate: Float[Array, "..."], terms: Int[Array, "..."]) -> Float[Array, "..."]:
@@ -52,9 +66,12 @@ def geometric_sum(rate: Float[Array, "..."], terms: Int[Array, "..."]) -> Float[
         t; it broadcasts with ``rate``.
     """
     t = terms.astype(rate.dtype)
-    # 1 - (1 - x)^t cancels unless x is large.
-    large, zero = rate >= 0.5, rate == 0
-    x = jnp.where(large | zero, 0.25, rate)
+    # 1 - (1 - x)^t cancels unless x is large, and derivatives of a quotient by x do where x t is small.
+    large, small = rate >= 0.5, jnp.abs(rate) * jnp.maximum(t, 1) < 0.1
+    x = jnp.where(large | small, 0.25, rate)
     smooth = -jnp.expm1(t * jnp.log1p(-x)) / x
     direct = (1 - power(1 - rate, terms)) / jnp.where(large, rate, 1)
-    return jnp.where(zero, t - t * (t - 1) / 2 * rate, jnp.where(large, direct, smooth))
+    x, series = jnp.where(small, rate, 0), jnp.ones_like(rate * t)
+    for k in range(10, 0, -1):
+        series = 1 - (t - k) / (k + 1) * x * series
+    return jnp.where(small, t * series, jnp.where(large, direct, smooth))
