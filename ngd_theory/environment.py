@@ -54,12 +54,14 @@ def _main_memory() -> int | None:
         return None
 
 
-def _control_group() -> int | None:
-    """What a container leaves."""
-    folder = Path("/sys/fs/cgroup")
+def _control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container leaves, with what its cache of files would give back."""
     try:
-        limit, used = ((folder / f"memory.{name}").read_text() for name in ("max", "current"))
-        return int(limit) - int(used)
+        limit, used, statistics = (
+            (folder / f"memory.{name}").read_text() for name in ("max", "current", "stat")
+        )
+        cached = re.search(r"^inactive_file (\d+)$", statistics, re.MULTILINE)
+        return int(limit) - int(used) + (int(cached[1]) if cached else 0)
     except (ValueError, OSError):
         return None
 

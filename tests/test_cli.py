@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import ngd_theory
-from ngd_theory import experiment, report, sweeps
+from ngd_theory import environment, experiment, report, sweeps
 from ngd_theory.cli import app
 from ngd_theory.cli.app import EXAMPLES
 from ngd_theory.cli.memory import MemoryPlan, gigabytes, largest_cell
@@ -415,11 +415,23 @@ def test_a_run_above_the_memory_limit_is_refused_before_it_starts(verify, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("limit", ["much", "-1", "2X", "0", "1.2.3G"])
+@pytest.mark.parametrize("limit", ["much", "-1", "2X", "0", "1.2.3G", "9" * 400])
 def test_a_memory_limit_that_is_none_is_refused(verify, limit):
     result = verify(f"--memory-limit={limit}")
     assert result.exit_code == 2 and "--memory-limit" in result.output
     assert verify("--explain", f"--memory-limit={limit}").exit_code == 2
+
+
+def test_files_in_a_containers_cache_count_as_free(tmp_path):
+    for name, text in (
+        ("max", "1000\n"),
+        ("current", "900\n"),
+        ("stat", "anon 5\ninactive_file 300\n"),
+    ):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert environment._control_group(tmp_path) == 400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert environment._control_group(tmp_path) is None
 
 
 def test_doctor_says_what_is_here():

@@ -1,13 +1,12 @@
 """What a run will hold, told before it runs."""
 
-import os
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from ngd_theory.environment import available_memory
 from ngd_theory.errors import InputError
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -47,43 +46,11 @@ def parse_bytes(text: str) -> int:
         count = (
             int(float(found[1]) * (1024 if found[3] else 1000) ** _UNITS[found[2]]) if found else 0
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         count = 0
     if count < 1:
         raise InputError(f"--memory-limit {text}: write it as 2G, 512MiB or a number of bytes")
     return count
-
-
-def available_memory() -> int | None:
-    """Bytes that the default device has free: a GPU's, or the main memory that this process may still take."""
-    import jax
-
-    statistics = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" in statistics:
-        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    known = [count for count in (_main_memory(), _control_group()) if count is not None]
-    return min(known, default=None)
-
-
-def _main_memory() -> int | None:
-    """With what the system's caches would give back."""
-    try:
-        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
-        if found:
-            return 1024 * int(found[1])
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _control_group() -> int | None:
-    """What a container leaves."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((folder / f"memory.{name}").read_text() for name in ("max", "current"))
-        return int(limit) - int(used)
-    except (ValueError, OSError):
-        return None
 
 
 def _room(total: float, free: float | None) -> int:

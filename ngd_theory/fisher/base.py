@@ -165,12 +165,12 @@ class Approximation(abc.ABC):
     def _check_digits(
         self, what: str, found, lin: Linearization, damping: Damping, limit: Callable
     ) -> None:
-        """Compare with the limit rho -> 0 where rho is below the rounding of the kernel.
+        """Below round-off the damped result must equal the limit rho -> 0.
 
-        There a solve has no digit of rho, and is right only if the limit is: not for copies of a sample, say. Both are
-        of the true Fisher under MSE; others need not have a limit.
+        Where it does not (copies of a sample), it has no correct digit. Checked for the true Fisher under MSE only;
+        others need not have a limit.
         """
-        if not (is_known(damping.value) and is_known(lin.outputs)):
+        if not all(map(is_known, jax.tree.leaves((found, damping.value, lin)))):
             return
         rho, eps = float(damping.value), float(jnp.finfo(lin.outputs.dtype).eps)
         never_isotropic = type(self).damping_bias is Approximation.damping_bias

@@ -225,6 +225,28 @@ def test_a_damping_that_rounding_swallows_is_right_or_refused(name):
                     assert relative_error(found, limit) < 0.02, rho
 
 
+@pytest.mark.parametrize("damping", [1e-3, 1e-18])
+def test_the_check_of_a_small_damping_reads_no_number_that_is_not_known(damping):
+    # A known damping at a known linearisation, but for what is differentiated or batched.
+    p, exact = problem(BY_NAME["L1 C3, N<M0"]), ngd.fisher.Exact()
+    layer = p.lin.layers[0]
+
+    def moved(inputs):
+        return replace(p.lin, layers=(replace(layer, inputs=inputs),))
+
+    def total(*trees):
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(trees))
+
+    calls = (
+        (lambda c: total(exact.natural_gradient(p.lin, c, damping)), p.residual),
+        (lambda a: total(exact.function_space_map(moved(a), damping)), layer.inputs),
+        (lambda a: total(exact.function_space_map(p.lin, damping, moved(a))), layer.inputs),
+    )
+    for function, at in calls:
+        assert np.isfinite(jax.grad(function)(at)).all()
+        assert np.isfinite(jax.vmap(function)(jnp.stack([at, 2 * at]))).all()
+
+
 def test_a_small_damping_of_a_kernel_of_full_rank_is_its_limit():
     p = problem(BY_NAME["L1 C3, N<M0"])
     found = ngd.fisher.Exact().function_space_map(p.lin, 1e-18)
