@@ -23,7 +23,10 @@ NoCache = Annotated[
 
 
 def named_path(text: str | Path) -> Path:
-    """A path of the command line, or its default; an empty one is no name of the folder that one is in."""
+    """A path of the command line, or its default.
+
+    An empty text is refused; `Path` would read it as the current folder.
+    """
     if not str(text).strip():
         raise typer.BadParameter("it is empty; give a name")
     return Path(text)

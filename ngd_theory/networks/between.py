@@ -1,9 +1,8 @@
 """What the maps after a layer do to its pre-activations, read off several points.
 
 The theory knows the ranks where every number after the maps is made of positions of one unit that nothing else is
-made of: activations, pooling, slices, other orders. Cotangents at a random point tell which those are. They are random,
-so that nothing cancels, and one of them is multiplied by each entry's own number. Where a pre-activation feeds one
-entry only, the two are pulled back to numbers whose ratio is the number of that entry.
+made of: activations, pooling, slices, other orders. Two cotangents are pulled back: random weights r_i, and i*r_i.
+Where a pre-activation feeds only entry i, the ratio of the two results is i.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ngd_theory.errors import NotPredictedError
+from ngd_theory.errors import InputError, NotPredictedError, shown
 from ngd_theory.networks.activations import ACTIVATIONS, Activation
 
 #: Centre and spread of the random points: the first for the slopes of a Gaussian, the others where one side is flat.
@@ -91,7 +90,17 @@ def between(after: tuple[Callable, ...], shape: tuple[int, ...]) -> Between:
     ------
     NotPredictedError
         Where the theory does not know the ranks after such maps: "its map ..." in words.
+    InputError
+        For a map that cannot be hashed: what is found is kept for the next call.
     """
+    for function in after:
+        try:
+            hash(function)
+        except TypeError:
+            raise InputError(
+                f"a map after a layer is {shown(function)}, which cannot be hashed: take a function, or a frozen "
+                "dataclass"
+            ) from None
     if not entry_wise(after):
         return _look(after, shape)
     if not after:
@@ -111,7 +120,7 @@ def _look(after: tuple[Callable, ...], shape: tuple[int, ...]) -> Between:
     rng = np.random.default_rng(0)
     look, out = _compiled(after, shape, rng)
     feeds = np.full(shape, -1)
-    active, slopes, steady, straight = [], [], True, True
+    active, steady, straight, slopes = [], True, True, None
 
     def add(u):
         value, pulled = look(np.stack([u, rng.normal(size=shape)]))
@@ -123,15 +132,15 @@ def _look(after: tuple[Callable, ...], shape: tuple[int, ...]) -> Between:
                 "its map sends a unit to different numbers at different inputs, as sorting does"
             )
         np.copyto(feeds, fed, where=fed >= 0)
-        slopes[1:] = [pulled[0, 0]]
-        return fed
+        return fed, pulled[0, 0]
 
     for centre, spread in POINTS:
         seen = []
         for _ in range(DRAWS):
-            fed = add(centre + spread * rng.normal(size=shape))
+            fed, here = add(centre + spread * rng.normal(size=shape))
             seen.append(fed >= 0)
-            straight &= np.allclose(slopes[0], slopes[-1], rtol=1e-4, atol=0)
+            slopes = here if slopes is None else slopes
+            straight &= np.allclose(slopes, here, rtol=1e-4, atol=0)
             if (centre, spread) == POINTS[0]:
                 active.append(len(np.unique(fed[fed >= 0])) / prod(out))
         # Around one side of zero activations do not switch, but what chooses among positions does.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ngd_theory as ngd
-from ngd_theory.errors import NotPredictedError
+from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.networks import Network, between
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.convolution import AveragePool, Convolution, Flatten, GlobalAveragePool
@@ -242,6 +242,21 @@ def test_what_is_said_of_the_packages_activations_is_seen(name):
     seen = between.between((dataclasses.replace(phi, name="another"),), (1000,))
     assert (said.shape, said.feeds, said.linear) == (seen.shape, seen.feeds, seen.linear)
     assert seen.active == pytest.approx(said.active, abs=0.05)
+
+
+def test_maps_that_cannot_be_hashed_are_refused():
+    @dataclasses.dataclass
+    class Twice:
+        factor: float = 2.0
+
+        def __call__(self, h):
+            return self.factor * h
+
+    with pytest.raises(InputError, match=r"a Twice, which cannot be hashed: .* a frozen dataclass"):
+        between.between((Twice(),), (8,))
+    # The control: with a hash it is looked at.
+    Twice.__hash__ = lambda self: hash(self.factor)
+    assert between.between((Twice(),), (8,)).linear
 
 
 def test_sizes_can_be_counted_inside_jit():

@@ -32,7 +32,11 @@ def _moved(x) -> Array:
 
 
 def _undefined(x, size: Size):
-    """Zero a sample; where it has no variance, its derivative takes 0 to 0 and anything else to NaN, in both modes."""
+    """Zero a sample.
+
+    Where it has no variance, its derivative along a direction is 0 if the direction is 0, and NaN otherwise; in both
+    modes.
+    """
     zero = (size.deviation == 0)[:, None]
     most = jnp.where(zero, jnp.finfo(x.dtype).max, 0)
     least = jnp.where(zero, 0, 1).astype(x.dtype)
