@@ -16,7 +16,7 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 LOCK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install verify test test-gpu lint format bench notebooks docs lock compat lowest clean
+.PHONY: help install verify test test-all test-gpu lint format bench notebooks docs lock compat lowest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -49,8 +49,14 @@ install: $(INSTALLED) ## make .venv with everything locked and this package, edi
 verify: $(INSTALLED) ## check every claim; the report goes to results/verify (ARGS=...)
 	@$(VENV)/bin/ngd-theory verify --out results/verify $(ARGS)
 
-test: $(INSTALLED) ## run the tests in two processes (PYTEST_ARGS=...)
+test: $(INSTALLED) ## run the tests that take minutes, in two processes (PYTEST_ARGS=...)
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+# The last line: some tests of what users' programs compute, compiled as theirs are.
+OPTIMISED := tests/fisher/test_identities.py tests/fisher/test_interface.py tests/dynamics tests/kernels/test_empirical.py
+test-all: $(INSTALLED) ## run all tests, and some with XLA's optimisations
+	@$(PY) -m pytest $(PYTEST_ARGS) --whole
+	@$(PY) -m pytest $(PYTEST_ARGS) --optimised $(OPTIMISED)
 
 # JAX of the locked version with its GPU plugin; leave that environment with `rm -rf .venv`.
 CUDA ?= cuda13
@@ -61,7 +67,7 @@ $(VENV)/.gpu-installed: $(INSTALLED)
 
 test-gpu: $(VENV)/.gpu-installed ## run the tests on a GPU (CUDA=cuda12 for older drivers)
 	@$(PY) -c "import sys, jax; b = jax.default_backend(); b == 'gpu' or sys.exit(f'no GPU: JAX runs on {b}')"
-	@XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest $(PYTEST_ARGS)
+	@XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest $(PYTEST_ARGS) --whole
 
 lint: $(VENV)/.lint-installed ## ruff check, ruff format --check, basedpyright
 	@$(VENV)/bin/ruff check
@@ -114,7 +120,7 @@ compat: $(UV) ## run the neural-tangents tests on every JAX supported
 # Old releases warn about newer ones of what they use in turn: here warnings are no errors.
 lowest: $(UV) ## run the tests on the oldest dependencies allowed (Python 3.11)
 	@$(UV) --no-config run --isolated --no-project --python 3.11 --resolution lowest-direct \
-		--with-editable '.[test,cluster]' python -m pytest -W default $(PYTEST_ARGS)
+		--with-editable '.[test,cluster]' python -m pytest -W default $(PYTEST_ARGS) --whole
 
 clean: ## remove .venv, caches and results
 	rm -rf $(VENV) results build dist .pytest_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+import zlib
 from importlib import import_module
 from pathlib import Path
 
@@ -14,13 +15,58 @@ sys.path.insert(0, str(Path(__file__).with_name("helpers")))
 jax.config.update("jax_enable_x64", True)
 # Most of the time goes into compiling some ten thousand small programs: much less with these two. The second is an
 # extra option, which a JAX that does not know it ignores; processes that tests start inherit it.
-jax.config.update("jax_disable_most_optimizations", True)
 OLD_EMITTERS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}"
+# xdist's workers are not given the options of the command line before this file is read.
+if "--optimised" in (*sys.argv, *os.environ.get("PYTEST_ADDOPTS", "").split()):
+    os.environ["NGD_TESTS_OPTIMISED"] = "1"
+if "NGD_TESTS_OPTIMISED" not in os.environ:
+    jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}"
 # Before anything imports the package, or its annotations go unchecked.
 install_import_hook("ngd_theory", "typecheck.checker")
 # A second run compiles nothing. After the hook, as it imports the package.
 import_module("ngd_theory.compilation_cache").turn_on()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--whole",
+        action="store_true",
+        help="slow tests too, and every pair of values of a grid, not every value once",
+    )
+    parser.addoption(
+        "--optimised",
+        action="store_true",
+        help="with XLA's optimisations, as users' programs have them: some tests, in twice the time",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out slow tests, and of grids the cases that show no new value (``--whole``: no new pair of values)."""
+    whole = config.getoption("--whole")
+    groups = {}
+    for item in items:
+        groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {item for group in groups.values() for item in covering(group, 2 if whole else 1)}
+    if not whole:
+        kept = {item for item in kept if item.get_closest_marker("slow") is None or len(items) == 1}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def covering(group, strength):
+    """Cases of one test that together show every combination of ``strength`` of its values."""
+    seen, kept = set(), []
+    # Not in their order, in which the last value of a grid comes late.
+    for item in sorted(group, key=lambda item: zlib.crc32(item.nodeid.encode())):
+        spec = getattr(item, "callspec", None)
+        values = [] if spec is None else [f"{n}={v!r}" for n, v in sorted(spec.params.items())]
+        new = set(itertools.combinations(values, min(strength, len(values)))) - seen
+        if new:
+            seen |= new
+            kept.append(item)
+    return kept
+
 
 #: A process may have 65,530 memory mappings on Linux, and every compiled program takes some: beyond, it is killed.
 MAPPINGS = 30_000

@@ -23,7 +23,7 @@ from ngd_theory.errors import InputError, SingularKernelError
 from ngd_theory.experiment import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
-#: The shapes of ``tests/claims/conftest.py``, whose compiled programs serve again.
+#: The shapes of ``tests/experiment/conftest.py``, whose compiled programs serve again.
 SMALL = (
     "--dataset gaussian --input-dim 24 --num-train 12 --num-test 8 --width 256 --steps 3".split()
 )
@@ -65,7 +65,7 @@ def canned(monkeypatch, found):
     """Answer ``experiment.verify`` with a report: these tests are of what is done with it."""
 
     def answer(changed=found):
-        monkeypatch.setattr(claims, "verify", lambda settings, progress=None: changed)
+        monkeypatch.setattr(experiment, "verify", lambda settings, progress=None: changed)
         return found
 
     answer()
@@ -257,14 +257,14 @@ def test_more_rows_than_there_are_is_refused(verify, tmp_path):
 def test_results_where_a_file_is_are_refused_before_the_work(verify, tmp_path, monkeypatch, below):
     file = tmp_path / "file"
     file.write_text("mine")
-    monkeypatch.setattr(claims, "verify", lambda *arguments: pytest.fail("it was run"))
+    monkeypatch.setattr(experiment, "verify", lambda *arguments: pytest.fail("it was run"))
     result = verify("--out", f"{file}{below}")
     assert refused(result, "is a file", "--out")
     assert file.read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(verify, monkeypatch):
-    monkeypatch.setattr(claims, "verify", lambda *arguments: pytest.fail("it was run"))
+    monkeypatch.setattr(experiment, "verify", lambda *arguments: pytest.fail("it was run"))
     monkeypatch.setattr(os, "access", lambda *arguments: False)
     assert refused(verify(), "no permission")
 
@@ -273,7 +273,7 @@ def test_a_folder_that_only_the_system_refuses_is_found_before_the_work(verify, 
     def mkdir(*arguments, **options):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(claims, "verify", lambda *arguments: pytest.fail("it was run"))
+    monkeypatch.setattr(experiment, "verify", lambda *arguments: pytest.fail("it was run"))
     monkeypatch.setattr(Path, "mkdir", mkdir)
     assert refused(verify(), "Read-only file system", "--out")
 
@@ -291,7 +291,7 @@ def test_a_singular_kernel_is_one_line(verify, monkeypatch, tmp_path):
     def breaks(settings, progress=None):
         raise SingularKernelError("layer 2: raise the damping")
 
-    monkeypatch.setattr(claims, "verify", breaks)
+    monkeypatch.setattr(experiment, "verify", breaks)
     assert refused(verify(), "layer 2: raise the damping", out=tmp_path / "out")
 
 
@@ -299,7 +299,7 @@ def test_too_little_memory_is_one_line(verify, monkeypatch, tmp_path):
     def breaks(settings, progress=None):
         raise MemoryError("Unable to allocate 80 GiB")
 
-    monkeypatch.setattr(claims, "verify", breaks)
+    monkeypatch.setattr(experiment, "verify", breaks)
     assert refused(verify(), "80 GiB", "--width", out=tmp_path / "out")
 
 
@@ -553,7 +553,7 @@ def test_the_size_that_is_counted_is_that_of_the_data(tmp_path, dataset, loss):
         | {"num_train": 12, "num_test": 3, "input_dim": 5}
     )
     found, size = experiment.load_data(settings), experiment.data_size(settings)
-    assert size == (found.input_dim, found.output_dim)
+    assert size[:2] == (found.input_dim, found.output_dim)
 
 
 @pytest.mark.parametrize(
@@ -579,7 +579,7 @@ def test_of_a_file_only_the_targets_are_read(tmp_path, kind, loss, classes):
     tracemalloc.stop()
     assert peak < images.nbytes / 20
     found = experiment.load_data(settings)
-    assert size == (found.input_dim, found.output_dim)
+    assert size[:2] == (found.input_dim, found.output_dim)
 
 
 def test_the_header_of_a_damaged_file_is_refused_as_the_file_is(tmp_path):

@@ -105,7 +105,7 @@ def _run(
     import jax
 
     from ngd_theory import compilation_cache, sweeps
-    from ngd_theory.sweeps.executors import workers_here
+    from ngd_theory.sweeps.schedulers import workers_here
     from ngd_theory.threads import limit_blas_threads
 
     study = sweeps.read(path)

@@ -41,7 +41,8 @@ def _settings_options() -> Iterator[inspect.Parameter]:
     """An option a setting, from the one model that holds them; what is wrong with a value is the model's to say."""
     for name, field in Settings.model_fields.items():
         kind, default = _type(field.annotation), field.default
-        given: dict[str, Any] = {"help": field.description}
+        extra: Any = field.json_schema_extra
+        given: dict[str, Any] = {"help": field.description, "hidden": not extra["shown"]}
         if kind is Path:
             given |= {"parser": named_path, "metavar": "FOLDER"}
         names = (f"--{name.replace('_', '-')}",) if kind is bool else ()
@@ -69,11 +70,11 @@ def _with_settings(command):
 @_with_settings
 def verify(
     explain: Annotated[
-        bool, typer.Option("--explain", help="Print what the run would hold in memory; do not run.")
+        bool, typer.Option("--explain", help="Print the memory it would hold; do not run.")
     ] = False,
     memory_limit: Annotated[
         str | None,
-        typer.Option(help="Refuse to run with more, such as 8G, not what is free."),
+        typer.Option(help="Refuse to run with more, such as 8G."),
     ] = None,
     out: Annotated[
         Path, typer.Option(parser=named_path, metavar="FOLDER", help="Folder for the results.")

@@ -26,8 +26,9 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-def _option(default: Any, help: str) -> Any:
-    return Field(default, description=help)
+def _option(default: Any, help: str, shown: bool = True) -> Any:
+    """A setting; one that is not shown is an option all the same, but not in the screen of ``--help``."""
+    return Field(default, description=help, json_schema_extra={"shown": shown})
 
 
 class Settings(BaseModel):
@@ -36,20 +37,17 @@ class Settings(BaseModel):
     made_by: ClassVar[str] = 'ngd.experiment.parse({"dataset": "mnist"})'
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str = _option(
-        "mnist",
-        "mnist, fashion-mnist, digits, curves, gaussian, cifar10, svhn, openml:NAME or PATH.npz.",
-    )
+    dataset: str = _option("mnist", "Source: mnist, gaussian, PATH.npz, ...")
     classes: tuple[str, ...] | None = _option(None, "Classes to keep, such as 0,1.")
     num_train: PositiveInt = _option(100, "N, training samples.")
     num_test: Annotated[int, Field(ge=0, lt=2**63)] = _option(100, "Test samples.")
-    width: PositiveInt = _option(1024, "M, units or channels of every hidden layer.")
+    width: PositiveInt = _option(1024, "M, units of a hidden layer.")
     depth: Depth = _option(3, "L, number of affine layers.")
     activation: str = _option("relu", "relu, tanh, erf, gelu or identity.")
     weight_std: Positive = _option(2**0.5, "sigma_w.")
     bias_std: NonNegative = _option(0.0, "sigma_b; 0 leaves the biases out.")
     approximations: tuple[str, ...] = _option(
-        (), "Comma-separated; all but kfac-tridiagonal when left out."
+        (), "With commas; all but kfac-tridiagonal if left out."
     )
     step_scale: Positive = _option(1.0, "eta times alpha.")
     steps: PositiveInt = _option(5, "Training steps.")
@@ -58,28 +56,34 @@ class Settings(BaseModel):
     seed: Seed = _option(0, "Seed of data choice and parameters.")
     precision: Literal["float32", "float64"] = _option("float64", "float64 or float32.")
     forster: bool = _option(False, "Forster transform of the inputs (N > M_0).")
-    input_dim: PositiveInt | None = _option(
-        None, "Keep this many principal components (gaussian: M_0)."
-    )
+    input_dim: PositiveInt | None = _option(None, "Principal components to keep (gaussian: M_0).")
     output_dim: PositiveInt | None = _option(None, "C, for gaussian.")
     data_dir: Path | None = _option(None, "Folder of original data files.")
     kernel: Literal["empirical", "infinite"] = _option(
-        "empirical", "empirical, or infinite: predict with the infinite width's kernels too."
+        "empirical", "empirical, or infinite as well."
     )
-    architecture: Literal["mlp", "cnn"] = _option(
-        "mlp", "mlp, or cnn: depth - 1 convolutions and a dense layer."
+    architecture: Literal["mlp", "cnn"] = _option("mlp", "mlp or cnn.")
+    image_size: PositiveInt | None = _option(
+        None, "Rows and columns of gaussian images.", shown=False
     )
-    image_size: PositiveInt | None = _option(None, "Rows and columns of gaussian images, for cnn.")
-    image_channels: PositiveInt = _option(3, "Channels of gaussian images.")
-    kernel_size: PositiveInt = _option(3, "Of a convolution.")
-    stride: PositiveInt = _option(1, "Of a convolution.")
-    pool: PositiveInt = _option(1, "Window of the average pooling after a convolution.")
-    padding: Literal["same", "valid", "circular"] = _option("same", "same, valid or circular.")
+    image_channels: PositiveInt = _option(3, "Channels of gaussian images.", shown=False)
+    kernel_size: PositiveInt = _option(3, "Of a convolution.", shown=False)
+    stride: PositiveInt = _option(1, "Of a convolution.", shown=False)
+    pool: PositiveInt = _option(
+        1, "Window of the average pooling after a convolution.", shown=False
+    )
+    padding: Literal["same", "valid", "circular"] = _option(
+        "same", "same, valid or circular.", shown=False
+    )
     readout: Literal["flatten", "pool"] = _option(
-        "flatten", "flatten, or pool: the last layer sees all positions of a cnn, or their mean."
+        "flatten",
+        "flatten, or pool: the last layer sees all positions of a cnn, or their mean.",
+        shown=False,
     )
     sharing: Literal["expand", "reduce"] = _option(
-        "expand", "expand or reduce: what positions that share a weight are to K-FAC."
+        "expand",
+        "expand or reduce: what positions that share a weight are to K-FAC.",
+        shown=False,
     )
 
     @field_validator("dataset")

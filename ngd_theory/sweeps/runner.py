@@ -9,8 +9,9 @@ from ngd_theory.arguments import checked
 from ngd_theory.experiment.claim import Outcome
 from ngd_theory.sweeps.base import AnyStudy, StudyVerdict, evaluate
 from ngd_theory.sweeps.cells import Cell, grouped_by_shape, with_data
-from ngd_theory.sweeps.executors import Failure, Measure, Measured, Rows, executor
+from ngd_theory.sweeps.executors import Failure, Measure, Measured, Rows
 from ngd_theory.sweeps.kinds import read
+from ngd_theory.sweeps.schedulers import executor
 from ngd_theory.sweeps.store import SetAside, Store, load
 
 
