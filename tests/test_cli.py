@@ -140,7 +140,7 @@ def test_status_0_when_every_applicable_claim_holds(canned, verify, tmp_path):
 
 def test_status_1_when_one_fails_and_the_results_are_still_written(canned, verify, tmp_path):
     found = canned()
-    failed = replace(found.verdicts[0], status=Outcome.FAIL)
+    failed = replace(found.verdicts[0], outcome=Outcome.FAIL)
     canned(replace(found, verdicts=(failed, *found.verdicts[1:])))
     result = verify()
     assert result.exit_code == 1
