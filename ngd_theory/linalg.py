@@ -2,10 +2,10 @@
 
 Under `jax.vmap` a factorisation here is a loop on a CPU: two batched LAPACK calls that XLA runs side by side can wait
 for each other's threads for ever (jaxlib 0.10.2, two cores). On accelerators it is a batch. The package calls
-`jnp.linalg` nowhere else on arrays of a device (a test reads the sources).
+no factorisation of `jnp.linalg` anywhere else on arrays of a device (a test reads the sources).
 
 A spectral function ``f(A) = U f(lambda) U^T`` is smooth where eigenvalues are equal, and its eigenvectors are not. The
-derivatives here are made of divided differences of f, so that equal eigenvalues are no special case. What is cut off at
+derivatives here are equations for f(A) itself, so that equal eigenvalues are no special case. What is cut off at
 round-off counts as an eigenvalue that stays zero: these are the derivatives along changes that keep the rank.
 """
 
@@ -22,26 +22,17 @@ from ngd_theory.precision import full_precision
 def one_by_one(function: Callable) -> Callable:
     """Decorator: under vmap, a loop on a CPU and a batch on accelerators; arguments are arrays."""
 
+    in_turn = jax.custom_batching.sequential_vmap(function)
+
     @jax.custom_batching.custom_vmap
     def wrapped(*args):
         return function(*args)
 
     @wrapped.def_vmap
     def batch(axis_size, batched, *args):
-        moving = [a for a, b in zip(args, batched, strict=True) if b]
-
-        def with_fixed(call):
-            def each(*items):
-                rest = iter(items)
-                return call(*[next(rest) if b else a for a, b in zip(args, batched, strict=True)])
-
-            return each
-
+        axes = [0 if b else None for b in batched]
         found = jax.lax.platform_dependent(
-            *moving,
-            # The wrapped function, for a vmap around this one.
-            cpu=lambda *xs: jax.lax.map(lambda items: with_fixed(wrapped)(*items), xs),
-            default=lambda *xs: jax.vmap(with_fixed(function))(*xs),
+            *args, cpu=jax.vmap(in_turn, axes), default=jax.vmap(function, axes)
         )
         return found, jax.tree.map(lambda _: True, found)
 
@@ -229,19 +220,27 @@ def symmetric_roots(
 @symmetric_roots.defjvp
 @full_precision
 def _(primals, tangents):
+    # Written with the roots, so that it can be differentiated again.
     (matrix,), (change,) = primals, tangents
-    eigenvalues, vectors = eigh(matrix)
-    root, inverse = root_spectrum(eigenvalues)
-    change = vectors.T @ ((change + change.T) / 2) @ vectors
-    # Divided differences of sqrt(x) and 1/sqrt(x), f(0) = 0 for what is cut off.
-    total = root[:, None] + root[None]
-    slope = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
-    one_kept = (inverse[:, None] == 0) | (inverse[None] == 0)
-    either = inverse[:, None] + inverse[None]
-    inverse_slope = jnp.where(one_kept, either**3, -slope * inverse[:, None] * inverse[None])
-    found = [
-        ((vectors * f[None]) @ vectors.T, vectors @ (s * change) @ vectors.T)
-        for f, s in ((root, slope), (inverse, inverse_slope))
-    ]
-    values, changes = zip(*found, strict=True)
-    return values, changes
+    root, inverse = symmetric_roots(matrix)
+    outside = jnp.eye(len(matrix), dtype=matrix.dtype) - root @ inverse
+    change = (change + change.T) / 2
+    by_root = _sylvester(root, outside, change - outside @ change @ outside)
+    spread = outside @ by_root @ inverse @ inverse
+    return (root, inverse), (by_root, spread + spread.T - inverse @ by_root @ inverse)
+
+
+@full_precision
+def _sylvester(root, outside, change):
+    """X with ``R X + X R + Q X Q = C`` for a positive semi-definite R and the projector Q on its null space."""
+    eigenvalues, vectors = eigh(jax.lax.stop_gradient(root))
+    limit = jnp.sqrt(len(root) * jnp.finfo(root.dtype).eps) / 2 * jnp.max(eigenvalues)
+    eigenvalues = jnp.where(eigenvalues <= limit, 0, eigenvalues)
+    total = eigenvalues[:, None] + eigenvalues[None]
+    total = jnp.where(total == 0, 1, total)
+    return jax.lax.custom_linear_solve(
+        lambda x: root @ x + x @ root + outside @ x @ outside,
+        change,
+        lambda _, c: vectors @ ((vectors.T @ c @ vectors) / total) @ vectors.T,
+        symmetric=True,
+    )

@@ -95,12 +95,25 @@ def test_eigenvectors_are_no_way_to_differentiate():
     assert not np.linalg.norm(found - wanted) < 1e-3 * np.linalg.norm(wanted)
 
 
-@pytest.mark.parametrize("name", ["pinv", "solve", "symmetric solve"])
-def test_second_derivatives(name):
-    def along(t):
-        return jnp.sum(FUNCTIONS[name](POSITIVE + t * CHANGE) * 0.5)
+#: Through equal eigenvalues, and of rank 3.
+CURVES = {
+    "equal": lambda t: POSITIVE + t * CHANGE,
+    "of rank 3": lambda t: (ROWS + t * ROWS_CHANGE) @ (ROWS + t * ROWS_CHANGE).T,
+}
 
-    wanted = difference(jax.grad(along), 0.0, 1.0)
+
+@pytest.mark.parametrize(
+    ("name", "curve"),
+    [(name, "equal") for name in FUNCTIONS if name != "wide solve"]
+    + [(name, "of rank 3") for name in ("pinv", "root", "inverse root")],
+)
+def test_second_derivatives(name, curve):
+    weights = jnp.asarray(RNG.normal(size=FUNCTIONS[name](POSITIVE).shape))
+
+    def along(t):
+        return jnp.sum(FUNCTIONS[name](CURVES[curve](t)) * weights)
+
+    wanted = difference(jax.grad(along), 0.0, 1.0, 1e-4)
     for second in (jax.grad(jax.grad(along)), jax.jacfwd(jax.grad(along))):
         np.testing.assert_allclose(second(0.0), wanted, rtol=1e-6)
 
@@ -140,6 +153,19 @@ def test_batches_of_batches(name):
     for i, j in np.ndindex(2, 2):
         for batched, single in zip(found, alone(matrices[i, j]), strict=True):
             np.testing.assert_allclose(batched[i, j], single, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "axes", [((None, 0), (0, None)), ((0, None), (None, 0)), ((None, 0), (None, 0))]
+)
+def test_batches_of_one_argument_after_the_other(axes):
+    inner, outer = axes
+    shapes = [sum(a[i] == 0 for a in axes) for i in (0, 1)]
+    matrices = POSITIVE + RNG.uniform(size=(2, 3, 4)[: shapes[0]])[..., None, None] * np.eye(6)
+    rhs = jnp.asarray(RNG.normal(size=((2, 3, 4)[: shapes[1]] + (6, 2))))
+    solve = jax.vmap(jax.vmap(linalg.symmetric_solve, inner), outer)
+    plain = jax.vmap(jax.vmap(jnp.linalg.solve, inner), outer)
+    np.testing.assert_allclose(solve(matrices, rhs), plain(matrices, rhs), rtol=1e-10)
 
 
 def test_a_batch_is_a_loop_on_a_cpu():

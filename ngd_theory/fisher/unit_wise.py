@@ -48,6 +48,9 @@ class UnitWise(Approximation):
     Each block is ``(1/N) sum_{n,c} J_i J_i^T``. Units are solved in batches of bounded memory, a Cholesky of size
     N*r, or P where that is smaller, each: ``O(M (N r)^3)`` a layer with r = 1 for a dense layer and C for a
     convolution, and one (P, NT, M) matmul for the gradient.
+
+    At rho = 0 second derivatives are by forward over reverse mode only: units are a loop there, whose second reverse
+    derivative JAX refuses.
     """
 
     name = "unit-wise"
