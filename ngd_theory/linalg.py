@@ -21,7 +21,6 @@ from ngd_theory.precision import full_precision
 
 def one_by_one(function: Callable) -> Callable:
     """Decorator: under vmap, a loop on a CPU and a batch on accelerators; arguments are arrays."""
-
     in_turn = jax.custom_batching.sequential_vmap(function)
 
     @jax.custom_batching.custom_vmap

@@ -160,9 +160,9 @@ def test_batches_of_batches(name):
 )
 def test_batches_of_one_argument_after_the_other(axes):
     inner, outer = axes
-    shapes = [sum(a[i] == 0 for a in axes) for i in (0, 1)]
-    matrices = POSITIVE + RNG.uniform(size=(2, 3, 4)[: shapes[0]])[..., None, None] * np.eye(6)
-    rhs = jnp.asarray(RNG.normal(size=((2, 3, 4)[: shapes[1]] + (6, 2))))
+    batches = [(2, 3)[: sum(a[i] == 0 for a in axes)] for i in (0, 1)]
+    matrices = POSITIVE + RNG.uniform(size=batches[0])[..., None, None] * np.eye(6)
+    rhs = jnp.asarray(RNG.normal(size=(*batches[1], 6, 2)))
     solve = jax.vmap(jax.vmap(linalg.symmetric_solve, inner), outer)
     plain = jax.vmap(jax.vmap(jnp.linalg.solve, inner), outer)
     np.testing.assert_allclose(solve(matrices, rhs), plain(matrices, rhs), rtol=1e-10)

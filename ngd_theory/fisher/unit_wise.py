@@ -128,7 +128,7 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping: Damping):
         def column(delta):
             if t > 1:
                 return ridge(_rows(layer, delta), cotangent.ravel(), damping, 1 / n) / n
-            square, weights = jnp.sum(delta[..., 0] ** 2, 1), jnp.sum(delta[..., 0] * cotangent, 1)
+            square, weights = _sums(delta, cotangent)
             return _solve_inputs(layer, square, layer.inputs[:, 0].T @ weights, damping) / n
 
         size = batch_size(
@@ -142,13 +142,18 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping: Damping):
             kernel = _unit_kernel(delta, gram, delta)
             dual = solve_psd(kernel, cotangent.reshape(-1, 1), damping)
             return jnp.einsum("nc,nct->nt", dual.reshape(cotangent.shape), delta) / n
-        square, weights = jnp.sum(delta[..., 0] ** 2, 1), jnp.sum(delta[..., 0] * cotangent, 1)
+        square, weights = _sums(delta, cotangent)
         return _scaled_solve(gram, square, weights[:, None], damping) / n
 
     unknowns = n * _rows_a_sample(layer)
     size = batch_size(unknowns, max(unknowns, n * t), itemsize=gram.itemsize)
     coefficients = map_items(unit, units, size)
     return layer.layout.pull_back(layer.inputs, coefficients.reshape(m, n, t).transpose(1, 2, 0))
+
+
+def _sums(delta: Float[Array, "N C 1"], cotangent: Float[Array, "N C"]):
+    """``s`` and ``u`` of the module's equation for one position."""
+    return jnp.sum(delta[..., 0] ** 2, axis=1), jnp.sum(delta[..., 0] * cotangent, axis=1)
 
 
 def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping: Damping):

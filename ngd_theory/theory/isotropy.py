@@ -76,8 +76,8 @@ def require_map(map: Any, name: str = "the map") -> Array:
             )
         if not constant > 0:
             raise InputError(
-                f"{name} has the trace {len(map) * constant:.3g}, which is not positive: it contracts no residual, and no isotropy "
-                "constant or step size is read off it; see ngd_theory.theory.check_conditions"
+                f"{name} has the trace {len(map) * constant:.3g}, which is not positive: it contracts no "
+                "residual, and no isotropy constant or step size is read off it; see ngd_theory.theory.check_conditions"
             )
     return map
 
