@@ -67,9 +67,7 @@ def _inverse_diagonal(layer: LayerLinearization, root, damping: Damping) -> dict
         return inverse if rho is None else inverse - (rho.astype(inverse.dtype) * inverse) * inverse
 
     return {
-        name: damping.select(
-            lambda rho, d: _reciprocal(d + rho.astype(d.dtype)), limit, diagonal
-        )
+        name: damping.select(lambda rho, d: _reciprocal(d + rho.astype(d.dtype)), limit, diagonal)
         for name, diagonal in _diagonal(layer, root).items()
     }
 
