@@ -108,4 +108,6 @@ def test_a_damping_is_in_the_range_of_what_is_solved(damping):
             predict(exact, lin, y, step, 1, 0.1)
     # The limit, as a damping of 0.
     for tiny in (1e-60, 1e-40):
-        assert jnp.array_equal(exact.function_space_map(lin, tiny), exact.function_space_map(lin, 0.0))
+        assert jnp.array_equal(
+            exact.function_space_map(lin, tiny), exact.function_space_map(lin, 0.0)
+        )

@@ -343,7 +343,9 @@ def test_more_steps_than_memory_has_room_for_are_refused(num_steps):
         lambda: ngd.dynamics.train(p.network, p.params, p.x, p.targets, exact, 0.1, num_steps, 0.1),
     )
     for call in calls:
-        with pytest.raises(InputError, match=r"num_steps is .*; there is memory for the outputs of"):
+        with pytest.raises(
+            InputError, match=r"num_steps is .*; there is memory for the outputs of"
+        ):
             call()
 
 
@@ -356,7 +358,7 @@ def test_the_outputs_of_all_steps_are_counted(monkeypatch):
         ngd.fisher.Exact(), p.lin, p.targets, 0.1, steps, 0.1, at=p.at
     )
     assert predict(3).num_steps == 3
-    with pytest.raises(InputError, match="num_steps is 4; there is memory for the outputs of 3"):
+    with pytest.raises(InputError, match=r"num_steps is 4; there is memory for the outputs of 3"):
         predict(4)
     monkeypatch.setattr(memory, lambda: None)
     assert predict(4).num_steps == 4

@@ -162,5 +162,7 @@ def test_damaged_files_are_refused(tmp_path):
 
 def test_a_file_is_not_read_like_nothing(tmp_path):
     save_state(tmp_path / "a", tree())
-    with pytest.raises(InputError, match="that is not wanted here: like is None, which has no array"):
+    with pytest.raises(
+        InputError, match="that is not wanted here: like is None, which has no array"
+    ):
         load_state(tmp_path / "a", None)
