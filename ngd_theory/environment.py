@@ -35,8 +35,8 @@ def environment() -> dict[str, Any]:
 
 
 def available_memory() -> int | None:
-    """Bytes that the default device has free: a GPU's, or the main memory that this process may still take."""
-    statistics = jax.devices()[0].memory_stats() or {}
+    """Bytes free on the first device of this process: a GPU, or the main memory that it may still take."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
     known = [count for count in (_main_memory(), _control_group()) if count is not None]
