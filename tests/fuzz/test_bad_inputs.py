@@ -62,8 +62,7 @@ def test_commands_as_processes_end_in_words():
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8:strict"])
 def test_a_terminal_that_cannot_show_a_text_is_no_fault(tmp_path, encoding):
     """Greek letters of our tables, and names of files that are no UTF-8."""
-    title = 'title = "\u03c1 and \u03b1"\nstatement = "s"\nchannels = [2]\nimage_size = 4\nnum_samples = 2\n'
-    study = 'kind = "layers"\n' + title
+    study = 'title = "\u03c1 and \u03b1"\nstatement = "s"\nkind = "structure"\n'
     (tmp_path / os.fsdecode(b"of\xff")).with_suffix(".toml").write_text(study, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "ngd_theory.cli", "list", str(tmp_path)],

@@ -54,12 +54,21 @@ num_images = 10
 seeds = [0]
 """
 LAYERS = """\
-kind = "layers"
 title = "t"
 statement = "s"
-channels = [2, 4]
-image_size = [4]
-num_samples = [2]
+approximations = ["kfac"]
+measure = ["isotropy", "layers"]
+[network]
+architecture = "cnn"
+depth = 3
+[data]
+dataset = "gaussian"
+num_train = 2
+num_test = 0
+image_size = 4
+[grid]
+width = [2, 4]
+seed = [0]
 """
 
 #: What is wrong -> text in `GOOD`, and what stands in its place.
@@ -194,20 +203,27 @@ STRUCTURE_CHANGES = {
     "a structure's seed twice": ("seeds = [0]", "seeds = [0, 0]"),
 }
 LAYERS_CHANGES = {
+    "the old kind of layers": ('title = "t"', 'title = "t"\nkind = "layers"'),
     "no channels": ("[2, 4]", "[]"),
     "channels of 0": ("[2, 4]", "[0]"),
-    "no image size": ("image_size = [4]\n", ""),
-    "a kernel larger than the image": ("[4]\n", '[4]\nkernel_size = 9\npadding = "valid"\n'),
-    "an unknown padding": ("[4]\n", '[4]\npadding = "reflect"\n'),
-    "an unknown readout": ("[4]\n", '[4]\nreadout = "max"\n'),
-    "an approximation of all layers": ("[4]\n", '[4]\napproximations = ["exact"]\n'),
-    "a pool larger than the image": ("[4]\n", "[4]\npool = 9\n"),
-    "more convolutions than compile": ("[4]\n", "[4]\nconvolutions = 100000\n"),
-    "sharing of another kind": ("[4]\n", '[4]\nsharing = "some"\n'),
-    "a sharing for an approximation without it": (
-        *("[4]\n", '[4]\nsharing = "reduce"\napproximations = ["entry-wise"]\n'),
+    "no image size": ("image_size = 4\n", ""),
+    "a kernel larger than the image": (
+        "depth = 3",
+        'depth = 3\nkernel_size = 9\npadding = "valid"',
     ),
-    "a layer's seed twice": ("[4]\n", "[4]\nseeds = [0, 0]\n"),
+    "an unknown padding": ("depth = 3", 'depth = 3\npadding = "reflect"'),
+    "an unknown readout": ("depth = 3", 'depth = 3\nreadout = "max"'),
+    "an approximation of all layers": ('["kfac"]', '["exact"]'),
+    "a pool larger than the image": ("depth = 3", "depth = 3\npool = 9"),
+    "more convolutions than compile": ("depth = 3", "depth = 100000"),
+    "a cnn without a convolution": ("depth = 3", "depth = 1"),
+    "an unknown architecture": ('"cnn"', '"rnn"'),
+    "sharing of another kind": ("depth = 3", 'depth = 3\nsharing = "some"'),
+    "a sharing for an approximation without it": (
+        'approximations = ["kfac"]\nmeasure = ["isotropy", "layers"]\n[network]\n',
+        'approximations = ["entry-wise"]\nmeasure = ["isotropy"]\n[network]\nsharing = "reduce"\n',
+    ),
+    "a layer's seed twice": ("seed = [0]", "seed = [0, 0]"),
 }
 WHOLE = {
     "an empty file": b"",
