@@ -53,7 +53,7 @@ test: $(INSTALLED) ## run the tests that take minutes, in two processes (PYTEST_
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 # The last line: some tests of what users' programs compute, compiled as theirs are.
-OPTIMISED := tests/fisher/test_identities.py tests/fisher/test_interface.py tests/dynamics tests/kernels/test_empirical.py
+OPTIMISED := tests/sweeps/test_measure.py tests/theory/test_isotropy.py
 test-all: $(INSTALLED) ## run all tests, and some with XLA's optimisations
 	@$(PY) -m pytest $(PYTEST_ARGS) --whole
 	@$(PY) -m pytest $(PYTEST_ARGS) --optimised $(OPTIMISED)
