@@ -9,7 +9,6 @@ from rich.table import Table
 
 from benchmarks import memory, steps
 from ngd_theory.report.result import environment
-from ngd_theory.threads import limit_blas_threads
 
 
 def main() -> None:
@@ -23,7 +22,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/bench.json"))
     arguments = parser.parse_args()
 
-    limit_blas_threads()
     widths = tuple(int(w) for w in arguments.widths.split(","))
     # First: the peak is that of any child process this one has had.
     measured = None if arguments.no_memory else memory.run()

@@ -1,7 +1,8 @@
 """What one natural-gradient step costs, as a multiple of a plain gradient-descent step.
 
 The reference is what a user would write without this library: ``jax.grad`` of the loss and an update.
-Every step is the whole jitted step: linearisation, natural gradient, new parameters. With C > 1 outputs, where a
+Every step is the whole jitted step: linearisation, natural gradient, new parameters. Steps are timed three in a row,
+after a pause, in a process with nothing set: what OpenBLAS's threads do after a call falls on the step that called. With C > 1 outputs, where a
 linearisation takes C backward passes, the reference is the identity's step: the same passes and one gradient.
 """
 
@@ -39,7 +40,7 @@ def run(
     rows, reference = [], "plain GD" if output_dim == 1 else "identity"
     for width in widths:
         steps = make_steps(width, num_samples, input_dim, depth, output_dim, damping)
-        seconds = interleaved(steps, rounds)
+        seconds = interleaved(steps, rounds, pause=0.15, calls=3)
         for name, times in seconds.items():
             rows.append(
                 {

@@ -8,11 +8,13 @@ import jax
 
 
 def interleaved(
-    functions: Mapping[str, Callable], rounds: int, pause: float = 0.0
+    functions: Mapping[str, Callable], rounds: int, pause: float = 0.0, calls: int = 0
 ) -> dict[str, list[float]]:
     """Seconds of each function in each of ``rounds`` rounds, after one that compiles.
 
     With a ``pause`` (seconds) before each call where some hold gigabytes, which the system takes back after their end.
+    With ``calls``, the mean of so many in a row after one more: what threads still do after a call then falls on the
+    function that started them, as in training.
     """
     for function in functions.values():
         jax.block_until_ready(function())
@@ -20,9 +22,12 @@ def interleaved(
     for _ in range(rounds):
         for name, function in functions.items():
             time.sleep(pause)
+            if calls:
+                jax.block_until_ready(function())
             start = time.perf_counter()
-            jax.block_until_ready(function())
-            seconds[name].append(time.perf_counter() - start)
+            for _ in range(calls or 1):
+                jax.block_until_ready(function())
+            seconds[name].append((time.perf_counter() - start) / (calls or 1))
     return seconds
 
 

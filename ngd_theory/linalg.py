@@ -4,6 +4,10 @@ Under `jax.vmap` a factorisation here is a loop on a CPU: two batched LAPACK cal
 for each other's threads for ever (jaxlib 0.10.2, two cores). On accelerators it is a batch. The package calls
 no factorisation of `jnp.linalg` anywhere else on arrays of a device (a test reads the sources).
 
+LAPACK on a CPU is SciPy's OpenBLAS. After a call that takes several threads they spin for some 50 ms beside XLA's own,
+which can double the time of a step. Cholesky factors and solves are therefore made of pieces for which OpenBLAS takes
+one thread, and of XLA's products. Eigenvalues and LU are not.
+
 A spectral function ``f(A) = U f(lambda) U^T`` is smooth where eigenvalues are equal, and its eigenvectors are not. The
 derivatives here are equations for f(A) itself, so that equal eigenvalues are no special case. What is cut off at
 round-off counts as an eigenvalue that stays zero: these are the derivatives along changes that keep the rank.
@@ -53,12 +57,72 @@ def differentiated_as(other: Callable) -> Callable:
     return decorate
 
 
+#: Sizes for which OpenBLAS (0.3.30) takes one thread: rows of a matrix to factor, entries of a right-hand side.
+FACTORED_ALONE, SOLVED_ALONE = 120, 1000
+#: Larger matrices to factor take so long that spinning threads do not count.
+FACTORED_TOGETHER = 16 * FACTORED_ALONE
+
+
 @one_by_one
+@full_precision
 def cholesky_factor(matrix):
     """Lower triangular L with ``L L^T = matrix``; NaN where it is not positive definite. For the inside of solves."""
-    factor = jnp.linalg.cholesky(matrix)
+    factor = jax.lax.platform_dependent(matrix, cpu=_factor_of_pieces, default=jnp.linalg.cholesky)
     # Of an infinity it would be finite but for the diagonal.
     return jnp.where(jnp.isfinite(jnp.diagonal(factor)).all(), factor, jnp.nan)
+
+
+def _factor_of_pieces(matrix):
+    """A Cholesky factor from those of halves."""
+    half = len(matrix) // 2
+    if not FACTORED_ALONE < len(matrix) <= FACTORED_TOGETHER:
+        return jnp.linalg.cholesky(matrix)
+    upper = _factor_of_pieces(matrix[:half, :half])
+    side = matrix[half:, :half] @ _inverse_of_pieces(upper).T
+    lower = _factor_of_pieces(matrix[half:, half:] - side @ side.T)
+    return jnp.block([[upper, jnp.zeros_like(side.T)], [side, lower]])
+
+
+@one_by_one
+@full_precision
+def lower_inverse(factor):
+    """``L^-1`` of a lower triangular L. For the inside of solves."""
+    return jax.lax.platform_dependent(
+        factor,
+        cpu=_inverse_of_pieces,
+        default=lambda factor: _triangular_solve(factor, jnp.eye(len(factor), dtype=factor.dtype)),
+    )
+
+
+def _inverse_of_pieces(factor):
+    """``L^-1`` from the inverses of blocks on the diagonal, two of which make one of twice the size."""
+    count = 1
+    while (-(-len(factor) // count)) ** 2 > SOLVED_ALONE:
+        count *= 2
+    size = -(-len(factor) // count)
+    rest = count * size - len(factor)
+    whole = jax.scipy.linalg.block_diag(factor, jnp.eye(rest, dtype=factor.dtype))
+    unit = jnp.eye(size, dtype=factor.dtype)
+    inverses = jax.lax.map(lambda block: _triangular_solve(block, unit), _diagonal(whole, size))
+    while len(inverses) > 1:
+        first, second = inverses[::2], inverses[1::2]
+        size = first.shape[1]
+        side = -second @ _diagonal(whole, 2 * size)[:, size:, :size] @ first
+        inverses = jnp.block([[first, jnp.zeros_like(side)], [side, second]])
+    return inverses[0, : len(factor), : len(factor)]
+
+
+def _diagonal(matrix, size):
+    """The square blocks on the diagonal."""
+    count = len(matrix) // size
+    every = jnp.arange(count)
+    return matrix.reshape(count, size, count, size)[every, :, every]
+
+
+def _triangular_solve(factor, rhs, transpose=False):
+    return jax.lax.linalg.triangular_solve(
+        factor, rhs, left_side=True, lower=True, transpose_a=transpose
+    )
 
 
 @one_by_one
@@ -73,15 +137,13 @@ def _solve(matrix, rhs):
 
 
 @one_by_one
-def _lower_solve(factor, rhs):
-    return jax.lax.linalg.triangular_solve(factor, rhs, left_side=True, lower=True)
+def _forward_solve(factor, rhs):
+    return _triangular_solve(factor, rhs)
 
 
 @one_by_one
-def _lower_transpose_solve(factor, rhs):
-    return jax.lax.linalg.triangular_solve(
-        factor, rhs, left_side=True, lower=True, transpose_a=True
-    )
+def _transposed_solve(factor, rhs):
+    return _triangular_solve(factor, rhs, transpose=True)
 
 
 @one_by_one
@@ -91,34 +153,23 @@ def orthonormal_columns(matrix):
 
 
 @full_precision
-def lower_solve(
-    factor: Float[Array, "n n"], rhs: Float[Array, "n k"], transpose: bool = False
-) -> Float[Array, "n k"]:
-    """``L^-1 rhs`` for a lower triangular L, or ``L^-T rhs``; differentiable by ``rhs`` and L."""
-    solves = _lower_solve, _lower_transpose_solve
-    forward, back = solves[::-1] if transpose else solves
-    fixed = jax.lax.stop_gradient(factor)
-    return jax.lax.custom_linear_solve(
-        lambda x: (factor.T if transpose else factor) @ x,
-        rhs,
-        solve=lambda _, b: forward(fixed, b),
-        transpose_solve=lambda _, b: back(fixed, b),
-    )
+def cholesky_solve(factor: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """``(L L^T)^-1 rhs`` for a lower triangular L. For the inside of solves."""
+    if rhs.shape[1] == 1 or rhs.size < SOLVED_ALONE:
+        return _transposed_solve(factor, _forward_solve(factor, rhs))
+    inverse = lower_inverse(factor)
+    if rhs.shape[1] > len(factor):
+        return (inverse.T @ inverse) @ rhs
+    return inverse.T @ (inverse @ rhs)
 
 
 @full_precision
 def positive_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """``matrix^-1 rhs`` by Cholesky for a positive definite matrix, else NaN."""
     factor = cholesky_factor(jax.lax.stop_gradient(matrix))
-
-    def solve(_, rhs):
-        # For a wide right-hand side the inverse and one matmul are cheaper than two solves.
-        wide = rhs.shape[1] > len(factor)
-        solved = jnp.eye(len(factor), dtype=factor.dtype) if wide else rhs
-        solved = _lower_transpose_solve(factor, _lower_solve(factor, solved))
-        return solved @ rhs if wide else solved
-
-    return jax.lax.custom_linear_solve(lambda x: matrix @ x, rhs, solve, symmetric=True)
+    return jax.lax.custom_linear_solve(
+        lambda x: matrix @ x, rhs, lambda _, b: cholesky_solve(factor, b), symmetric=True
+    )
 
 
 @full_precision

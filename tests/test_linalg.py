@@ -1,6 +1,7 @@
 """Spectral functions and solves: values by NumPy, derivatives by differences, batches by single calls."""
 
 import ast
+import re
 from pathlib import Path
 
 import jax
@@ -189,3 +190,58 @@ def test_the_package_factorises_nowhere_else():
             if text.startswith(modules) and not text.endswith(".norm"):
                 found.append(f"{path.relative_to(package)}: {text}")
     assert {f for f in found if not f.startswith("linalg.py")} == set()
+
+
+def positive(n, dtype=np.float64):
+    """A random positive definite matrix with eigenvalues from 0.1 to 10."""
+    basis = np.linalg.qr(np.random.default_rng(n).normal(size=(n, n)))[0]
+    return ((basis * np.geomspace(0.1, 10, n)) @ basis.T).astype(dtype)
+
+
+#: Beside every size from which on there are more pieces.
+SIZES = (1, 31, 32, 33, 63, 64, 100, 120, 121, 250, 481)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n", SIZES)
+def test_factors_and_solves_of_pieces_equal_lapacks(n, dtype):
+    matrix, tolerance = positive(n, dtype), 200 * np.finfo(dtype).eps
+    factor = linalg.cholesky_factor(jnp.asarray(matrix))
+    expected = np.linalg.cholesky(matrix.astype(np.float64))
+    np.testing.assert_allclose(factor, expected, atol=10 * tolerance)
+    inverse = linalg.lower_inverse(factor)
+    np.testing.assert_allclose(inverse @ expected, np.eye(n), atol=10 * tolerance)
+    for k in (1, 2, n, 2 * n + 1):
+        rhs = RNG.normal(size=(n, k)).astype(dtype)
+        found = linalg.positive_solve(jnp.asarray(matrix), jnp.asarray(rhs))
+        expected_solution = np.linalg.solve(matrix.astype(np.float64), rhs)
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, expected_solution, atol=500 * tolerance)
+
+
+@pytest.mark.parametrize("n", [6, 121, 250])
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("at", ["first", "last"])
+def test_what_is_not_positive_definite_is_nan_whatever_piece_it_is_in(n, bad, at):
+    matrix = positive(n)
+    place = 0 if at == "first" else n - 1
+    matrix[place, place] = bad
+    assert np.isnan(linalg.cholesky_factor(jnp.asarray(matrix))).all()
+    for k in (1, n):
+        assert np.isnan(linalg.positive_solve(jnp.asarray(matrix), jnp.ones((n, k)))).all()
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_lapack_is_given_pieces_for_which_openblas_takes_one_thread(n):
+    """Its others would spin beside XLA's for 50 ms after the call."""
+    shapes = {"potrf": set(), "trsm": set()}
+    for width in (1, 2, n, 3 * n):
+        lowered = jax.jit(linalg.positive_solve).lower(jnp.eye(n), jnp.ones((n, width)))
+        for line in lowered.compile().as_text().splitlines():
+            for name, found in shapes.items():
+                if "custom-call" in line and name in line:
+                    dims = re.search(r"f64\[([\d,]+)\]", line)[1]
+                    found.add(tuple(int(d) for d in dims.split(",")))
+    assert shapes["potrf"] and shapes["trsm"]
+    assert all(rows <= linalg.FACTORED_ALONE for rows, _ in shapes["potrf"])
+    assert all(k == 1 or n * k < linalg.SOLVED_ALONE for n, k in shapes["trsm"])

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse.linalg import svds
 
 from ngd_theory import data, dynamics, fisher, losses, networks, theory
-from ngd_theory.arguments import checked
+from ngd_theory.arguments import check_range, checked
 from ngd_theory.data.sources.npz import npz_input_dim, npz_output_dim
 from ngd_theory.dynamics import Trajectory
 from ngd_theory.errors import InputError, SingularKernelError
@@ -84,6 +84,8 @@ class Experiment:
         tell(f"linearising {net.num_parameters:,} parameters at {dataset.num_train} samples")
         params = _init(net, jax.random.key(settings.seed))
         dtype = jnp.zeros(()).dtype
+        for rows in ("inputs", "targets", "test_inputs", "test_targets"):
+            check_range(rows, getattr(dataset, rows), dtype)
 
         def linearize(inputs):
             return networks.linearize(net, params, _shaped(net, inputs, dtype))

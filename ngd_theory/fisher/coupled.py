@@ -6,6 +6,7 @@ with a right-hand side and a solution a layer. It is solved in a symmetric form 
 Sigma is singular, and differentiated as what it is: a linear system whose matrix is smooth in kernels, Lambda and rho.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,9 +20,10 @@ from ngd_theory.fisher.loops import batch_size, map_items
 from ngd_theory.fisher.solve import limit_solve, shifted, solve_psd
 from ngd_theory.linalg import (
     cholesky_factor,
+    cholesky_solve,
     eigh,
     kept,
-    lower_solve,
+    lower_inverse,
     pinv,
     root_spectrum,
     symmetric_roots,
@@ -95,7 +97,7 @@ def _damped(coupling, kernels, cotangents, rho, root) -> list[Array]:
     if len(kernels) == 1:
         solver = _Single(cholesky_factor(shifted(inner[0], fixed_rho)))
     else:
-        solver = _Coupled.of_kernels(coupling, inner, fixed_rho)
+        solver = _Several(coupling, inner, fixed_rho)
     products, fixed = _products(kernels), _products(fixed_kernels)
     rhs = [cotangents] * len(kernels)
     return damped_solve(coupling, products, fixed, rhs, rho, root, solver)[0]
@@ -197,13 +199,116 @@ class _Single(NamedTuple):
     factor: Array
 
     def solve(self, rhs: Layers):
-        return [lower_solve(self.factor, lower_solve(self.factor, rhs[0]), transpose=True)], None
+        return [cholesky_solve(self.factor, rhs[0])], None
 
     solve_transposed = solve
 
 
-class _Coupled(NamedTuple):
-    """Several layers with ``Lambda = I``: ``M = Sigma D + rho``, ``D = blockdiag(Theta_l) = U U``.
+class _Several(NamedTuple):
+    """Several layers with ``Lambda = I``: by pivots where they keep the digits, else by eigenvalues."""
+
+    coupling: np.ndarray
+    kernels: Sequence[Array]
+    rho: Array
+
+    def solve(self, rhs: Layers):
+        return self._by("solve", rhs), None
+
+    def solve_transposed(self, rhs: Layers):
+        return self._by("solve_transposed", rhs), None
+
+    def _by(self, method: str, rhs: Layers) -> list[Array]:
+        def by_eigenvalues():
+            return getattr(_Eigenvalues.of_kernels(*self), method)(rhs)
+
+        order = pivot_order(self.coupling)
+        if order is None:
+            return by_eigenvalues()
+        pivots = _Pivots.of_kernels(*self, order)
+        return jax.lax.cond(pivots.sound, lambda: getattr(pivots, method)(rhs), by_eigenvalues)
+
+
+def pivot_order(coupling: np.ndarray) -> list[tuple[int, int]] | None:
+    """Rows of Sigma in an order in which Gaussian elimination needs no exchange, with the signs of their pivots.
+
+    None where there is none: a singular Sigma is one.
+    """
+    rest, left, order = np.array(coupling, float), list(range(len(coupling))), []
+    while left:
+        # The first of the largest: three layers of a tridiagonal Sigma give 1, 3, 2.
+        p = max(left, key=lambda i: abs(rest[i, i]))
+        pivot = rest[p, p]
+        if not abs(pivot) > 0.1:
+            return None
+        left.remove(p)
+        order.append((p, int(np.sign(pivot))))
+        rest = rest - np.outer(rest[:, p], rest[p]) / pivot
+    return order
+
+
+class _Pivots(NamedTuple):
+    """``M^-1 = F^-T (X + rho)^-1 F^T`` with ``D = F F^T`` by Cholesky, ``X = F^T Sigma F``.
+
+    X + rho is eliminated layer by layer. Its pivots are those of Sigma, definite, where rho is small beside the kernels.
+    """
+
+    order: list[tuple[int, int]]
+    roots: Sequence[Array]
+    inverse_roots: Sequence[Array]
+    #: ``C_p^-1`` of the pivots ``sign C_p C_p^T``, and ``C_p^-1`` times the rest of their rows.
+    halves: dict[int, Array]
+    rows: dict[int, dict[int, Array]]
+    sound: Array
+
+    @classmethod
+    def of_kernels(cls, coupling, kernels, rho, order) -> "_Pivots":
+        roots = [cholesky_factor(k) for k in kernels]
+        largest = [jnp.max(jnp.diagonal(k)) for k in kernels]
+        blocks = {
+            (i, j): c * (roots[i].T @ roots[j])
+            for i, row in enumerate(coupling.tolist())
+            for j, c in enumerate(row)
+            if c
+        }
+        halves, rows, factors = {}, {}, list(zip(roots, largest, strict=True))
+        left = [p for p, _ in order]
+        for p, sign in order:
+            left.remove(p)
+            factor = cholesky_factor(sign * shifted(blocks[p, p], rho))
+            factors.append((factor, largest[p]))
+            halves[p] = lower_inverse(factor)
+            rows[p] = {i: halves[p] @ blocks[p, i] for i in left if (p, i) in blocks}
+            for i, j in itertools.product(rows[p], repeat=2):
+                blocks[i, j] = blocks.get((i, j), 0) - sign * (rows[p][i].T @ rows[p][j])
+        # What a smaller pivot would lose of the digits. A NaN is not above it.
+        limit = jnp.finfo(rho.dtype).eps ** (1 / 3)
+        sound = [jnp.min(jnp.diagonal(f)) ** 2 > limit * size for f, size in factors]
+        inverses = [lower_inverse(root) for root in roots]
+        return cls(order, roots, inverses, halves, rows, jnp.stack(sound).all())
+
+    def solve(self, rhs: Layers) -> list[Array]:
+        middle = self._middle([f.T @ b for f, b in zip(self.roots, rhs, strict=True)])
+        return [i.T @ y for i, y in zip(self.inverse_roots, middle, strict=True)]
+
+    def solve_transposed(self, rhs: Layers) -> list[Array]:
+        middle = self._middle([i @ b for i, b in zip(self.inverse_roots, rhs, strict=True)])
+        return [f @ y for f, y in zip(self.roots, middle, strict=True)]
+
+    def _middle(self, rhs: Layers) -> list[Array]:
+        """``(X + rho)^-1 rhs``."""
+        found = list(rhs)
+        for p, sign in self.order:
+            found[p] = self.halves[p] @ found[p]
+            for i, row in self.rows[p].items():
+                found[i] = found[i] - sign * (row.T @ found[p])
+        for p, sign in reversed(self.order):
+            known = sum(row @ found[i] for i, row in self.rows[p].items())
+            found[p] = sign * (self.halves[p].T @ (found[p] - known))
+        return found
+
+
+class _Eigenvalues(NamedTuple):
+    """``M = Sigma D + rho`` with ``D = blockdiag(Theta_l) = U U``.
 
     With the projector P on the range of D and the symmetric ``X = U Sigma U``,
 
@@ -218,7 +323,7 @@ class _Coupled(NamedTuple):
     rho: Array
 
     @classmethod
-    def of_kernels(cls, coupling, kernels, rho) -> "_Coupled":
+    def of_kernels(cls, coupling, kernels, rho) -> "_Eigenvalues":
         systems = [eigh(k) for k in kernels]
         # Zero columns for what is in the range: the projector is then exactly zero where there is no null space.
         null = [v * (~kept(e)).astype(v.dtype)[None] for e, v in systems]
@@ -229,18 +334,17 @@ class _Coupled(NamedTuple):
         )
         return cls(coupling, roots, inverses, null, shifted(_coupled(coupling, roots), rho), rho)
 
-    def solve(self, rhs: Layers):
+    def solve(self, rhs: Layers) -> list[Array]:
         solved = self._middle([u @ b for u, b in zip(self.roots, rhs, strict=True)])
         spread = _mix(self.coupling, [u @ y for u, y in zip(self.roots, solved, strict=True)])
-        found = [
+        return [
             i @ y + v @ (v.T @ (b - s)) / self.rho
             for i, y, v, b, s in zip(
                 self.inverse_roots, solved, self.null_vectors, rhs, spread, strict=True
             )
         ]
-        return found, None
 
-    def solve_transposed(self, rhs: Layers):
+    def solve_transposed(self, rhs: Layers) -> list[Array]:
         null = [v @ (v.T @ b) / self.rho for v, b in zip(self.null_vectors, rhs, strict=True)]
         spread = _mix(self.coupling, null)
         solved = self._middle(
@@ -249,7 +353,7 @@ class _Coupled(NamedTuple):
                 for i, b, u, s in zip(self.inverse_roots, rhs, self.roots, spread, strict=True)
             ]
         )
-        return [u @ y + x for u, y, x in zip(self.roots, solved, null, strict=True)], None
+        return [u @ y + x for u, y, x in zip(self.roots, solved, null, strict=True)]
 
     def _middle(self, rhs: Layers) -> list[Array]:
         return jnp.split(symmetric_solve(self.matrix, jnp.concatenate(rhs)), len(rhs))

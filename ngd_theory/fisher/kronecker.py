@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory.arguments import check_range, checked, is_number
 from ngd_theory.errors import InputError, shown
-from ngd_theory.linalg import cholesky_factor, eigh, lower_solve
+from ngd_theory.linalg import cholesky_factor, eigh, lower_inverse
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
@@ -300,7 +300,7 @@ def _check_pairs(fisher: KroneckerFisher, damping: Sequence[FactorDamping]) -> N
 def _whitening(matrix: Float[Array, "n n"], rho) -> Float[Array, "n n"]:
     """W with ``W W^T = (matrix + rho I)^-1``."""
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    return lower_solve(cholesky_factor(matrix + rho * identity), identity).T
+    return lower_inverse(cholesky_factor(matrix + rho * identity)).T
 
 
 def _canonical(coupling: Float[Array, "P Q"], here: Float[Array, "P P"], following):

@@ -35,7 +35,7 @@ from ngd_theory.fisher.solve import (
     shifted,
     solve_psd,
 )
-from ngd_theory.linalg import cholesky_factor, lower_solve
+from ngd_theory.linalg import cholesky_factor, cholesky_solve
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 
@@ -253,16 +253,13 @@ def _scaled_solve(
         on, root, inverse = roots(fixed)
         factor = cholesky_factor(shifted(root * kernel * root.T, level))
 
-        def inner(b):
-            return lower_solve(factor, lower_solve(factor, b), transpose=True)
-
         def solve(_, b):
             off = jnp.where(on, 0, b / level)
             rest = b - fixed[:, None] * (kernel @ off)
-            return root * inner(inverse * rest) + off
+            return root * cholesky_solve(factor, inverse * rest) + off
 
         def solve_transposed(_, b):
-            y = inner(root * b)
+            y = cholesky_solve(factor, root * b)
             return jnp.where(on, inverse * y, (b - kernel @ (root * y)) / level)
 
         if transpose:

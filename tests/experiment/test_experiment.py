@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 from ngd_theory import data, experiment, fisher
 from ngd_theory.errors import InputError
-from ngd_theory.experiment import Outcome, judge, parse
+from ngd_theory.experiment import Outcome, judge, parse, pipeline
 
 #: The shapes of `real` in conftest, so that its compiled programs serve again.
 SMALL = {
@@ -241,3 +242,20 @@ def test_a_report_with_a_failure_does_not_hold(real):
     assert replace(real, verdicts=(excused, *real.verdicts[1:])).holds
     # Nothing was shown.
     assert not replace(real, verdicts=(excused,)).holds
+
+
+@pytest.fixture
+def single_precision():
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", True)
+
+
+@pytest.mark.parametrize("rows", ["inputs", "targets", "test_inputs", "test_targets"])
+def test_rows_beyond_the_type_of_the_run_are_named(rows, single_precision):
+    settings = parse({**SMALL, "num_test": 8, "precision": "float32"})
+    drawn = pipeline.load_data(settings)
+    large = getattr(drawn, rows).copy()
+    large[0] = 1e39
+    with pytest.raises(InputError, match=f"^{rows} has the number 1e.39, beyond float32"):
+        pipeline.Experiment.begin(settings, replace(drawn, **{rows: large}))
