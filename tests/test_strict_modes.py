@@ -94,9 +94,9 @@ def infinite():
     _, x, y = made(network)
     yield ngd.kernels.infinite.ntk(network, x), ngd.kernels.infinite.nngp(network, x)
     arguments = ngd.fisher.BlockDiagonal(), network, x
-    found = ngd.kernels.infinite.predictor(*arguments, x, damping=1e-2)
+    found = ngd.dynamics.predictor(*arguments, x, damping=1e-2)
     yield found
-    yield ngd.kernels.infinite.ensemble(found, network, x, x, y[:, :1], 0.1, [1, 2])
+    yield ngd.dynamics.ensemble(found, network, x, x, y[:, :1], 0.1, [1, 2])
     yield ngd.dynamics.predict_limit(*arguments, y[:, :1] / 2, y[:, :1], 0.1, 2, 1e-2)
 
 

@@ -1,8 +1,19 @@
 """Floor 4: function-space predictions and parameter-space training."""
 
-from ngd_theory.dynamics.limit import predict_limit
+from ngd_theory.dynamics.ensemble import Ensemble, ensemble
+from ngd_theory.dynamics.limit import Predictor, predict_limit, predictor
 from ngd_theory.dynamics.predict import predict, predict_from_maps
 from ngd_theory.dynamics.train import train
 from ngd_theory.dynamics.trajectory import Trajectory
 
-__all__ = ["Trajectory", "predict", "predict_from_maps", "predict_limit", "train"]
+__all__ = [
+    "Ensemble",
+    "Predictor",
+    "Trajectory",
+    "ensemble",
+    "predict",
+    "predict_from_maps",
+    "predict_limit",
+    "predictor",
+    "train",
+]

@@ -1,15 +1,132 @@
-"""What the infinitely wide network does from the outputs of a finite one."""
+"""What natural gradient descent does to an infinitely wide network: its maps, and a prediction from given outputs."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ngd_theory.arguments import checked
+from ngd_theory.arguments import check_range, checked, require_known
 from ngd_theory.dynamics.checks import check_schedule
 from ngd_theory.dynamics.predict import predict_from_maps
 from ngd_theory.dynamics.trajectory import Trajectory
+from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.fisher import Approximation
 from ngd_theory.kernels import infinite
+from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET
+from ngd_theory.kernels.infinite.units import unit_wise_maps
 from ngd_theory.networks import Network
+from ngd_theory.pytrees import pytree
+
+#: Default number of units drawn a layer.
+NUM_UNITS = 1000
+
+
+@pytree("train_map", "test_map", "train_error", "test_error")
+@dataclass(frozen=True)
+class Predictor:
+    """An approximation's function-space maps in the infinite-width limit, per output.
+
+    Attributes
+    ----------
+    name : str
+        Of the approximation.
+    train_map : (N, N)
+        K: one step is ``r <- r - eta K r``. Of C outputs the map is ``K (x) I_C``.
+    test_map : (N', N)
+        Q: one step is ``f' <- f' - eta Q r``.
+    train_error, test_error : like the maps, or None
+        Standard errors, for maps estimated by Monte Carlo.
+    """
+
+    made_by: ClassVar[str] = "ngd.dynamics.predictor(...)"
+    name: str
+    train_map: Float[Array, "N N"]
+    test_map: Float[Array, "M N"]
+    train_error: Float[Array, "N N"] | None = None
+    test_error: Float[Array, "M N"] | None = None
+
+    @property
+    def constant(self) -> Float[Array, ""]:
+        """``alpha = tr K / N``."""
+        return jnp.mean(jnp.diagonal(self.train_map))
+
+    @property
+    def weights(self) -> Float[Array, "M N"]:
+        """``Q / alpha``: with ``K = alpha I``, converged test outputs are ``f_0' - weights r_0``."""
+        return self.test_map / self.constant
+
+
+@checked
+def predictor(
+    approximation: Approximation,
+    net: Network,
+    x: Float[Array, "N *S"],
+    x_test: Float[Array, "M *S"],
+    *,
+    damping: float = 0.0,
+    key: Any = None,
+    num_units: int = NUM_UNITS,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Predictor:
+    """Maps of an approximation in the infinite-width limit, on training and test inputs.
+
+    At ``damping = 0``, with full-rank kernels: identity ``K = Theta/N``, ``Q = Theta'/N``; exact ``Q =
+    Theta' Theta^-1``; block-diagonal ``sum_l Theta_l' Theta_l^-1``; block-tridiagonal ``sum_l s_l
+    Theta_l' Theta_l^-1`` with ``Sigma s = 1`` (its limit rho -> 0 where Sigma is singular); K-FAC
+    ``N sum_l (B_l' B_l^-1) o (A_l' A_l^-1)``, of which the output layer is ``A_L' A_L^-1``.
+
+    Parameters
+    ----------
+    approximation : Approximation
+        For example ``ngd.fisher.by_name("exact")``.
+    net : Network
+        A multi-layer perceptron. Its widths matter for unit-wise only.
+    x, x_test : (N, *input_shape), (N', *input_shape)
+    damping : float
+        rho >= 0.
+    key : jax.random key, optional
+        Needed for unit-wise, which is averaged over ``num_units`` random units a layer.
+    num_units : int
+    memory_budget : int
+        See `ngd_theory.kernels.infinite.layer_kernels`.
+
+    Returns
+    -------
+    Predictor
+
+    Raises
+    ------
+    NotPredictedError
+        For an approximation without `has_limit` (entry-wise, kfac-tridiagonal), and as `unit_wise_maps` and
+        `layer_kernels`.
+    InputError
+        For unit-wise without ``key``, and a damping that is negative or beyond the range of its type.
+    SingularKernelError
+        Where a solve breaks down.
+    """
+    name = approximation.name
+    n = len(x)
+    if not approximation.has_limit:
+        raise NotPredictedError(
+            f"{name!r} has no infinite-width predictor: its map depends on single weights (entry-wise) or on how "
+            "the damping is shared between factors of given sizes (kfac-tridiagonal)"
+        )
+    if name == "unit-wise":
+        if key is None:
+            raise InputError("unit-wise is estimated by Monte Carlo over units: pass key")
+        require_known("the limit of unit-wise", damping)
+        if not 0 <= damping < float("inf"):
+            raise InputError(f"damping is {damping}; it must be one finite number >= 0")
+        check_range("damping", damping, jnp.result_type(x))
+        maps, errors = unit_wise_maps(net, x, x_test, damping, key, num_units)
+        return Predictor(name, maps[:n], maps[n:], errors[:n], errors[n:])
+    lin, at = infinite.linearize(net, x, x_test, output_dim=1, memory_budget=memory_budget)
+    return Predictor(
+        name,
+        approximation.function_space_map(lin, damping),
+        approximation.function_space_map(lin, damping, at),
+    )
 
 
 @checked
@@ -26,7 +143,7 @@ def predict_limit(
     test_outputs: Float[Array, "M C"] | None = None,
     *,
     key=None,
-    num_units: int = 1000,
+    num_units: int = NUM_UNITS,
 ) -> Trajectory:
     """Predict training under MSE with the maps of the infinite-width limit (docs/theory.md section 5).
 
@@ -49,7 +166,7 @@ def predict_limit(
     test_outputs : (N', C), optional
         f_0 at ``x_test``.
     key, num_units
-        For unit-wise, see `ngd_theory.kernels.infinite.predictor`.
+        For unit-wise, see `predictor`.
 
     Returns
     -------
@@ -63,7 +180,7 @@ def predict_limit(
         As `predict`.
     """
     check_schedule(step_size, num_steps, outputs, test_outputs)
-    maps = infinite.predictor(
+    maps = predictor(
         approximation,
         network,
         x,

@@ -16,14 +16,12 @@ from itertools import accumulate, pairwise
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
-from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, choose
 from ngd_theory.fisher.base import Approximation, Look, approximation
-from ngd_theory.fisher.coupled import coupled_solve, dual_solve
+from ngd_theory.fisher.coupled import dual_solve
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher
 from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution, damped_solution
@@ -302,7 +300,7 @@ class BlockDiagonal(GroupedApproximation):
 
     def damping_bias(self, lin, damping):
         """``rho max_l 1/lambda_min(Theta_l)``."""
-        return damping / _smallest_layer_eigenvalue(lin)
+        return damping / smallest_layer_eigenvalue(lin)
 
     def layer_constants(self, sizes, num_samples):
         """1 a layer, or rank(J_l)/(NC) when the layer cannot reach every output."""
@@ -310,70 +308,6 @@ class BlockDiagonal(GroupedApproximation):
         return tuple(s.jacobian_rank(num_samples, c) / (num_samples * c) for s in sizes)
 
 
-@approximation
-@dataclass(frozen=True)
-class BlockTridiagonal(DualApproximation):
-    """Fisher blocks with ``abs(l - m) <= 1`` kept [KO]: alpha = ``1^T pinv(Sigma) 1`` (MSE).
-
-    Sigma is singular for L = 3s + 2, where alpha = ceil(L/3) still at rho = 0, and indefinite for
-    L >= 3, so that a damped system can be near singular: see `ngd_theory.theory.check_conditions`.
-
-    Attributes
-    ----------
-    kind : TrueFisher, SampledFisher or EmpiricalFisher
-    """
-
-    name = "block-tridiagonal"
-    look = Look("#56B4E9", "D")
-    requirements = (
-        "distinct-inputs",
-        "positive-definite-layer-kernels",
-        "invertible-coupling",
-        "well-conditioned-damped-system",
-        "positive-damped-map",
-    )
-    kind: Kind = field(default=TrueFisher())
-
-    def dual_weights(self, kernels, cotangents, damping, root):
-        """One L*N*C solve: LU when damped (G is indefinite), eigh at rho = 0."""
-        return coupled_solve(tridiagonal_coupling(len(kernels)), kernels, cotangents, damping, root)
-
-    def workspace(self, sizes, num_samples, itemsize):
-        """The kernels and their roots, and the coupled system with its factor."""
-        depth, outputs = len(sizes), num_samples * sizes[-1].output_dim
-        return (3 * depth + 3 * depth**2) * outputs**2
-
-    def damping_bias(self, lin, damping):
-        """``rho |s|^2 / (alpha lambda_min)``, s = pinv(Sigma) 1: from ``K(0) - K(rho) ~ rho s^T D^-1 s``."""
-        s = np.asarray(coupling_weights(len(lin.layers)))
-        return damping * float(s @ s / s.sum()) / _smallest_layer_eigenvalue(lin)
-
-    def layer_constants(self, sizes, num_samples):
-        """``(pinv(Sigma) 1)_l``, times rank(J_l)/(NC): exact where the layers reach the same outputs."""
-        reached = BlockDiagonal(self.kind).layer_constants(sizes, num_samples)
-        return tuple(s * r for s, r in zip(coupling_weights(len(sizes)), reached, strict=True))
-
-
-def _smallest_layer_eigenvalue(lin: Linearization) -> float:
+def smallest_layer_eigenvalue(lin: Linearization) -> float:
+    """Of all ``Theta_l``; reads values."""
     return min(smallest_eigenvalue(layer_kernel(y) / lin.num_samples) for y in lin.layers)
-
-
-def coupling_weights(depth: int) -> list[float]:
-    """``pinv(Sigma) 1`` of `tridiagonal_coupling`, from its recursion: layers with weights repeat in threes."""
-    pattern = {0: (0.0, 1.0, 0.0), 1: (1.0, 0.0, 0.0), 2: (0.5, 0.5, 0.0)}[depth % 3]
-    return [pattern[index % 3] for index in range(depth)]
-
-
-@checked
-def tridiagonal_coupling(depth: int) -> np.ndarray:
-    """Sigma: the (L, L) matrix of ones on the three central diagonals.
-
-    Raises
-    ------
-    InputError
-        Unless L is a whole number of at least 1.
-    """
-    if depth < 1:
-        raise InputError(f"depth is {depth}; it must be at least 1")
-    index = np.arange(depth)
-    return (np.abs(index[:, None] - index[None, :]) <= 1).astype(float)

@@ -20,7 +20,8 @@ from ngd_theory.networks.convolution import (
     GlobalAveragePool,
 )
 from ngd_theory.networks.layers import Dense
-from ngd_theory.networks.network import Block, Network
+from ngd_theory.networks.block import Block
+from ngd_theory.networks.network import Network
 
 #: Readout -> the map from the last image to the inputs of the dense output layer.
 READOUTS = MappingProxyType({"flatten": Flatten(), "pool": GlobalAveragePool()})

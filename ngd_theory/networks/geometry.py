@@ -7,7 +7,6 @@ treated alike are counted on one: layers of any width take no memory.
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +15,8 @@ import numpy as np
 from ngd_theory.errors import NotPredictedError
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.between import DRAWS, FEW, Between, between
+from ngd_theory.networks.block import Block
 from ngd_theory.networks.layers import Affine
-
-if TYPE_CHECKING:
-    from ngd_theory.networks.network import Block
 
 #: Max pooling of 36 positions leaves some out at a sample even with 2,000 channels; of 4, none with 24.
 MOST_TO_CHOOSE = 9
@@ -54,7 +51,7 @@ class Geometry:
 
 
 def geometries(
-    input_shape: tuple[int, ...], blocks: "tuple[Block, ...]"
+    input_shape: tuple[int, ...], blocks: tuple[Block, ...]
 ) -> tuple[list[Geometry], list[bool]]:
     """The `Geometry` of every layer, first to last, and whether the maps after it are linear.
 
@@ -71,7 +68,7 @@ def geometries(
     return _count(input_shape, blocks)
 
 
-def _thin(blocks: "tuple[Block, ...]") -> "tuple[Block, ...] | None":
+def _thin(blocks: tuple[Block, ...]) -> tuple[Block, ...] | None:
     """The blocks with one channel each; None where a layer or a map may not treat all channels alike."""
     maps = [function for block in blocks for function in block.after]
     alike = all(isinstance(f, Activation) or getattr(f, "each_channel", False) for f in maps)
@@ -98,7 +95,7 @@ def _of_all_channels(counts: Geometry, layer: Affine) -> Geometry:
 
 
 def _count(
-    input_shape: tuple[int, ...], blocks: "tuple[Block, ...]"
+    input_shape: tuple[int, ...], blocks: tuple[Block, ...]
 ) -> tuple[list[Geometry], list[bool]]:
     index, block = 0, blocks[0]
     try:
@@ -136,12 +133,12 @@ _UNKNOWN = (
 )
 
 
-def _names(block: "Block") -> str:
+def _names(block: Block) -> str:
     names = [getattr(f, "name", None) or getattr(f, "__name__", repr(f)) for f in block.after]
     return ", ".join(map(str, names)) or "no map"
 
 
-def _check_claims(block: "Block", found: Between) -> None:
+def _check_claims(block: Block, found: Between) -> None:
     sizes = 1 if found.feeds is None else np.bincount(found.feeds[found.feeds >= 0].ravel())
     expected = float(np.mean(1 - (1 - block.active_fraction) ** sizes))
     count = FEW if found.shape is None else prod(found.shape)
@@ -158,7 +155,7 @@ def _check_claims(block: "Block", found: Between) -> None:
 
 
 def _geometry(
-    block: "Block", found: Between, shape: tuple[int, ...], wanted: np.ndarray | None
+    block: Block, found: Between, shape: tuple[int, ...], wanted: np.ndarray | None
 ) -> tuple[Geometry, np.ndarray | None]:
     """Counts of a layer of which the ``wanted`` numbers after its maps matter, and which numbers before it then do."""
     layer, layout = block.affine, block.affine.layout
@@ -197,7 +194,7 @@ def _patches(layer, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _pulled_back(
-    block: "Block", found: Between, wanted: np.ndarray | None
+    block: Block, found: Between, wanted: np.ndarray | None
 ) -> tuple[np.ndarray | None, int]:
     """Which pre-activations (T, M) the ``wanted`` numbers depend on, and how many of those a unit has."""
     units = block.affine.units

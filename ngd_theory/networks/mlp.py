@@ -8,7 +8,8 @@ from ngd_theory.networks import activations
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.layers import Dense
-from ngd_theory.networks.network import Block, Network
+from ngd_theory.networks.block import Block
+from ngd_theory.networks.network import Network
 
 
 @checked

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import ngd_theory as ngd
 from ngd_theory.networks import Network, linearize
-from ngd_theory.networks.network import Block
+from ngd_theory.networks.block import Block
 
 
 class ChannelMap:

@@ -13,7 +13,7 @@ from ngd_theory.errors import InputError
 from ngd_theory.kernels import empirical
 from ngd_theory.networks import Network
 from ngd_theory.networks.convolution import Convolution, Flatten
-from ngd_theory.networks.network import Block
+from ngd_theory.networks.block import Block
 
 NAMES = tuple(name for name in APPROXIMATIONS if name != "kfac-tridiagonal")
 

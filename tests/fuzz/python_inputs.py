@@ -222,7 +222,7 @@ def _kernels() -> list[Bad]:
         "x_test": X + 1,
         "damping": 1e-3,
     }
-    maps = infinite.predictor(**predictor)
+    maps = dynamics.predictor(**predictor)
     ensemble = {"maps": maps, "net": NET, "x": X, "x_test": X + 1, "targets": Y}
     ensemble |= {"step_size": 0.1, "steps": [0, 2]}
     few = {
@@ -254,14 +254,14 @@ def _kernels() -> list[Bad]:
             "x": few, "output_dim": COUNTS[1:], "x_test": {"narrow": X[:, :2], "a NaN": few["a NaN"]},
             "net": {"nothing": None},
         }),
-        ("infinite.predictor", infinite.predictor, predictor, {
+        ("dynamics.predictor", dynamics.predictor, predictor, {
             "approximation": (*NO_OBJECTS, fisher.EntryWise()), "net": (None, "mlp", images),
             "x": few, "x_test": few, "damping": DAMPINGS,
         }),
-        ("infinite.predictor of unit-wise", infinite.predictor,
+        ("dynamics.predictor of unit-wise", dynamics.predictor,
          {**predictor, "approximation": fisher.UnitWise(), "key": KEY, "num_units": 5},
          {"key": (None, 0, "k"), "num_units": COUNTS, "damping": (*NOT_NEGATIVE, 1e39, 10**400)}),
-        ("infinite.ensemble", infinite.ensemble, ensemble, {
+        ("dynamics.ensemble", dynamics.ensemble, ensemble, {
             "maps": NO_OBJECTS, "net": (None, "mlp"), "x": few | {"fewer rows": X[:2]},
             "x_test": few | {"fewer rows": X[:2]},
             "targets": {n: v for n, v in WRONG_TARGETS.items()

@@ -13,7 +13,7 @@ from ngd_theory.networks import Network, between
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.convolution import AveragePool, Convolution, Flatten, GlobalAveragePool
 from ngd_theory.networks.layers import Dense
-from ngd_theory.networks.network import Block
+from ngd_theory.networks.block import Block
 
 RELU, TANH = ngd.networks.ACTIVATIONS["relu"], ngd.networks.ACTIVATIONS["tanh"]
 

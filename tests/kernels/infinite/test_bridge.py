@@ -71,6 +71,7 @@ def test_same_parameters_give_the_same_outputs_both_ways(activation, bias_std, x
 
 
 def test_gradient_descent_of_neural_tangents_has_the_same_limit(x, other):
+    from ngd_theory import dynamics
     from ngd_theory.fisher import Identity
 
     x = x[:3]
@@ -80,9 +81,9 @@ def test_gradient_descent_of_neural_tangents_has_the_same_limit(x, other):
     theirs = nt.predict.gradient_descent_mse_ensemble(infinite.to_stax(net).kernel_fn, x, targets)(
         x_test=other, get="ntk", t=None, compute_cov=True
     )
-    maps = infinite.predictor(Identity(), net, x, other)
+    maps = dynamics.predictor(Identity(), net, x, other)
     step = float(1 / jnp.linalg.eigvalsh(maps.train_map)[-1])
-    ours = infinite.ensemble(maps, net, x, other, targets, step, [10**6])
+    ours = dynamics.ensemble(maps, net, x, other, targets, step, [10**6])
     np.testing.assert_allclose(ours.test_mean[0], theirs.mean, atol=1e-10)
     np.testing.assert_allclose(ours.test_covariance[0], theirs.covariance, atol=1e-10)
 

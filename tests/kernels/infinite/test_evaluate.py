@@ -9,7 +9,7 @@ from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels import infinite
 from ngd_theory.networks import ACTIVATIONS, Network, mlp
 from ngd_theory.networks.activations import Activation
-from ngd_theory.networks.network import Block
+from ngd_theory.networks.block import Block
 
 
 def network(activation="relu", depth=3, bias_std=0.3, width=4):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ngd_theory import fisher
+from ngd_theory import dynamics, fisher
 from ngd_theory.dynamics import predict
 from ngd_theory.errors import InputError, NotPredictedError, SingularKernelError
 from ngd_theory.kernels import infinite
@@ -55,7 +55,7 @@ def stated(name, net, x, x_test):
 @pytest.mark.parametrize("name", NAMES)
 def test_predictors_equal_the_stated_formulas(name, points):
     net = network(depth=4)
-    maps = infinite.predictor(fisher.by_name(name), net, *points)
+    maps = dynamics.predictor(fisher.by_name(name), net, *points)
     reference = stated(name, net, *points)
     np.testing.assert_allclose(
         maps.test_map, reference, atol=1e-9 * float(jnp.abs(reference).max())
@@ -67,7 +67,7 @@ def test_training_maps_are_isotropic_with_the_stated_constant(name, points):
     # Depth 2: the coupling matrix of block-tridiagonal is singular.
     net = network(depth=2)
     approximation = fisher.by_name(name)
-    maps = infinite.predictor(approximation, net, *points)
+    maps = dynamics.predictor(approximation, net, *points)
     alpha = approximation.isotropy_constant(network(depth=2, width=10**4).layer_sizes, N)
     np.testing.assert_allclose(maps.train_map, alpha * np.eye(N), atol=1e-9 * alpha)
 
@@ -75,7 +75,7 @@ def test_training_maps_are_isotropic_with_the_stated_constant(name, points):
 def test_fewer_inputs_than_samples_break_isotropy_of_kfac(points):
     x, x_test = points[0][:, :4], points[1][:, :4]
     net = mlp(4, [32, 32], 1, "relu")
-    maps = infinite.predictor(fisher.KFAC(), net, x, x_test)
+    maps = dynamics.predictor(fisher.KFAC(), net, x, x_test)
     # Layer 1 has rank M_0 = 4 in place of N: its share of the trace is 4.
     assert float(maps.constant) == pytest.approx(4 + N + 1, abs=1e-8)
     assert float(jnp.std(jnp.diagonal(maps.train_map))) > 0.1
@@ -87,7 +87,7 @@ def test_several_outputs_are_copies_of_one(name, points):
     net = network(output_dim=output_dim)
     lin, at = infinite.linearize(net, *points)
     approximation = fisher.by_name(name, **({"damping_split": "equal"} if name == "kfac" else {}))
-    maps = infinite.predictor(approximation, net, *points, damping=damping)
+    maps = dynamics.predictor(approximation, net, *points, damping=damping)
     whole = approximation.function_space_map(lin, damping, at)
     np.testing.assert_allclose(
         whole, jnp.kron(maps.test_map, jnp.eye(output_dim)), atol=1e-9 * float(jnp.abs(whole).max())
@@ -103,7 +103,7 @@ def test_maps_of_finite_networks_approach_the_limit(name, points):
     errors = []
     for width in (64, 512):
         net = network(width=width)
-        limit = infinite.predictor(approximation, net, *points).test_map
+        limit = dynamics.predictor(approximation, net, *points).test_map
 
         @jax.jit
         def distance(key, net=net, limit=limit):
@@ -119,7 +119,7 @@ def test_maps_of_finite_networks_approach_the_limit(name, points):
 
 def test_unit_wise_training_map_is_isotropic_and_reports_its_error(points):
     net = network(width=50)
-    maps = infinite.predictor(fisher.UnitWise(), net, *points, key=jax.random.key(2), num_units=400)
+    maps = dynamics.predictor(fisher.UnitWise(), net, *points, key=jax.random.key(2), num_units=400)
     # gamma M a hidden layer, 1 for the output; off the diagonal nothing is left to chance.
     alpha = fisher.UnitWise().isotropy_constant(net.layer_sizes, N)
     deviation = jnp.abs(jnp.diagonal(maps.train_map) - alpha)
@@ -134,7 +134,7 @@ def test_unit_wise_training_map_is_isotropic_and_reports_its_error(points):
 def test_unit_wise_equals_the_mean_over_finite_networks(damping, points):
     # C = 3, so that the gradients' ratios have a mean; z-scores with a false-alarm rate of 1e-4 in all.
     net = network(width=256, output_dim=3, bias_std=0.2)
-    maps = infinite.predictor(
+    maps = dynamics.predictor(
         fisher.UnitWise(), net, *points, damping=damping, key=jax.random.key(3), num_units=1500
     )
 
@@ -155,10 +155,10 @@ def test_unit_wise_equals_the_mean_over_finite_networks(damping, points):
 def test_unit_wise_needs_a_key_and_full_rank_inputs(points):
     x, x_test = points
     with pytest.raises(InputError, match="pass key"):
-        infinite.predictor(fisher.UnitWise(), network(), x, x_test)
+        dynamics.predictor(fisher.UnitWise(), network(), x, x_test)
     narrow = mlp(2, [32], 1, "relu")
     with pytest.raises(NotPredictedError, match="layer 1"):
-        infinite.predictor(
+        dynamics.predictor(
             fisher.UnitWise(), narrow, x[:, :2], x_test[:, :2], key=jax.random.key(0), num_units=2
         )
 
@@ -167,14 +167,14 @@ def test_unit_wise_needs_a_key_and_full_rank_inputs(points):
 @pytest.mark.parametrize("damping", [-1.0, -1e-3, float("nan"), float("inf")])
 def test_a_bad_damping_is_refused(name, damping, points):
     with pytest.raises(InputError, match=r"damping is .*one finite number >= 0"):
-        infinite.predictor(
+        dynamics.predictor(
             fisher.by_name(name), network(), *points, damping=damping, key=jax.random.key(0)
         )
 
 
 def test_a_unit_wise_map_that_is_not_finite_is_an_error(points):
     with pytest.raises(SingularKernelError, match="unit-wise: the map of the limit is not finite"):
-        infinite.predictor(
+        dynamics.predictor(
             fisher.UnitWise(),
             network(),
             *points,
@@ -186,7 +186,7 @@ def test_a_unit_wise_map_that_is_not_finite_is_an_error(points):
 
 def test_entry_wise_has_no_limit(points):
     with pytest.raises(NotPredictedError, match="entry-wise"):
-        infinite.predictor(fisher.EntryWise(), network(), *points)
+        dynamics.predictor(fisher.EntryWise(), network(), *points)
 
 
 @pytest.mark.parametrize("name", ["identity", "block-tridiagonal"])
@@ -195,9 +195,9 @@ def test_ensemble_mean_equals_the_dynamics_of_the_mean_network(name, points):
     x, x_test = points
     targets = jnp.linspace(-1, 1, N)[:, None]
     approximation = fisher.by_name(name)
-    maps = infinite.predictor(approximation, net, x, x_test)
+    maps = dynamics.predictor(approximation, net, x, x_test)
     step = float(1.3 / jnp.linalg.eigvalsh(maps.train_map)[-1])
-    found = infinite.ensemble(maps, net, x, x_test, targets, step, range(4))
+    found = dynamics.ensemble(maps, net, x, x_test, targets, step, range(4))
     lin, at = infinite.linearize(net, x, x_test)
     path = predict(approximation, lin, targets, step, 3, 0.0, at=at)
     np.testing.assert_allclose(found.mean, path.outputs, atol=1e-10)
@@ -209,9 +209,9 @@ def test_ensemble_covariance_equals_that_of_propagated_samples(name, points):
     net = network()
     x, x_test = points
     targets = jnp.linspace(-1, 1, N)[:, None]
-    maps = infinite.predictor(fisher.by_name(name), net, x, x_test)
+    maps = dynamics.predictor(fisher.by_name(name), net, x, x_test)
     step = float(0.8 / jnp.linalg.eigvalsh(maps.train_map)[-1])
-    found = infinite.ensemble(maps, net, x, x_test, targets, step, [0, 2])
+    found = dynamics.ensemble(maps, net, x, x_test, targets, step, [0, 2])
     prior = infinite.nngp(net, jnp.concatenate(points))
     # Exact propagation of the prior's square root, step by step: linear, so no sampling error.
     columns = jnp.linalg.cholesky(prior + 1e-13 * jnp.eye(len(prior)))
@@ -229,8 +229,8 @@ def test_isotropic_methods_share_the_training_curve_but_not_the_test_outputs(poi
     targets = jnp.linspace(-1, 1, N)[:, None]
     ends = []
     for name in NAMES[1:]:
-        maps = infinite.predictor(fisher.by_name(name), net, *points)
-        path = infinite.ensemble(maps, net, *points, targets, float(0.5 / maps.constant), [1, 60])
+        maps = dynamics.predictor(fisher.by_name(name), net, *points)
+        path = dynamics.ensemble(maps, net, *points, targets, float(0.5 / maps.constant), [1, 60])
         np.testing.assert_allclose(path.mean[0], targets / 2, atol=1e-9)
         np.testing.assert_allclose(path.test_mean[1], maps.weights @ targets, atol=1e-9)
         ends.append(path.test_mean[1])
@@ -242,14 +242,14 @@ def test_ensembles_are_differentiated_by_their_maps(name, points):
     # All eigenvalues of exact are equal: forward mode was half a per cent off, reverse mode NaN.
     net, rng = network(), np.random.default_rng(0)
     targets = jnp.linspace(-1, 1, N)[:, None]
-    maps = infinite.predictor(fisher.by_name(name), net, *points)
+    maps = dynamics.predictor(fisher.by_name(name), net, *points)
     train, test = (jnp.asarray(rng.normal(size=s)) for s in ((N, N), (N_TEST, N)))
 
     def total(t):
         moved = replace(
             maps, train_map=maps.train_map + t * train, test_map=maps.test_map + t * test
         )
-        found = infinite.ensemble(moved, net, *points, targets, 0.3, [0, 1, 6])
+        found = dynamics.ensemble(moved, net, *points, targets, 0.3, [0, 1, 6])
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(found))
 
     value = [float(total(s)) for s in (-2e-4, -1e-4, 1e-4, 2e-4)]
@@ -260,13 +260,13 @@ def test_ensembles_are_differentiated_by_their_maps(name, points):
 
 def test_ensemble_names_bad_arguments(points):
     net = network()
-    maps = infinite.predictor(fisher.Exact(), net, *points)
+    maps = dynamics.predictor(fisher.Exact(), net, *points)
     targets = jnp.ones((N, 1))
     with pytest.raises(InputError, match="maps are for"):
-        infinite.ensemble(maps, net, points[0][:-1], points[1], targets, 1.0, [1])
+        dynamics.ensemble(maps, net, points[0][:-1], points[1], targets, 1.0, [1])
     with pytest.raises(InputError, match="targets"):
-        infinite.ensemble(maps, net, *points, targets[:-1], 1.0, [1])
+        dynamics.ensemble(maps, net, *points, targets[:-1], 1.0, [1])
     with pytest.raises(InputError, match="step_size"):
-        infinite.ensemble(maps, net, *points, targets, 0.0, [1])
+        dynamics.ensemble(maps, net, *points, targets, 0.0, [1])
     with pytest.raises(InputError, match="steps"):
-        infinite.ensemble(maps, net, *points, targets, 1.0, [-1])
+        dynamics.ensemble(maps, net, *points, targets, 1.0, [-1])
