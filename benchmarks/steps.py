@@ -2,8 +2,9 @@
 
 The reference is what a user would write without this library: ``jax.grad`` of the loss and an update.
 Every step is the whole jitted step: linearisation, natural gradient, new parameters. Steps are timed three in a row,
-after a pause, in a process with nothing set: what OpenBLAS's threads do after a call falls on the step that called. With C > 1 outputs, where a
-linearisation takes C backward passes, the reference is the identity's step: the same passes and one gradient.
+after a pause, in a process with nothing set: what OpenBLAS's threads do after a call falls on the step that called.
+With C > 1 outputs, where a linearisation takes C backward passes, the reference is the identity's step: the same passes
+and one gradient.
 """
 
 import statistics

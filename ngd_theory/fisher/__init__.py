@@ -2,8 +2,8 @@
 
 from ngd_theory.errors import InputError, choose
 from ngd_theory.fisher.base import Approximation, Look, approximation
-from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.block_tridiagonal import BlockTridiagonal, tridiagonal_coupling
+from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.dual import BlockDiagonal, Exact
 from ngd_theory.fisher.entry_wise import EntryWise
 from ngd_theory.fisher.identity import Identity

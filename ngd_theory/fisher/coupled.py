@@ -249,7 +249,8 @@ def pivot_order(coupling: np.ndarray) -> list[tuple[int, int]] | None:
 class _Pivots(NamedTuple):
     """``M^-1 = F^-T (X + rho)^-1 F^T`` with ``D = F F^T`` by Cholesky, ``X = F^T Sigma F``.
 
-    X + rho is eliminated layer by layer. Its pivots are those of Sigma, definite, where rho is small beside the kernels.
+    X + rho is eliminated layer by layer. Its pivots are those of Sigma, definite, where rho is small beside the
+    kernels.
     """
 
     order: list[tuple[int, int]]

@@ -7,10 +7,10 @@ from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
 from ngd_theory.networks import activations
 from ngd_theory.networks.activations import Activation
+from ngd_theory.networks.block import Block
 from ngd_theory.networks.checks import require_size
 from ngd_theory.networks.initialization import standard_parameterization
 from ngd_theory.networks.layers import Dense
-from ngd_theory.networks.block import Block
 from ngd_theory.networks.network import Network
 
 #: Input width and encoder widths of Hinton & Salakhutdinov (2006), as in Martens & Grosse (2015).

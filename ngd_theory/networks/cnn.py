@@ -11,6 +11,7 @@ from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, choose
 from ngd_theory.networks import activations
 from ngd_theory.networks.activations import Activation
+from ngd_theory.networks.block import Block
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.convolution import (
     PADDINGS,
@@ -20,7 +21,6 @@ from ngd_theory.networks.convolution import (
     GlobalAveragePool,
 )
 from ngd_theory.networks.layers import Dense
-from ngd_theory.networks.block import Block
 from ngd_theory.networks.network import Network
 
 #: Readout -> the map from the last image to the inputs of the dense output layer.

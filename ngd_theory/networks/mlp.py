@@ -6,9 +6,9 @@ from itertools import pairwise
 from ngd_theory.arguments import checked
 from ngd_theory.networks import activations
 from ngd_theory.networks.activations import Activation
+from ngd_theory.networks.block import Block
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.layers import Dense
-from ngd_theory.networks.block import Block
 from ngd_theory.networks.network import Network
 
 

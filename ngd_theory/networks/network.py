@@ -1,6 +1,5 @@
 """Networks as a chain of blocks."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate

@@ -12,8 +12,8 @@ import ngd_theory as ngd
 from ngd_theory.errors import InputError
 from ngd_theory.kernels import empirical
 from ngd_theory.networks import Network
-from ngd_theory.networks.convolution import Convolution, Flatten
 from ngd_theory.networks.block import Block
+from ngd_theory.networks.convolution import Convolution, Flatten
 
 NAMES = tuple(name for name in APPROXIMATIONS if name != "kfac-tridiagonal")
 

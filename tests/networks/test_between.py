@@ -11,9 +11,9 @@ import ngd_theory as ngd
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.networks import Network, between
 from ngd_theory.networks.activations import Activation
+from ngd_theory.networks.block import Block
 from ngd_theory.networks.convolution import AveragePool, Convolution, Flatten, GlobalAveragePool
 from ngd_theory.networks.layers import Dense
-from ngd_theory.networks.block import Block
 
 RELU, TANH = ngd.networks.ACTIVATIONS["relu"], ngd.networks.ACTIVATIONS["tanh"]
 

@@ -35,8 +35,8 @@ def linearize(
     """Linearise the infinitely wide ``net`` at N training and N' test inputs.
 
     For `Identity`, `Exact`, `BlockDiagonal`, `BlockTridiagonal` and `KFAC`, of which the function-space maps are
-    invariant under rotations of the units. Not for `UnitWise` (use `ngd_theory.dynamics.predictor`) nor `EntryWise` (no limit):
-    its units are no network's units. K-FAC's factored damping sees N + N' for P and for M.
+    invariant under rotations of the units. Not for `UnitWise` (use `ngd_theory.dynamics.predictor`) nor `EntryWise` (no
+    limit): its units are no network's units. K-FAC's factored damping sees N + N' for P and for M.
 
     Parameters
     ----------
