@@ -90,8 +90,12 @@ def lower_inverse(factor):
     return jax.lax.platform_dependent(
         factor,
         cpu=_inverse_of_pieces,
-        default=lambda factor: _triangular_solve(factor, jnp.eye(len(factor), dtype=factor.dtype)),
+        default=_inverse_at_once,
     )
+
+
+def _inverse_at_once(factor):
+    return _triangular_solve(factor, jnp.eye(len(factor), dtype=factor.dtype))
 
 
 def _inverse_of_pieces(factor):
@@ -99,11 +103,12 @@ def _inverse_of_pieces(factor):
     count = 1
     while (-(-len(factor) // count)) ** 2 > SOLVED_ALONE:
         count *= 2
+    if count == 1:
+        return _inverse_at_once(factor)
     size = -(-len(factor) // count)
     rest = count * size - len(factor)
     whole = jax.scipy.linalg.block_diag(factor, jnp.eye(rest, dtype=factor.dtype))
-    unit = jnp.eye(size, dtype=factor.dtype)
-    inverses = jax.lax.map(lambda block: _triangular_solve(block, unit), _diagonal(whole, size))
+    inverses = jax.lax.map(_inverse_at_once, _diagonal(whole, size))
     while len(inverses) > 1:
         first, second = inverses[::2], inverses[1::2]
         size = first.shape[1]

@@ -204,6 +204,10 @@ class _Single(NamedTuple):
     solve_transposed = solve
 
 
+#: Kernels from this size on are worth a program of both ways: eigenvalues of smaller ones take OpenBLAS one thread.
+PIVOTED = 64
+
+
 class _Several(NamedTuple):
     """Several layers with ``Lambda = I``: by pivots where they keep the digits, else by eigenvalues."""
 
@@ -222,7 +226,7 @@ class _Several(NamedTuple):
             return getattr(_Eigenvalues.of_kernels(*self), method)(rhs)
 
         order = pivot_order(self.coupling)
-        if order is None:
+        if order is None or len(self.kernels[0]) < PIVOTED:
             return by_eigenvalues()
         pivots = _Pivots.of_kernels(*self, order)
         return jax.lax.cond(pivots.sound, lambda: getattr(pivots, method)(rhs), by_eigenvalues)
@@ -263,7 +267,8 @@ class _Pivots(NamedTuple):
 
     @classmethod
     def of_kernels(cls, coupling, kernels, rho, order) -> "_Pivots":
-        roots = [cholesky_factor(k) for k in kernels]
+        # Of a stack they are one loop, which is compiled once.
+        roots = jax.vmap(cholesky_factor)(jnp.stack(kernels))
         largest = [jnp.max(jnp.diagonal(k)) for k in kernels]
         blocks = {
             (i, j): c * (roots[i].T @ roots[j])
@@ -284,8 +289,8 @@ class _Pivots(NamedTuple):
         # What a smaller pivot would lose of the digits. A NaN is not above it.
         limit = jnp.finfo(rho.dtype).eps ** (1 / 3)
         sound = [jnp.min(jnp.diagonal(f)) ** 2 > limit * size for f, size in factors]
-        inverses = [lower_inverse(root) for root in roots]
-        return cls(order, roots, inverses, halves, rows, jnp.stack(sound).all())
+        inverses = jax.vmap(lower_inverse)(roots)
+        return cls(order, list(roots), list(inverses), halves, rows, jnp.stack(sound).all())
 
     def solve(self, rhs: Layers) -> list[Array]:
         middle = self._middle([f.T @ b for f, b in zip(self.roots, rhs, strict=True)])

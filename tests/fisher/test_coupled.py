@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dense import layer_jacobians
 
-from ngd_theory.fisher import as_damping, coupled
-from ngd_theory.fisher.dual import tridiagonal_coupling
+import ngd_theory as ngd
+from ngd_theory.fisher import as_damping, coupled, tridiagonal_coupling
 
 N = 12
 
@@ -65,7 +66,7 @@ def test_pivots_solve_the_dense_system_and_its_transpose(depth, rho, dtype):
 @pytest.mark.parametrize(
     "what", ["singular kernel", "damping beside kernels", "large damping", "NaN", "zero kernel"]
 )
-def test_where_pivots_would_lose_digits_they_are_not_taken(what):
+def test_where_pivots_would_lose_digits_they_are_not_taken(what, monkeypatch):
     sigma, thetas, rho = tridiagonal_coupling(3), kernels(3), 1e-3
     if what == "singular kernel":
         thetas = kernels(3, smallest=1e-13)
@@ -79,6 +80,7 @@ def test_where_pivots_would_lose_digits_they_are_not_taken(what):
     if what == "zero kernel":
         thetas[2] = np.zeros((N, N))
     assert not pivots(sigma, thetas, rho).sound
+    monkeypatch.setattr(coupled, "PIVOTED", 1)
     cotangents = np.random.default_rng(1).normal(size=(N, 2))
     found = np.concatenate(
         coupled.coupled_solve(
@@ -93,7 +95,8 @@ def test_where_pivots_would_lose_digits_they_are_not_taken(what):
     assert residual < 1e-9 * max(1, np.abs(system).max() * np.abs(found).max())
 
 
-def test_each_of_a_batch_of_dampings_takes_its_own_solver():
+def test_each_of_a_batch_of_dampings_takes_its_own_solver(monkeypatch):
+    monkeypatch.setattr(coupled, "PIVOTED", 1)
     sigma, thetas = tridiagonal_coupling(3), [jnp.asarray(t) for t in kernels(3)]
     cotangents = jnp.ones((N, 1))
 
@@ -104,3 +107,25 @@ def test_each_of_a_batch_of_dampings_takes_its_own_solver():
     for rho, found in zip(dampings, jax.vmap(solve)(dampings), strict=True):
         expected = np.linalg.solve(dense(sigma, thetas, float(rho)), np.ones((3 * N, 1)))
         np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rho", [1e-5, 0.5])
+def test_large_block_tridiagonal_systems_equal_the_definition(rho):
+    """N C = 66: with the smaller damping by pivots, with the other by eigenvalues."""
+    net = ngd.networks.mlp(40, [48, 48], 3, "tanh", bias_std=0.3)
+    params = net.init(jax.random.key(0))
+    x, v = (jax.random.normal(jax.random.key(s), (22, d)) for s, d in ((1, 40), (2, 3)))
+    lin = ngd.networks.linearize(net, params, x)
+    approximation = ngd.fisher.BlockTridiagonal()
+    assert lin.outputs.size >= coupled.PIVOTED
+    jacobians = layer_jacobians(net, params, x)
+    jacobian = np.hstack(jacobians)
+    fisher = jacobian.T @ jacobian / len(x)
+    edges = np.cumsum([0, *(j.shape[1] for j in jacobians)])
+    fisher[edges[0] : edges[1], edges[2] :] = 0
+    fisher[edges[2] :, edges[0] : edges[1]] = 0
+    gradient = jacobian.T @ np.asarray(v).ravel() / len(x)
+    expected = np.linalg.solve(fisher + rho * np.eye(len(fisher)), gradient)
+    found = approximation.natural_gradient(lin, v, rho)
+    image = jax.jvp(lambda p: net.apply(p, x), (params,), (found,))[1]
+    np.testing.assert_allclose(np.ravel(image), jacobian @ expected, rtol=1e-8, atol=1e-9)
