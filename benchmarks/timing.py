@@ -12,7 +12,7 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each function in each of ``rounds`` rounds, after one that compiles.
 
-    With a ``pause`` (seconds) before each call where some hold gigabytes, which the system takes back after their end.
+    A ``pause`` (seconds) before each function's turn lets the system take memory back, and the last one's threads stop.
     With ``calls``, the mean of so many in a row after one more: what threads still do after a call then falls on the
     function that started them, as in training.
     """

@@ -4,9 +4,10 @@ Under `jax.vmap` a factorisation here is a loop on a CPU: two batched LAPACK cal
 for each other's threads for ever (jaxlib 0.10.2, two cores). On accelerators it is a batch. The package calls
 no factorisation of `jnp.linalg` anywhere else on arrays of a device (a test reads the sources).
 
-LAPACK on a CPU is SciPy's OpenBLAS. After a call that takes several threads they spin for some 50 ms beside XLA's own,
-which can double the time of a step. Cholesky factors and solves are therefore made of pieces for which OpenBLAS takes
-one thread, and of XLA's products. Eigenvalues and LU are not.
+LAPACK on a CPU is SciPy's OpenBLAS. After a call on several threads these threads keep spinning for some 50 ms and take
+cores from XLA, which can double the time of a step. Cholesky factors and solves are therefore made of pieces that
+OpenBLAS computes on one thread, and of XLA's products. What an inverse of a piece loses is put back by one correction.
+Eigenvalues, LU and factors of very large matrices still take several threads.
 
 A spectral function ``f(A) = U f(lambda) U^T`` is smooth where eigenvalues are equal, and its eigenvectors are not. The
 derivatives here are equations for f(A) itself, so that equal eigenvalues are no special case. What is cut off at
@@ -78,7 +79,7 @@ def _factor_of_pieces(matrix):
     if not FACTORED_ALONE < len(matrix) <= FACTORED_TOGETHER:
         return jnp.linalg.cholesky(matrix)
     upper = _factor_of_pieces(matrix[:half, :half])
-    side = matrix[half:, :half] @ _inverse_of_pieces(upper).T
+    side = _solved(upper, _inverse_of_pieces(upper), matrix[:half, half:]).T
     lower = _factor_of_pieces(matrix[half:, half:] - side @ side.T)
     return jnp.block([[upper, jnp.zeros_like(side.T)], [side, lower]])
 
@@ -117,6 +118,12 @@ def _inverse_of_pieces(factor):
     return inverses[0, : len(factor), : len(factor)]
 
 
+def _solved(triangular, inverse, rhs):
+    """``T^-1 rhs`` by the inverse, whose residual is larger than a triangular solve's: one step of refinement."""
+    found = inverse @ rhs
+    return found + inverse @ (rhs - triangular @ found)
+
+
 def _diagonal(matrix, size):
     """The square blocks on the diagonal."""
     count = len(matrix) // size
@@ -141,14 +148,22 @@ def _solve(matrix, rhs):
     return jnp.where(jnp.isfinite(matrix).all(), jnp.linalg.solve(matrix, rhs), jnp.nan)
 
 
-@one_by_one
-def _forward_solve(factor, rhs):
-    return _triangular_solve(factor, rhs)
+def _by_triangles(factor, rhs):
+    return _triangular_solve(factor, _triangular_solve(factor, rhs), transpose=True)
+
+
+def _by_pieces(factor, rhs):
+    inverse = _inverse_of_pieces(factor)
+    return _solved(factor.T, inverse.T, _solved(factor, inverse, rhs))
+
+
+_two_solves = one_by_one(_by_triangles)
 
 
 @one_by_one
-def _transposed_solve(factor, rhs):
-    return _triangular_solve(factor, rhs, transpose=True)
+@full_precision
+def _wide_solve(factor, rhs):
+    return jax.lax.platform_dependent(factor, rhs, cpu=_by_pieces, default=_by_triangles)
 
 
 @one_by_one
@@ -161,11 +176,11 @@ def orthonormal_columns(matrix):
 def cholesky_solve(factor: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """``(L L^T)^-1 rhs`` for a lower triangular L. For the inside of solves."""
     if rhs.shape[1] == 1 or rhs.size < SOLVED_ALONE:
-        return _transposed_solve(factor, _forward_solve(factor, rhs))
-    inverse = lower_inverse(factor)
+        return _two_solves(factor, rhs)
     if rhs.shape[1] > len(factor):
-        return (inverse.T @ inverse) @ rhs
-    return inverse.T @ (inverse @ rhs)
+        # The inverse and one product are cheaper.
+        return _wide_solve(factor, jnp.eye(len(factor), dtype=factor.dtype)) @ rhs
+    return _wide_solve(factor, rhs)
 
 
 @full_precision

@@ -7,8 +7,9 @@ from threadpoolctl import threadpool_limits
 def limit_blas_threads() -> None:
     """Let OpenBLAS use one thread in this process, for good.
 
-    JAX calls OpenBLAS (through scipy) for small factorisations only; its worker threads then spin beside
-    XLA's and made a K-FAC step at width 4096 half as slow again on two cores. The command line and the
-    benchmarks call this; a library that is imported changes nothing.
+    JAX calls OpenBLAS (through scipy) for factorisations only. After eigenvalues, LU and very large factors its worker
+    threads spin for a while and take cores from XLA; other factors and solves are made of pieces that need one thread
+    (`ngd_theory.linalg`). The command line and comparisons with other packages call this; a library that is imported
+    changes nothing.
     """
     threadpool_limits(limits=1, user_api="blas")

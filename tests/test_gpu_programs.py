@@ -15,6 +15,7 @@ from jax import export
 
 import ngd_theory as ngd
 from ngd_theory.dynamics.train import _step
+from ngd_theory.fisher import coupled
 
 DENSE = ngd.networks.mlp(6, [5], 2, "tanh", bias_std=0.3)
 IMAGES = ngd.networks.cnn((4, 4, 1), [3], 2)
@@ -63,6 +64,15 @@ def test_every_approximation_is_a_program_of_the_device(name, damping):
     assert all(call.startswith(LIBRARIES) for call in found), found
     if name not in {"identity", "entry-wise"}:
         assert found  # it factorises
+
+
+def test_pivots_of_coupled_layers_are_a_program_of_the_device(monkeypatch):
+    monkeypatch.setattr(coupled, "PIVOTED", 1)
+    net = ngd.networks.mlp(6, [7, 5], 2)
+    step = partial(natural, ngd.fisher.BlockTridiagonal(), net, 1e-3)
+    assert "stablehlo.case" in program(step, *example(net))
+    found = calls(step, *example(net))
+    assert found and all(call.startswith(LIBRARIES) for call in found), found
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,28 @@ def test_factors_and_solves_of_pieces_equal_lapacks(n, dtype):
         np.testing.assert_allclose(found, expected_solution, atol=500 * tolerance)
 
 
+def smooth(n, rho):
+    """A kernel of points on a line, of norm about 1 and as singular as it can be: pieces of it are nearly dependent."""
+    x = np.sort(np.random.default_rng(n).uniform(-1, 1, n))
+    kernel = np.exp(-((x[:, None] - x[None]) ** 2) / 0.5)
+    return kernel / np.linalg.norm(kernel, 2) + rho * np.eye(n)
+
+
+@pytest.mark.parametrize("rho", [1e-4, 1e-8, 1e-12])
+@pytest.mark.parametrize("n", [100, 121, 250, 481])
+def test_pieces_of_nearly_singular_matrices_keep_lapacks_digits(n, rho):
+    """An inverse of a piece alone loses them: NaN where LAPACK has a factor, or residuals 1e4 times as large."""
+    matrix = smooth(n, rho)
+    factor = np.asarray(linalg.cholesky_factor(jnp.asarray(matrix)))
+    eps = np.finfo(float).eps
+    assert np.abs(factor @ factor.T - matrix).max() < 100 * eps
+    rhs = np.random.default_rng(0).normal(size=(n, n))
+    for k in (1, 20, n):
+        found = np.asarray(linalg.cholesky_solve(jnp.asarray(factor), jnp.asarray(rhs[:, :k])))
+        residual = np.abs(factor @ (factor.T @ found) - rhs[:, :k]).max()
+        assert residual < 100 * eps * np.abs(found).max()
+
+
 @pytest.mark.parametrize("n", [6, 121, 250])
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
 @pytest.mark.parametrize("at", ["first", "last"])

@@ -77,6 +77,8 @@ class Experiment:
 
         Raises
         ------
+        InputError
+            For rows of the data beyond the range of the run's type.
         SingularKernelError
             For a network that is of no use at its start: see `kernel_spectrum`, or one that gives its targets already.
         """

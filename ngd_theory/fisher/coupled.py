@@ -8,6 +8,7 @@ Sigma is singular, and differentiated as what it is: a linear system whose matri
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -97,7 +98,7 @@ def _damped(coupling, kernels, cotangents, rho, root) -> list[Array]:
     if len(kernels) == 1:
         solver = _Single(cholesky_factor(shifted(inner[0], fixed_rho)))
     else:
-        solver = _Several(coupling, inner, fixed_rho)
+        solver = _Several.of_kernels(coupling, inner, fixed_rho)
     products, fixed = _products(kernels), _products(fixed_kernels)
     rhs = [cotangents] * len(kernels)
     return damped_solve(coupling, products, fixed, rhs, rho, root, solver)[0]
@@ -204,7 +205,7 @@ class _Single(NamedTuple):
     solve_transposed = solve
 
 
-#: Kernels from this size on are worth a program of both ways: eigenvalues of smaller ones take OpenBLAS one thread.
+#: Smaller systems are always solved by eigenvalues, which OpenBLAS computes on one thread: their program is short.
 PIVOTED = 64
 
 
@@ -214,6 +215,13 @@ class _Several(NamedTuple):
     coupling: np.ndarray
     kernels: Sequence[Array]
     rho: Array
+    pivots: "_Pivots | None"
+
+    @classmethod
+    def of_kernels(cls, coupling, kernels, rho) -> "_Several":
+        order = pivot_order(coupling) if len(kernels[0]) >= PIVOTED else None
+        pivots = None if order is None else _Pivots.of_kernels(coupling, kernels, rho, order)
+        return cls(coupling, kernels, rho, pivots)
 
     def solve(self, rhs: Layers):
         return self._by("solve", rhs), None
@@ -223,13 +231,13 @@ class _Several(NamedTuple):
 
     def _by(self, method: str, rhs: Layers) -> list[Array]:
         def by_eigenvalues():
-            return getattr(_Eigenvalues.of_kernels(*self), method)(rhs)
+            solver = _Eigenvalues.of_kernels(self.coupling, self.kernels, self.rho)
+            return getattr(solver, method)(rhs)
 
-        order = pivot_order(self.coupling)
-        if order is None or len(self.kernels[0]) < PIVOTED:
+        if self.pivots is None:
             return by_eigenvalues()
-        pivots = _Pivots.of_kernels(*self, order)
-        return jax.lax.cond(pivots.sound, lambda: getattr(pivots, method)(rhs), by_eigenvalues)
+        by_pivots = partial(getattr(self.pivots, method), rhs)
+        return jax.lax.cond(self.pivots.sound, by_pivots, by_eigenvalues)
 
 
 def pivot_order(coupling: np.ndarray) -> list[tuple[int, int]] | None:
@@ -253,14 +261,14 @@ def pivot_order(coupling: np.ndarray) -> list[tuple[int, int]] | None:
 class _Pivots(NamedTuple):
     """``M^-1 = F^-T (X + rho)^-1 F^T`` with ``D = F F^T`` by Cholesky, ``X = F^T Sigma F``.
 
-    X + rho is eliminated layer by layer. Its pivots are those of Sigma, definite, where rho is small beside the
-    kernels.
+    X + rho is eliminated layer by layer. If rho is small beside the kernels, the pivot of layer p is definite, with the
+    sign of Sigma's pivot: ``sign C_p C_p^T``.
     """
 
     order: list[tuple[int, int]]
     roots: Sequence[Array]
     inverse_roots: Sequence[Array]
-    #: ``C_p^-1`` of the pivots ``sign C_p C_p^T``, and ``C_p^-1`` times the rest of their rows.
+    #: ``C_p^-1``, and ``C_p^-1`` times the rest of the pivot's row.
     halves: dict[int, Array]
     rows: dict[int, dict[int, Array]]
     sound: Array
@@ -286,7 +294,7 @@ class _Pivots(NamedTuple):
             rows[p] = {i: halves[p] @ blocks[p, i] for i in left if (p, i) in blocks}
             for i, j in itertools.product(rows[p], repeat=2):
                 blocks[i, j] = blocks.get((i, j), 0) - sign * (rows[p][i].T @ rows[p][j])
-        # What a smaller pivot would lose of the digits. A NaN is not above it.
+        # Smaller pivots lose too many digits. The comparison is False for NaN.
         limit = jnp.finfo(rho.dtype).eps ** (1 / 3)
         sound = [jnp.min(jnp.diagonal(f)) ** 2 > limit * size for f, size in factors]
         inverses = jax.vmap(lower_inverse)(roots)

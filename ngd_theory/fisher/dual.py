@@ -1,12 +1,13 @@
-"""Exact, block-diagonal and block-tridiagonal Fisher, through their dual (Woodbury) form.
+"""Exact and block-diagonal Fisher, through their dual (Woodbury) form.
 
-The three differ only in which blocks ``J_l^T Lambda J_m / N`` of the Fisher they keep: those with
-``Sigma[l, m] = 1`` of an L x L coupling matrix Sigma (all ones, identity, three central diagonals).
-With ``D = blockdiag(Theta_l)``, ``Theta_l = J_l J_l^T / N``, the push-through identity gives
+They and the block-tridiagonal Fisher (`ngd_theory.fisher.block_tridiagonal`) differ only in which blocks
+``J_l^T Lambda J_m / N`` they keep: those with ``Sigma[l, m] = 1`` of an L x L coupling matrix Sigma (all ones,
+identity, three central diagonals). With ``D = blockdiag(Theta_l)``, ``Theta_l = J_l J_l^T / N``, the push-through
+identity gives
 
     (G + rho)^-1 J^T v / N = blockdiag(J_l)^T w / N,   [(Sigma (x) Lambda) D + rho] w = 1 (x) v,
 
-so a step costs one N*C-sized solve (L*N*C for block-tridiagonal) and one vjp.
+so a step costs one vjp and a solve of size N*C: one for exact, one a layer for block-diagonal.
 """
 
 import abc

@@ -111,13 +111,15 @@ def test_each_of_a_batch_of_dampings_takes_its_own_solver(monkeypatch):
 
 @pytest.mark.parametrize("rho", [1e-5, 0.5])
 def test_large_block_tridiagonal_systems_equal_the_definition(rho):
-    """N C = 66: with the smaller damping by pivots, with the other by eigenvalues."""
+    """N C = 66: by pivots with the damping that is small beside the kernels, by eigenvalues with the other."""
     net = ngd.networks.mlp(40, [48, 48], 3, "tanh", bias_std=0.3)
     params = net.init(jax.random.key(0))
     x, v = (jax.random.normal(jax.random.key(s), (22, d)) for s, d in ((1, 40), (2, 3)))
     lin = ngd.networks.linearize(net, params, x)
     approximation = ngd.fisher.BlockTridiagonal()
     assert lin.outputs.size >= coupled.PIVOTED
+    thetas = [np.asarray(ngd.kernels.layer_kernel(y)) / len(x) for y in lin.layers]
+    assert bool(pivots(tridiagonal_coupling(3), thetas, rho).sound) == (rho < 0.1)
     jacobians = layer_jacobians(net, params, x)
     jacobian = np.hstack(jacobians)
     fisher = jacobian.T @ jacobian / len(x)
@@ -129,3 +131,27 @@ def test_large_block_tridiagonal_systems_equal_the_definition(rho):
     found = approximation.natural_gradient(lin, v, rho)
     image = jax.jvp(lambda p: net.apply(p, x), (params,), (found,))[1]
     np.testing.assert_allclose(np.ravel(image), jacobian @ expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("rho", [1e-3, 1.0])
+@pytest.mark.parametrize("mode", ["forward", "reverse", "forward over reverse"])
+def test_derivatives_do_not_depend_on_the_solver(mode, rho, monkeypatch):
+    sigma, thetas = tridiagonal_coupling(4), [jnp.asarray(t) for t in kernels(4)]
+    change = jnp.asarray(np.random.default_rng(2).normal(size=(N, N)))
+    cotangents = jnp.asarray(np.random.default_rng(3).normal(size=(N, 2)))
+
+    def value(t):
+        moved = [theta + t[i] * (change + change.T) for i, theta in enumerate(thetas)]
+        found = coupled.coupled_solve(sigma, moved, cotangents * (1 + t[4]), as_damping(rho + t[5]))
+        return sum(jnp.sum(jnp.sin(w)) for w in found)
+
+    derivative = {
+        "forward": jax.jacfwd(value),
+        "reverse": jax.grad(value),
+        "forward over reverse": jax.hessian(value),
+    }[mode]
+    found = {}
+    for size in (1, 1000):
+        monkeypatch.setattr(coupled, "PIVOTED", size)
+        found[size] = derivative(jnp.zeros(6))
+    np.testing.assert_allclose(found[1], found[1000], rtol=1e-8, atol=1e-9)
