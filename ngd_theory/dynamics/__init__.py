@@ -1,6 +1,6 @@
 """Floor 4: function-space predictions and parameter-space training."""
 
-from ngd_theory.dynamics.ensemble import Ensemble, ensemble
+from ngd_theory.dynamics.ensembles import Ensemble, ensemble
 from ngd_theory.dynamics.limit import Predictor, predict_limit, predictor
 from ngd_theory.dynamics.predict import predict, predict_from_maps
 from ngd_theory.dynamics.train import train
