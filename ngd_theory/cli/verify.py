@@ -93,6 +93,7 @@ def verify(
     values = settings | {
         "classes": _split(settings["classes"]) or None,
         "approximations": _split(settings["approximations"]),
+        "laziness": _split(settings["laziness"]),
     }
     if explain:
         return _explain(values, memory_limit)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from ngd_theory import losses
 from ngd_theory.arguments import check_finite, checked, require_known
 from ngd_theory.dynamics.checks import check_schedule, check_targets
+from ngd_theory.dynamics.lazy import check_laziness, lazy_targets
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.fisher import Approximation
@@ -37,6 +38,7 @@ def train(
     damping: float | Array | Damping,
     x_test: Float[Array, "M *S"] | None = None,
     loss: str | losses.Loss = "mse",
+    laziness: float = 1.0,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Trajectory:
     """Train ``network`` by ``theta <- theta - eta (G + rho I)^-1 grad`` on the full batch.
@@ -60,6 +62,9 @@ def train(
         Where the outputs are recorded too. Any points: rows of ``x`` among them are no error, and no test of what was
         learnt (`ngd_theory.data.load` refuses them).
     loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
+    laziness : float
+        epsilon: train towards ``f_0 + epsilon (y - f_0)`` (MSE), `ngd_theory.dynamics.lazy_targets`. Losses are those
+        to these targets.
     on_step : callable, optional
         Called with the step and its training loss, for progress.
 
@@ -79,6 +84,7 @@ def train(
         When the natural gradient is not finite though the outputs are: a solve broke down.
     """
     objective = losses.by_name(loss)
+    check_laziness(laziness, objective)
     require_known("train", params, x, y, x_test, damping, step_size)
     network.check(params, x)
     check_finite("x", x)
@@ -93,6 +99,8 @@ def train(
     y = check_targets(objective, y, recorded[0])
     rho = as_damping(damping, recorded[0].dtype)
     x, y, start = jnp.asarray(x), jnp.asarray(y), jax.tree.map(jnp.asarray, params)
+    if laziness != 1:
+        y = lazy_targets(_apply(network, start, x), y, laziness)
     eta = jnp.asarray(step_size, jnp.result_type(*jax.tree.leaves(params)))
     # Steps overwrite their parameters.
     params = jax.tree.map(jnp.copy, start)

@@ -6,21 +6,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from ngd_theory import losses
-from ngd_theory.dynamics import Trajectory
+from ngd_theory.dynamics import Trajectory, lazy_targets
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import Network
+from ngd_theory.networks.activations import Activation
 from ngd_theory.theory import Condition, Isotropy
 from ngd_theory.theory.conditions import NEVER_ISOTROPIC
 
 #: Step size of the run beyond the edge of stability, times alpha: |1 - 2.5| = 1.5 a step.
 EDGE_SCALE = 2.5
-#: Residual of that run over the initial one: the edge is that of the linear dynamics, near a minimum.
-EDGE_RESIDUAL = 0.01
+#: Roundings of a forward pass, and of a step, that outputs carry at most.
+ROUNDINGS = 100
 
 
-def edge_targets(outputs, targets):
-    """Targets that leave a residual of `EDGE_RESIDUAL` times the one to ``targets``."""
-    return outputs - EDGE_RESIDUAL * (outputs - targets)
+@dataclass(frozen=True)
+class LazyRun:
+    """Training towards targets a share ``laziness`` of the way, epsilon (docs/theory.md, section 8)."""
+
+    laziness: float
+    training: Trajectory
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,8 @@ class Evidence:
     targets : (N, C) array
     prediction, training : Trajectory
         Function space and parameter space, the same step size.
-    beyond_edge : Trajectory or None
-        Training at ``EDGE_SCALE / alpha``, where alpha is predicted.
+    beyond_edge : LazyRun or None
+        Training at ``EDGE_SCALE / alpha``, where alpha is predicted: the edge is that of the linear dynamics.
     predicted_distance : float
         ``||theta_T - theta_0||`` of the linearised network.
     parameter_norm : float
@@ -115,6 +119,11 @@ class Evidence:
     layers : tuple of LayerEvidence
     broken_premises : dict of str to str
         See `Approximation.broken_premises`.
+    lazy : tuple of LazyRun
+        The same training towards targets nearer and nearer to f_0.
+    step_error : float or None
+        ``||J u - K r|| / ||K r||`` of the natural gradient u of the residual r, where J u is the derivative of the
+        network itself along u; or the same with Q, on the test set, if that is larger.
     """
 
     approximation: Approximation
@@ -132,7 +141,7 @@ class Evidence:
     targets: np.ndarray
     prediction: Trajectory
     training: Trajectory
-    beyond_edge: Trajectory | None
+    beyond_edge: LazyRun | None
     predicted_distance: float
     parameter_norm: float
     displacement: float
@@ -147,6 +156,8 @@ class Evidence:
     kernel_distance: float | None = None
     layers: tuple[LayerEvidence, ...] = ()
     broken_premises: dict[str, str] = field(default_factory=dict)
+    lazy: tuple[LazyRun, ...] = ()
+    step_error: float | None = None
 
     @property
     def name(self) -> str:
@@ -167,9 +178,43 @@ class Evidence:
         return NEVER_ISOTROPIC in self.approximation.requirements
 
     @property
-    def residual_ratios(self) -> np.ndarray:
+    def laziest(self) -> LazyRun:
+        """The run with the nearest targets: `training` itself where no other was made."""
+        return min(self.lazy, key=lambda run: run.laziness, default=LazyRun(1.0, self.training))
+
+    @property
+    def order(self) -> float:
+        """Least power of epsilon that relative gaps fall with: 1, or 1/2 while units with a kink change sides."""
+        maps = [function for block in self.network.blocks for function in block.after]
+        kinked = any(isinstance(f, Activation) and not f.smooth for f in maps)
+        return 0.5 if kinked else 1.0
+
+    def residual_ratios(self, run: LazyRun) -> np.ndarray:
         """Measured ``||r_t|| / ||r_0||`` for t = 0, 1, ... (MSE)."""
-        return residual_ratios(self.training, self.targets)
+        start = np.asarray(run.training.outputs[0])
+        return residual_ratios(run.training, lazy_targets(start, self.targets, run.laziness))
+
+    def lazy_gap(self, run: LazyRun) -> float:
+        """Largest of `gaps` of a lazy run, on both sets, over ``epsilon scale``: all relative as at epsilon = 1."""
+        pairs = [(run.training.outputs, self.prediction.outputs, self.scale)]
+        left, right = run.training.test_outputs, self.prediction.test_outputs
+        if left is not None and right is not None:
+            pairs.append((left, right, self.test_scale))
+        return max(
+            sup_gap(left, lazy_targets(right[0], right, run.laziness), run.laziness * scale)
+            for left, right, scale in pairs
+        )
+
+    def round_off(self, laziness: float) -> float:
+        """What rounding adds to a relative gap: of the outputs, over the distance of the targets; of the solves.
+
+        Outputs lose ``ROUNDINGS`` machine epsilons a step, relative to their own size and that of the targets.
+        """
+        size = np.linalg.norm(self.training.outputs[0]) + np.linalg.norm(self.targets)
+        steps = max(1, self.prediction.num_steps)
+        size_of_map = self.num_samples * self.network.output_dim
+        rounding = ROUNDINGS * steps * self.epsilon * float(size) / (laziness * self.scale)
+        return rounding + size_of_map * self.epsilon * self.ntk_condition
 
     def losses(self, of: str, split: str = "training") -> np.ndarray | None:
         """Loss after every step; infinite where it is beyond the range of its floats.
@@ -261,9 +306,13 @@ class Evidence:
         allowed = self.width_ratio() * np.maximum(1.0, self.travel())
         return float(np.maximum(allowed, self.displacement))
 
-    def finite_width_tolerance(self) -> float:
-        """`jacobian_change` times `travel`: what the change of K adds to outputs that travel so far."""
-        return self.jacobian_change() * self.travel()
+    def finite_width_tolerance(self, laziness: float = 1.0) -> float:
+        """`jacobian_change` times `travel`: what the change of K adds to outputs that travel so far.
+
+        Towards targets a share ``laziness`` away the change of K is smaller by that share to the power `order`.
+        """
+        allowed = self.jacobian_change() * self.travel() * laziness**self.order
+        return allowed + (self.round_off(laziness) if laziness < 1 else 0.0)
 
     def map_tolerance(self) -> float:
         """Relative error of K that damping and round-off allow: ``2 bias(rho) + NC eps kappa(Theta)``.

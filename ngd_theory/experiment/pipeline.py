@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ngd_theory.data.sources.npz import npz_input_dim, npz_output_dim
 from ngd_theory.dynamics import Trajectory
 from ngd_theory.errors import InputError, SingularKernelError
 from ngd_theory.experiment.claim import Outcome, Verdict, judge
-from ngd_theory.experiment.evidence import EDGE_SCALE, Evidence, LayerEvidence, edge_targets
+from ngd_theory.experiment.evidence import EDGE_SCALE, Evidence, LayerEvidence, LazyRun
 from ngd_theory.experiment.settings import Settings
 from ngd_theory.fisher.solve import gram_rank
 from ngd_theory.kernels import infinite, ntk
@@ -26,9 +26,9 @@ from ngd_theory.numerics import norm
 from ngd_theory.theory.isotropy import summarise
 
 #: What can be measured beside the maps. "regime": what says whether the lazy theory may speak at all.
-PARTS = ("training", "regime", "conditions", "edge", "limit", "drift", "layers")
+PARTS = ("training", "lazy", "step", "regime", "conditions", "edge", "limit", "drift", "layers")
 #: What the claims of ``verify`` read.
-VERIFIED = ("training", "regime", "conditions", "edge")
+VERIFIED = ("training", "lazy", "step", "regime", "conditions", "edge")
 #: Steps of the run beyond the edge of stability.
 EDGE_STEPS = 3
 #: Units a layer that the infinite-width unit-wise map is averaged over.
@@ -219,33 +219,43 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     rate = largest_eigenvalue(k) if constant is None else constant
     step_size = checked_step_size(name, settings.step_scale, rate)
 
-    def train(targets, step_size, steps, x_test):
+    def train(step_size, steps, x_test, laziness=1.0):
         return dynamics.train(
             net,
             experiment.params,
             experiment.x,
-            targets,
+            experiment.targets,
             approximation,
             step_size,
             steps,
             damping,
             x_test,
             settings.loss,
+            laziness,
         )
 
+    def lazily(laziness, *how):
+        return LazyRun(laziness, replace(train(*how, laziness), params=None))
+
     training = prediction = _start(experiment)
-    drift = None
+    drift, lazy = None, ()
+    q = None
+    if experiment.at is not None and parts & {"training", "step"}:
+        q = approximation.function_space_map(lin, damping, experiment.at)
     if "training" in parts:
-        prediction = _predict(experiment, approximation, k, step_size, damping)
-        training = train(experiment.targets, step_size, settings.steps, experiment.x_test)
+        prediction = _predict(experiment, approximation, k, q, step_size, damping)
+        training = train(step_size, settings.steps, experiment.x_test)
         if "drift" in parts:
             drift = _kernel_drift(experiment, training.params)
         # Final parameters of every run together would be most of the memory.
         training = replace(training, params=None)
+    if "lazy" in parts and mse:
+        how = step_size, settings.steps, experiment.x_test
+        lazy = tuple(lazily(each, *how) for each in settings.chosen_laziness)
     beyond, limit, distance, bias = None, None, None, None
     if "edge" in parts and mse and constant is not None:
-        near = edge_targets(lin.outputs, experiment.targets)
-        beyond = replace(train(near, EDGE_SCALE / constant, EDGE_STEPS, None), params=None)
+        nearest = min(settings.chosen_laziness)
+        beyond = lazily(nearest, EDGE_SCALE / constant, EDGE_STEPS, None)
     if "limit" in parts:
         distance = _kernel_distance(experiment)
         limit = _predict_limit(experiment, approximation, step_size, damping)
@@ -285,6 +295,10 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         kernel_distance=distance,
         layers=_layers(experiment, approximation, damping) if "layers" in parts else (),
         broken_premises=broken_premises(settings, net, name),
+        lazy=lazy,
+        step_error=_step_error(experiment, approximation, k, q, damping)
+        if "step" in parts
+        else None,
     )
 
 
@@ -303,15 +317,32 @@ def _start(experiment: Experiment) -> Trajectory:
     return Trajectory(lin.outputs[None], test, value[None], jnp.zeros(1, value.dtype))
 
 
-def _predict(experiment: Experiment, approximation, k, step_size, damping) -> Trajectory:
+def _predict(experiment: Experiment, approximation, k, q, step_size, damping) -> Trajectory:
     settings, lin, at = experiment.settings, experiment.lin, experiment.at
     how = (experiment.targets, step_size, settings.steps)
     if settings.loss != "mse":
         return dynamics.predict(approximation, lin, *how, damping, at, settings.loss)
-    if at is None:
-        return dynamics.predict_from_maps(k, lin.outputs, *how)
-    q = approximation.function_space_map(lin, damping, at)
-    return dynamics.predict_from_maps(k, lin.outputs, *how, q, at.outputs)
+    return dynamics.predict_from_maps(k, lin.outputs, *how, q, None if at is None else at.outputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _derivative(network, params, x, direction):
+    """Of the outputs, by JAX alone: nothing of a linearisation's factors is in it."""
+    return jax.jvp(lambda p: network.apply(p, x), (params,), (direction,))[1]
+
+
+def _step_error(experiment: Experiment, approximation, k, q, damping) -> float:
+    """See `Evidence.step_error`."""
+    lin, settings = experiment.lin, experiment.settings
+    residual = losses.by_name(settings.loss).residual(lin.outputs, experiment.targets)
+    direction = approximation.natural_gradient(lin, residual, damping)
+    errors = []
+    for x, a_map in ((experiment.x, k), (experiment.x_test, q)):
+        if a_map is not None:
+            image = _derivative(experiment.network, experiment.params, x, direction)
+            expected = a_map @ residual.reshape(-1)
+            errors.append(norm(image.reshape(-1) - expected) / norm(expected))
+    return float(np.max(np.asarray(errors)))
 
 
 def _predict_limit(experiment: Experiment, approximation, step_size, damping) -> Trajectory | None:

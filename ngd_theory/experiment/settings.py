@@ -23,6 +23,8 @@ PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
 Depth = Annotated[int, Field(ge=1, le=10_000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: Nearer targets are within rounding of the outputs.
+Share = Annotated[float, Field(ge=1e-9, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -51,6 +53,10 @@ class Settings(BaseModel):
     )
     step_scale: Positive = _option(1.0, "eta times alpha.")
     steps: PositiveInt = _option(5, "Training steps.")
+    laziness: tuple[Share, ...] = _option(
+        (),
+        "Shares of the way to the targets; 1e-2,1e-4,1e-6 if left out (float32: 1e-1,1e-2,1e-3).",
+    )
     damping: NonNegative = _option(1e-8, "rho; 0 is the limit rho -> 0.")
     loss: Literal["mse", "cross-entropy"] = _option("mse", "mse or cross-entropy.")
     seed: Seed = _option(0, "Seed of data choice and parameters.")
@@ -166,6 +172,12 @@ class Settings(BaseModel):
         named = {n: cls.named_only for n, cls in fisher.APPROXIMATIONS.items() if cls.named_only}
         unfit = [n for n in fisher.APPROXIMATIONS if n not in self._predicted()]
         return {**named, **dict.fromkeys(unfit, _NO_PREDICTION)}
+
+    @property
+    def chosen_laziness(self) -> tuple[float, ...]:
+        """The shares epsilon to train with: those given, or three at which round-off does not show."""
+        few = (1e-1, 1e-2, 1e-3) if self.precision == "float32" else (1e-2, 1e-4, 1e-6)
+        return self.laziness or few
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:

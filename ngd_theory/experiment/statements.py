@@ -5,14 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ngd_theory.experiment.claim import NotApplicableError, Verdict, claim, verdict
-from ngd_theory.experiment.evidence import (
-    EDGE_RESIDUAL,
-    EDGE_SCALE,
-    Evidence,
-    edge_targets,
-    residual_ratios,
-    sup_gap,
-)
+from ngd_theory.experiment.evidence import EDGE_SCALE, Evidence, LazyRun, residual_ratios, sup_gap
 from ngd_theory.theory import unit_wise_dispersion
 
 #: Travel of the outputs, in machine epsilons, below which a run shows nothing.
@@ -23,6 +16,8 @@ MAP_TOLERANCE_LIMIT = 0.5
 ANISOTROPY_FACTOR = 3.0
 #: Above this floor a network is too narrow to tell.
 ANISOTROPY_LIMIT = 0.2
+#: Of a slope that is at least 1/2 or 1, where what is wrong has 0.
+ORDER_TOLERANCE = 0.25
 #: Predictions of two methods nearer than this share of what they travel are the same.
 SAME_PREDICTION = 1e-3
 
@@ -71,8 +66,8 @@ def _need_stable_step(evidence: Evidence) -> None:
         )
 
 
-def _need_width(evidence: Evidence) -> None:
-    limit = evidence.width_ratio()
+def _need_width(evidence: Evidence, laziness: float = 1.0) -> None:
+    limit = evidence.width_ratio() * laziness**evidence.order
     if not limit < 1:
         raise NotApplicableError(
             f"(sqrt(NC) + L)/sqrt(M) = {limit:.2g}: finite-width effects are as large as what is "
@@ -80,8 +75,10 @@ def _need_width(evidence: Evidence) -> None:
         )
 
 
-def _need_lazy_prediction(evidence: Evidence) -> None:
-    _need_width(evidence)
+def _need_lazy_prediction(evidence: Evidence, laziness: float = 1.0) -> None:
+    """Effects of the width fall with the distance of the targets: at small epsilon nearly all may be judged."""
+    _need_width(evidence, laziness)
+    share = laziness**evidence.order
     if evidence.training.num_steps < 1:
         raise NotApplicableError("no step was made")
     travel = evidence.travel()
@@ -90,12 +87,12 @@ def _need_lazy_prediction(evidence: Evidence) -> None:
             f"the outputs are predicted to move by {travel:.1g} of the residual, which is round-off: raise "
             "the step scale or the number of steps"
         )
-    if not evidence.width_ratio() * travel < 1:
+    if not evidence.width_ratio() * share * travel < 1:
         raise NotApplicableError(
             f"the outputs are predicted to travel {travel:.2g} times the residual, too far for the width "
             f"((sqrt(NC) + L)/sqrt(M) = {evidence.width_ratio():.2g}): lower the step scale or widen"
         )
-    _need_lazy_displacement(evidence.displacement)
+    _need_lazy_displacement(evidence.displacement * share)
 
 
 def _need_lazy_displacement(displacement: float) -> None:
@@ -106,9 +103,9 @@ def _need_lazy_displacement(displacement: float) -> None:
         )
 
 
-def _need_training_regime(evidence: Evidence) -> None:
+def _need_training_regime(evidence: Evidence, laziness: float = 1.0) -> None:
     _need_stable_step(evidence)
-    _need_lazy_prediction(evidence)
+    _need_lazy_prediction(evidence, laziness)
 
 
 def _need_power(tolerance: float, effect: float, what: str) -> None:
@@ -165,7 +162,7 @@ def _is_isotropic(evidence: Evidence) -> bool:
         return False
     try:
         _need_isotropy(evidence)
-        _need_lazy_prediction(evidence)
+        _need_lazy_prediction(evidence, evidence.laziest.laziness)
     except NotApplicableError:
         return False
     return True
@@ -224,22 +221,27 @@ def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 def contraction(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """``sup_t abs(||r_t||/||r_0|| - abs(1 - eta alpha)^t)`` within `Evidence.finite_width_tolerance`.
 
-    The error of the map itself (damping; unit-wise, its dispersion) adds to it.
+    Of the laziest run. The error of the map itself (damping; unit-wise, its dispersion) adds to it.
     """
-    _need_training_regime(evidence)
+    run = evidence.laziest
+    _need_training_regime(evidence, run.laziness)
     _need_isotropy(evidence)
-    measured = evidence.residual_ratios
+    measured = evidence.residual_ratios(run)
     predicted = np.abs(1 - evidence.step_scale) ** np.arange(len(measured))
     worst = int(np.argmax(np.abs(measured - predicted)))
-    tolerance = evidence.finite_width_tolerance() + _map_error(evidence)
+    tolerance = evidence.finite_width_tolerance(run.laziness) + _map_error(evidence)
     _need_power(tolerance, float(np.max(np.abs(1 - predicted))), "the contraction predicted")
     return verdict(
         bool(np.max(np.abs(measured - predicted)) <= tolerance),
         float(measured[worst]),
         float(predicted[worst]),
         tolerance,
-        f"||r_t||/||r_0|| where it is furthest off, t = {worst}",
+        f"||r_t||/||r_0|| where it is furthest off, t = {worst}{_lazily(run)}",
     )
+
+
+def _lazily(run: LazyRun) -> str:
+    return f", towards targets {run.laziness:g} of the way" if run.laziness < 1 else ""
 
 
 def _map_error(evidence: Evidence) -> float:
@@ -260,12 +262,14 @@ def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """
     if not abs(evidence.step_scale - 1) <= 1e-12:
         raise NotApplicableError(f"the step scale is {evidence.step_scale:g}, not 1")
+    run = evidence.laziest
     _need_isotropy(evidence)
-    _need_lazy_prediction(evidence)
-    measured = float(evidence.residual_ratios[1] ** 2)
-    tolerance = (evidence.finite_width_tolerance() + _map_error(evidence)) ** 2
+    _need_lazy_prediction(evidence, run.laziness)
+    measured = float(evidence.residual_ratios(run)[1] ** 2)
+    tolerance = (evidence.finite_width_tolerance(run.laziness) + _map_error(evidence)) ** 2
     _need_power(tolerance, 1.0, "the initial loss")
-    return verdict(measured <= tolerance, measured, 0.0, tolerance, "loss after one step / initial")
+    why = f"loss after one step / initial{_lazily(run)}"
+    return verdict(measured <= tolerance, measured, 0.0, tolerance, why)
 
 
 @claim(
@@ -275,30 +279,30 @@ def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     _isotropic,
 )
 def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
-    """Growth a step of a residual of 0.01 ||r_0|| at eta = 2.5/alpha: above 1, and 1.5 to tolerance.
+    """Growth a step of a residual of epsilon ||r_0|| at eta = 2.5/alpha: above 1, and 1.5 to tolerance.
 
-    Such a run travels 2.5 * 0.01 of the residual, so that the Jacobian changes by that share of what it
-    does along a step of 1/alpha, and adds 2.5 times as much to the growth; the map's own error enters
-    times 2.5.
+    Such a run travels 2.5 epsilon of the residual, so that the Jacobian changes by that share (to the power
+    `Evidence.order`) of what it does along a step of 1/alpha, and adds 2.5 times as much to the growth; the map's own
+    error enters times 2.5.
     """
     _need_isotropy(evidence)
-    _need_width(evidence)
-    if evidence.beyond_edge is None:
-        raise NotApplicableError("no run beyond the edge was made")
     run = evidence.beyond_edge
+    if run is None:
+        raise NotApplicableError("no run beyond the edge was made")
+    _need_width(evidence, run.laziness)
     margin = EDGE_SCALE * _map_error(evidence)
     if not margin < EDGE_SCALE - 2:
         raise NotApplicableError(
             f"K may be {_map_error(evidence):.2g} alpha off at this damping and width, so that "
             f"{EDGE_SCALE}/alpha need not lie beyond the edge"
         )
-    targets = edge_targets(np.asarray(run.outputs[0]), evidence.targets)
-    measured = float(residual_ratios(run, targets)[-1] ** (1 / run.num_steps))
+    measured = float(evidence.residual_ratios(run)[-1] ** (1 / run.training.num_steps))
     predicted = abs(1 - EDGE_SCALE)
+    share = run.laziness**evidence.order
     displacement = evidence.displacement / max(evidence.travel(), 1e-300)
-    _need_lazy_displacement(displacement)
+    _need_lazy_displacement(displacement * share)
     full_step = max(evidence.width_ratio(), displacement)
-    tolerance = EDGE_SCALE**2 * EDGE_RESIDUAL * full_step + margin
+    tolerance = EDGE_SCALE**2 * share * full_step + margin + evidence.round_off(run.laziness)
     _need_power(tolerance, predicted - 1, "the growth predicted")
     return verdict(
         measured > 1 and abs(measured - predicted) <= tolerance,
@@ -320,11 +324,12 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
     Asked only where the predictions say so: beyond eta alpha = 1 an isotropic method may be the slower.
     """
-    _need_training_regime(evidence)
+    run = evidence.laziest
+    _need_training_regime(evidence, run.laziness)
     _need_mse(evidence)
-    measured = float(evidence.residual_ratios[-1])
+    measured = float(evidence.residual_ratios(run)[-1])
     predicted = float(residual_ratios(evidence.prediction, evidence.targets)[-1])
-    tolerance = evidence.finite_width_tolerance()
+    tolerance = evidence.finite_width_tolerance(run.laziness)
     rivals = [e for e in others.values() if _is_isotropic(e)]
     if not rivals:
         raise NotApplicableError("no isotropic method was run, in its regime, to compare with")
@@ -336,7 +341,7 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
             f"at step scale {evidence.step_scale:g} theory leaves {expected:.2g} of an isotropic method's "
             f"residual and {predicted:.2g} of gradient descent's"
         )
-    slowest = max(float(e.residual_ratios[-1]) for e in rivals)
+    slowest = max(float(e.residual_ratios(e.laziest)[-1]) for e in rivals)
     if measured <= slowest and predicted - expected <= tolerance:
         raise NotApplicableError(
             f"the lead that theory gives the isotropic methods, {predicted - expected:.2g}, is within the "
@@ -350,6 +355,92 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
         f"||r_T||/||r_0|| of GD, NTK condition number {evidence.ntk_condition:.3g}; slowest isotropic "
         f"method {slowest:.2g}",
     )
+
+
+@claim(
+    "step-map",
+    "a natural-gradient step moves the outputs by K r, and the test outputs by Q r",
+    "docs/theory.md, section 1",
+    _everything,
+)
+def step_map(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
+    """`Evidence.step_error` below half of the digits, ``sqrt(epsilon)``.
+
+    K and Q are made of a linearisation's factors. The derivative along the natural gradient is the network's own, by
+    automatic differentiation: a wrong factor, block or scale in one of them shows. Solves lose digits to the condition
+    of their systems; a map of which half are lost is none to predict with.
+    """
+    if evidence.step_error is None:
+        raise NotApplicableError("no step was compared with the map")
+    tolerance = evidence.epsilon**0.5
+    why = "||J u - K r|| / ||K r|| of the natural gradient u of r, and the same with Q: the larger"
+    return verdict(evidence.step_error <= tolerance, evidence.step_error, 0.0, tolerance, why)
+
+
+@claim(
+    "lazy-limit",
+    "towards targets near f_0 training is what function space predicts, at any width",
+    "Chizat, Oyallon & Bach 2019; docs/theory.md, section 8",
+    _everything,
+)
+def lazy_limit(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
+    """Largest relative gap over all steps, on both sets, of the laziest run.
+
+    Within `Evidence.finite_width_tolerance` of its epsilon. The prediction uses the measured K and Q, so damping and
+    dispersion are inside it: only rounding and the rest of the width's effect are allowed.
+    """
+    _need_mse(evidence)
+    run = _lazy_runs(evidence)[-1]
+    _need_training_regime(evidence, run.laziness)
+    measured = evidence.lazy_gap(run)
+    tolerance = evidence.finite_width_tolerance(run.laziness)
+    _need_power(tolerance, evidence.travel(), "what the outputs travel")
+    why = f"largest relative gap on both sets{_lazily(run)}"
+    return verdict(measured <= tolerance, measured, 0.0, tolerance, why)
+
+
+@claim(
+    "lazy-order",
+    "the gap to the prediction vanishes with the distance of the targets, to first order (ReLU: at least half)",
+    "docs/theory.md, section 8",
+    _everything,
+)
+def lazy_order(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
+    """Slope of log(gap) over log(epsilon), from the furthest targets to the nearest that rounding does not hide.
+
+    What is wrong anywhere keeps a gap, of slope 0: from 1e-2 to 1e-4, one of 2e-4 g_1 is seen. With a smooth activation
+    ``g = g_1 epsilon (1 + c epsilon)``, where c can be some tens for unit-wise steps. With a kink, g falls as
+    epsilon^(1/2) to epsilon^1 by how many units change sides, few and by chance. A quarter is allowed for both. A
+    higher order is no fault.
+    """
+    _need_mse(evidence)
+    runs = _lazy_runs(evidence)
+    _need_training_regime(evidence, runs[0].laziness)
+    if len(runs) < 2:
+        raise NotApplicableError("a slope takes two distances of the targets at least")
+    gaps = [(r.laziness, evidence.lazy_gap(r), evidence.round_off(r.laziness)) for r in runs]
+    seen = [(share, gap) for share, gap, rounding in gaps if not gap <= rounding]
+    if not seen:
+        raise NotApplicableError("the gap is round-off at every distance: training is linear here")
+    bounded = len(seen) == 1
+    if bounded:
+        # A gap within rounding is at most that, and the slope at least what is found.
+        seen += [(share, rounding) for share, _, rounding in gaps if share < seen[0][0]][:1]
+    (far, widest), (near, narrowest) = seen[0], seen[-1]
+    span = np.log(far / near) if far > near else np.nan
+    slope = float(np.log(widest / narrowest) / span)
+    if bounded and not slope >= evidence.order - ORDER_TOLERANCE:
+        raise NotApplicableError(f"only at {far:g} of the way is the gap more than round-off")
+    why = f"slope of log(gap) over log(epsilon), {far:g} to {near:g}, at least that less the tolerance"
+    holds = slope >= evidence.order - ORDER_TOLERANCE
+    return verdict(holds, slope, evidence.order, ORDER_TOLERANCE, why)
+
+
+def _lazy_runs(evidence: Evidence) -> list[LazyRun]:
+    """From the furthest targets to the nearest."""
+    if not evidence.lazy:
+        raise NotApplicableError("no run towards nearer targets was made")
+    return sorted(evidence.lazy, key=lambda run: -run.laziness)
 
 
 @claim(
@@ -414,9 +505,10 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
     further than the own gap, which is within the tolerance, this width cannot tell them apart and the
     claim does not apply.
     """
-    _need_training_regime(evidence)
+    run = evidence.laziest
+    _need_training_regime(evidence, run.laziness)
     _need_mse(evidence)
-    if evidence.training.test_outputs is None:
+    if run.training.test_outputs is None:
         raise NotApplicableError("no test set")
     rivals = {
         name: e.prediction.test_outputs[-1]
@@ -426,7 +518,9 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
     if not rivals:
         raise NotApplicableError("no other approximation was run")
     assert evidence.prediction.test_outputs is not None
-    final = np.asarray(evidence.training.test_outputs[-1])
+    # Back to epsilon = 1.
+    first = np.asarray(run.training.test_outputs[0])
+    final = first + (np.asarray(run.training.test_outputs[-1]) - first) / run.laziness
     residual = np.asarray(evidence.training.outputs[0]) - evidence.targets
     scale = float(np.linalg.norm(residual)) * (len(final) / len(residual)) ** 0.5
     predicted = np.asarray(evidence.prediction.test_outputs[-1])
@@ -435,7 +529,7 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
     apart = {n: d for n, d in apart.items() if not d <= SAME_PREDICTION * evidence.travel()}
     if not apart:
         raise NotApplicableError("every other approximation has the same minimum")
-    tolerance = evidence.finite_width_tolerance()
+    tolerance = evidence.finite_width_tolerance(run.laziness)
     distances = {name: sup_gap([final], [rivals[name]], scale) for name in apart}
     nearest = min(distances, key=lambda name: distances[name])
     if own <= tolerance and min(apart[nearest], distances[nearest]) <= own:
@@ -448,7 +542,7 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
         own,
         0.0,
         min(tolerance, distances[nearest]),
-        f"gap of the final test outputs to the own Q; nearest other, {nearest}, at "
+        f"gap of the final test outputs to the own Q{_lazily(run)}; nearest other, {nearest}, at "
         f"{distances[nearest]:.2g}",
     )
 

@@ -20,12 +20,15 @@ class Activation:
     function : entry-wise ``array -> array``
     active_fraction : float
         gamma = P(phi'(u) != 0) for a centred Gaussian u (docs/theory.md section 3).
+    smooth : bool
+        Whether phi has no kink (docs/theory.md section 8).
     """
 
     made_by: ClassVar[str] = 'one of ngd.networks.ACTIVATIONS, such as "relu"'
     name: str
     function: Callable
     active_fraction: float
+    smooth: bool = False
 
     def __call__(self, u):
         """Apply the function, entry by entry."""
@@ -57,10 +60,10 @@ ACTIVATIONS = {
     a.name: a
     for a in (
         Activation("relu", _relu, 0.5),
-        Activation("tanh", _tanh, 1.0),
-        Activation("erf", _erf, 1.0),
-        Activation("gelu", _gelu, 1.0),
-        Activation("identity", _identity, 1.0),
+        Activation("tanh", _tanh, 1.0, smooth=True),
+        Activation("erf", _erf, 1.0, smooth=True),
+        Activation("gelu", _gelu, 1.0, smooth=True),
+        Activation("identity", _identity, 1.0, smooth=True),
     )
 }
 

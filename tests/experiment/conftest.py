@@ -8,8 +8,8 @@ import pytest
 
 import ngd_theory as ngd
 from ngd_theory import experiment
-from ngd_theory.dynamics import Trajectory
-from ngd_theory.experiment.evidence import EDGE_RESIDUAL, EDGE_SCALE
+from ngd_theory.dynamics import Trajectory, lazy_targets
+from ngd_theory.experiment.evidence import EDGE_SCALE, LazyRun
 from ngd_theory.experiment.pipeline import EDGE_STEPS
 
 #: A run small enough for a test, in which every claim applies to some approximation. Other tests of
@@ -24,6 +24,10 @@ REAL = {
 }
 
 
+#: Of the runs of ideal evidence: beyond the edge, and towards nearer targets.
+EDGE_LAZINESS, LAZINESS = 0.01, (1e-2, 1e-4, 1e-6)
+
+
 def along(residuals, targets, **others):
     """A trajectory whose residuals these are."""
     outputs = jnp.asarray(np.asarray(residuals) + targets)
@@ -36,7 +40,15 @@ def ideal():
     """Make the evidence of an approximation that follows the theory to the last digit."""
 
     def make(
-        name="exact", *, width=4096, depth=3, output_dim=1, num_samples=16, scale=1.0, steps=3
+        name="exact",
+        *,
+        width=4096,
+        depth=3,
+        output_dim=1,
+        num_samples=16,
+        scale=1.0,
+        steps=3,
+        lazy=False,
     ):
         approximation = ngd.fisher.by_name(name)
         network = ngd.networks.mlp(32, [width] * (depth - 1), output_dim)
@@ -58,9 +70,22 @@ def ideal():
             test_outputs=jnp.asarray(test),
             parameter_distances=jnp.linspace(0.0, 1.0, steps + 1),
         )
-        near = EDGE_RESIDUAL * (residuals[0] if steps else start.reshape(targets.shape))
+        near = EDGE_LAZINESS * residuals[0]
         growth = (1 - EDGE_SCALE) ** np.arange(EDGE_STEPS + 1)[:, None, None]
         beyond = along(growth * near, residuals[0] + targets - near)
+
+        def towards(laziness):
+            """The same path, a share of it, but for a gap of the first order."""
+            off = 0.01 * laziness**2 * (np.arange(steps + 1) > 0)[:, None, None]
+            return LazyRun(
+                laziness,
+                replace(
+                    run,
+                    outputs=lazy_targets(run.outputs[0], run.outputs, laziness) + off,
+                    test_outputs=run.test_outputs + off,
+                ),
+            )
+
         return experiment.Evidence(
             approximation=approximation,
             network=network,
@@ -77,13 +102,15 @@ def ideal():
             targets=targets,
             prediction=run,
             training=run,
-            beyond_edge=None if alpha is None else beyond,
+            beyond_edge=None if alpha is None else LazyRun(EDGE_LAZINESS, beyond),
             predicted_distance=1.0,
             parameter_norm=float(network.num_parameters) ** 0.5,
             displacement=0.01,
             ntk_condition=100.0,
             epsilon=2.0**-52,
             seconds=0.0,
+            lazy=tuple(towards(each) for each in LAZINESS) if lazy else (),
+            step_error=1e-15,
         )
 
     return make

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ngd_theory.experiment.evidence import sup_gap
+import ngd_theory as ngd
+from ngd_theory.experiment.evidence import LazyRun, sup_gap
 
 
 @pytest.mark.parametrize("n, c, depth, width", [(16, 1, 3, 256), (9, 4, 2, 1024), (4, 3, 6, 64)])
@@ -60,7 +61,38 @@ def test_the_map_tolerance_is_twice_the_bias_and_the_round_off_of_a_solve(ideal)
 
 
 def test_residual_ratios_are_those_of_the_norms(ideal):
-    assert ideal(scale=0.5, steps=4).residual_ratios == pytest.approx(0.5 ** np.arange(5))
+    evidence = ideal(scale=0.5, steps=4)
+    found = evidence.residual_ratios(LazyRun(1.0, evidence.training))
+    assert found == pytest.approx(0.5 ** np.arange(5))
+
+
+def test_relative_numbers_of_a_lazy_run_are_those_of_the_whole_way(ideal):
+    evidence = ideal(scale=0.5, steps=4, lazy=True)
+    for run in evidence.lazy:
+        found = evidence.residual_ratios(run)
+        assert found == pytest.approx(0.5 ** np.arange(5), abs=0.1 * run.laziness)
+        expected = 0.01 * run.laziness * evidence.num_samples**0.5 / evidence.scale
+        assert evidence.lazy_gap(run) == pytest.approx(expected, rel=1e-6, abs=1e-10)
+    assert evidence.laziest.laziness == 1e-6
+    assert ideal().laziest.laziness == 1.0
+
+
+@pytest.mark.parametrize("activation, order", [("relu", 0.5), ("tanh", 1.0), ("gelu", 1.0)])
+def test_nearer_targets_are_allowed_less_by_the_order_of_the_activation(ideal, activation, order):
+    network = ngd.networks.mlp(32, [4096, 4096], 1, activation)
+    evidence = replace(ideal(), network=network)
+    assert evidence.order == order
+    rounding = evidence.round_off(1e-4)
+    size = np.linalg.norm(evidence.training.outputs[0]) + np.linalg.norm(evidence.targets)
+    expected = 100 * 3 * 2.0**-52 * size / (1e-4 * evidence.scale) + 16 * 2.0**-52 * 100
+    assert rounding == pytest.approx(expected)
+    wanted = evidence.finite_width_tolerance() * 1e-4**order + rounding
+    assert evidence.finite_width_tolerance(1e-4) == pytest.approx(wanted)
+
+
+def test_an_own_activation_is_not_taken_for_smooth(ideal):
+    own = ngd.networks.activations.Activation("own", jnp.sin, 1.0)
+    assert replace(ideal(), network=ngd.networks.mlp(32, [8], 1, own)).order == 0.5
 
 
 def test_a_sup_gap_takes_the_entries_that_both_have():

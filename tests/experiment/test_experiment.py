@@ -119,10 +119,60 @@ def test_the_prediction_of_another_method_fails(real):
 
 def test_the_training_of_another_method_fails(real):
     gd = real.evidence["identity"]
-    mixed = {**real.evidence, "kfac": replace(real.evidence["kfac"], training=gd.training)}
+    of_gd = {"training": gd.training, "lazy": gd.lazy}
+    mixed = {**real.evidence, "kfac": replace(real.evidence["kfac"], **of_gd)}
     found = outcomes(judge(mixed))
     for claim in ("contraction", "one-step", "finite-width-gap"):
         assert found[claim, "kfac"] is Outcome.FAIL
+
+
+#: Theories that are wrong by little, and the claim that notices, which no claim at the whole way does.
+PLANTED = {
+    "alpha x 1.002": (lambda e: {"constant": 1.002 * e.constant}, "constant"),
+    "eta x 1.005 in the prediction": (
+        lambda e: {"step_scale": 1.005 * e.step_scale},
+        "contraction",
+    ),
+    "prediction with K x 1.005": (
+        lambda e: {"prediction": moved(e.prediction, 1.005)},
+        "lazy-limit",
+    ),
+    "and its order": (lambda e: {"prediction": moved(e.prediction, 1.005)}, "lazy-order"),
+    "test prediction with Q x 1.005": (
+        lambda e: {"prediction": moved(e.prediction, 1.005, test=True)},
+        "lazy-limit",
+    ),
+    "its own minimum with Q x 1.01": (
+        lambda e: {"prediction": moved(e.prediction, 1.01, test=True)},
+        "distinct-minima",
+    ),
+    "test prediction one step late": (lambda e: {"prediction": late(e.prediction)}, "lazy-limit"),
+}
+
+
+def moved(prediction, factor, test=False):
+    """Outputs that have moved ``factor`` as far."""
+    name = "test_outputs" if test else "outputs"
+    outputs = getattr(prediction, name)
+    return replace(prediction, **{name: outputs[0] + factor * (outputs - outputs[0])})
+
+
+def late(prediction):
+    outputs = prediction.test_outputs
+    return replace(prediction, test_outputs=outputs[np.r_[0, 0 : len(outputs) - 1]])
+
+
+@pytest.mark.parametrize("name", ["exact", "block-diagonal", "block-tridiagonal"])
+@pytest.mark.parametrize("error", PLANTED)
+def test_a_theory_that_is_wrong_by_little_is_noticed(real, error, name):
+    change, claim = PLANTED[error]
+    evidence = real.evidence[name]
+    assert outcomes(real.verdicts)[claim, name] is Outcome.PASS
+    wrong = {**real.evidence, name: replace(evidence, **change(evidence))}
+    assert outcomes(judge(wrong))[claim, name] is Outcome.FAIL
+    whole = {**real.evidence, name: replace(evidence, **change(evidence), lazy=())}
+    at_the_whole_way = outcomes(judge(whole)).get((claim, name))
+    assert claim == "constant" or at_the_whole_way is not Outcome.FAIL or "late" in error
 
 
 def test_the_maps_of_two_methods_exchanged_fail(real):
@@ -158,7 +208,7 @@ def test_exchanged_test_maps_are_never_called_distinct_minima(real):
 def test_a_network_that_moved_from_its_targets_fails(real):
     exact = real.evidence["exact"]
     training = replace(exact.training, outputs=exact.training.outputs.at[1:].add(5.0))
-    found = outcomes(judge({"exact": replace(exact, training=training)}))
+    found = outcomes(judge({"exact": replace(exact, training=training, lazy=())}))
     assert found["contraction", "exact"] is found["one-step", "exact"] is Outcome.FAIL
 
 

@@ -9,6 +9,7 @@ import pytest
 import ngd_theory as ngd
 from ngd_theory import experiment
 from ngd_theory.experiment import CLAIMS, Outcome, judge
+from ngd_theory.experiment.evidence import LazyRun
 from ngd_theory.theory import Condition
 
 NAMES = tuple(c.name for c in CLAIMS)
@@ -20,11 +21,24 @@ WITH_ALPHA = (
     "contraction",
     "one-step",
     "divergence-edge",
+    "step-map",
+    "lazy-limit",
+    "lazy-order",
     "finite-width-gap",
     "lazy-parameters",
     "distinct-minima",
 )
-WITHOUT_ALPHA = ("finite-width-gap", "lazy-parameters", "distinct-minima", "anisotropic")
+WITHOUT_ALPHA = (
+    "step-map",
+    "lazy-limit",
+    "lazy-order",
+    "finite-width-gap",
+    "lazy-parameters",
+    "distinct-minima",
+    "anisotropic",
+)
+#: Those that are about runs towards nearer targets alone.
+LAZY = ("lazy-limit", "lazy-order")
 
 
 def scaled(trajectory, factor, targets):
@@ -61,7 +75,7 @@ def test_every_claim_is_in_one_of_the_lists():
 
 @pytest.mark.parametrize("name", ISOTROPIC)
 def test_an_ideal_isotropic_method_passes_every_claim_about_it(ideal, name):
-    evidence = {name: ideal(name), "identity": ideal("identity")}
+    evidence = {name: ideal(name, lazy=True), "identity": ideal("identity", lazy=True)}
     verdicts = [v for v in judge(evidence) if v.approximation == name]
     assert [v.claim for v in verdicts] == list(WITH_ALPHA)
     assert {v.outcome for v in verdicts} == {Outcome.PASS}
@@ -69,7 +83,8 @@ def test_an_ideal_isotropic_method_passes_every_claim_about_it(ideal, name):
 
 @pytest.mark.parametrize("name", ["identity", "entry-wise"])
 def test_an_ideal_anisotropic_method_passes_every_claim_about_it(ideal, name):
-    verdicts = [v for v in judge({name: ideal(name), "exact": ideal()}) if v.approximation == name]
+    evidence = {name: ideal(name, lazy=True), "exact": ideal(lazy=True)}
+    verdicts = [v for v in judge(evidence) if v.approximation == name]
     expected = [c for c in NAMES if c in WITHOUT_ALPHA or (c, name) == ("gd-slower", "identity")]
     assert [v.claim for v in verdicts] == expected
     assert {v.outcome for v in verdicts} == {Outcome.PASS}
@@ -169,12 +184,12 @@ def test_a_training_run_that_is_not_a_number_fails_the_gap(ideal, judged):
 @pytest.mark.parametrize("growth", [0.9, 1.0, 1.2, 2.0])
 def test_another_growth_beyond_the_edge_fails(ideal, judged, growth):
     evidence = ideal()
-    run = evidence.beyond_edge
+    run = evidence.beyond_edge.training
     targets = np.asarray(run.outputs[0]) - 0.01 * (np.asarray(run.outputs[0]) - evidence.targets)
     first = np.asarray(run.outputs[0]) - targets
     times = np.arange(len(run.outputs))[:, None, None]
     other = replace(run, outputs=jnp.asarray(targets + growth**times * first))
-    verdict = judged("divergence-edge", evidence, beyond_edge=other)
+    verdict = judged("divergence-edge", evidence, beyond_edge=LazyRun(0.01, other))
     assert verdict.outcome is Outcome.FAIL
     assert verdict.measured == pytest.approx(growth)
     assert verdict.predicted == 1.5
@@ -234,6 +249,99 @@ def test_an_isotropic_map_fails_to_be_anisotropic(ideal, judged, name):
     assert verdict.predicted == pytest.approx(3 / (2 * 4096) ** 0.5)
 
 
+# --- towards nearer targets ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [0.999, 1.001])
+def test_a_thousandth_of_the_rate_is_noticed(ideal, judged, factor):
+    """At epsilon = 1 the width may do more than that."""
+    whole, lazy = ideal(scale=0.5), ideal(scale=0.5, lazy=True)
+    for evidence, outcome in ((whole, Outcome.PASS), (lazy, Outcome.FAIL)):
+        found = judged("contraction", evidence, step_scale=0.5 * factor)
+        assert found.outcome is outcome
+    smooth = ngd.networks.mlp(32, [4096, 4096], 1, "tanh")
+    found = judged("contraction", lazy, step_scale=0.5 * (1 + (factor - 1) / 100), network=smooth)
+    assert found.outcome is Outcome.FAIL
+
+
+def test_a_network_too_narrow_for_the_whole_way_is_judged_near_its_start(ideal, judged):
+    narrow = {"width": 32, "num_samples": 64, "scale": 0.5}
+    for claim in ("contraction", "lazy-limit", "distinct-minima"):
+        found = judged(claim, ideal(**narrow, lazy=True), [ideal("kfac", **narrow, lazy=True)])
+        assert found.outcome is Outcome.PASS, claim
+    assert excused(judged("finite-width-gap", ideal(**narrow, lazy=True)), "widen the network")
+
+
+@pytest.mark.parametrize("which", ["outputs", "test_outputs"])
+@pytest.mark.parametrize("wrong", [1e-3, np.nan])
+def test_a_gap_that_stays_fails_the_limit_and_the_order(ideal, judged, which, wrong):
+    evidence = ideal(scale=0.5, lazy=True)
+
+    def off(run):
+        outputs = np.array(getattr(run.training, which))
+        outputs[1:] += wrong * run.laziness * evidence.scale
+        changed = replace(run.training, **{which: jnp.asarray(outputs)})
+        return LazyRun(run.laziness, changed)
+
+    lazy = tuple(off(run) for run in evidence.lazy)
+    for claim in ("lazy-limit", "lazy-order"):
+        assert judged(claim, evidence, lazy=lazy).outcome is Outcome.FAIL
+    slope = judged("lazy-order", evidence, lazy=lazy).measured
+    assert not abs(slope) > 0.05 or np.isnan(wrong)
+
+
+def test_the_order_of_a_smooth_network_is_one_and_half_of_it_is_a_failure(ideal, judged):
+    evidence = ideal(scale=0.5, lazy=True)
+    smooth = ngd.networks.mlp(32, [4096, 4096], 1, "erf")
+    found = judged("lazy-order", evidence, network=smooth)
+    assert found.outcome is Outcome.PASS
+    assert found.measured == pytest.approx(1, abs=1e-3)
+    assert (found.predicted, found.tolerance) == (1, 0.25)
+
+    def half(run):
+        off = run.laziness**0.5 * (np.asarray(run.training.outputs) - evidence.training.outputs[0])
+        return LazyRun(
+            run.laziness, replace(run.training, outputs=run.training.outputs + 0.01 * off)
+        )
+
+    lazy = tuple(half(run) for run in evidence.lazy)
+    assert judged("lazy-order", evidence, network=smooth, lazy=lazy).outcome is Outcome.FAIL
+    kinked = judged("lazy-order", evidence, lazy=lazy)
+    assert kinked.outcome is Outcome.PASS
+    assert (kinked.predicted, kinked.tolerance) == (0.5, 0.25)
+
+
+def along_path(evidence, share, off=0.0):
+    """The whole way's path, a share of it."""
+    outputs = np.asarray(evidence.training.outputs)
+    moved = outputs[0] + share * (outputs - outputs[0])
+    moved[1:] += off
+    return replace(evidence.training, outputs=jnp.asarray(moved))
+
+
+def test_a_gap_within_rounding_bounds_the_order_from_below(ideal, judged):
+    evidence = ideal(scale=0.5, lazy=True)
+    lazy = (evidence.lazy[0], LazyRun(1e-4, along_path(evidence, 1e-4)))
+    found = judged("lazy-order", evidence, lazy=lazy)
+    assert found.outcome is Outcome.PASS and found.measured > 1
+    assert excused(judged("lazy-order", evidence, lazy=lazy[1:] * 2), "round-off at every distance")
+    small = LazyRun(0.01, along_path(evidence, 0.01, off=1e-12))
+    assert excused(judged("lazy-order", evidence, lazy=(small, lazy[1])), "only at 0.01 of the way")
+    assert excused(judged("lazy-order", evidence, lazy=lazy[:1]), "two distances")
+
+
+@pytest.mark.parametrize("claim", ["lazy-limit", "lazy-order"])
+def test_without_a_run_towards_nearer_targets_there_is_no_limit(ideal, judged, claim):
+    assert excused(judged(claim, ideal()), "nearer targets")
+
+
+@pytest.mark.parametrize("error, outcome", [(1e-9, "PASS"), (1e-6, "FAIL"), (np.nan, "FAIL")])
+def test_a_step_that_the_map_does_not_describe_fails(ideal, judged, error, outcome):
+    found = judged("step-map", ideal(), step_error=error)
+    assert found.outcome == outcome and found.tolerance == 2.0**-26
+    assert excused(judged("step-map", ideal(), step_error=None), "no step")
+
+
 # --- not applicable, with the reason -------------------------------------------------------------
 
 
@@ -285,7 +393,9 @@ def test_a_map_with_a_negative_eigenvalue_has_no_stable_step(ideal, judged):
     assert excused(judged("finite-width-gap", ideal(), spectrum=spectrum), "-0.5")
 
 
-@pytest.mark.parametrize("claim", [c for c in WITH_ALPHA if c not in ("isotropy", "constant")])
+@pytest.mark.parametrize(
+    "claim", [c for c in WITH_ALPHA if c not in ("isotropy", "constant", "step-map", *LAZY)]
+)
 def test_a_network_too_narrow_for_its_samples_is_not_judged(ideal, judged, claim):
     assert excused(judged(claim, ideal(width=32, num_samples=64)), "widen the network")
 
