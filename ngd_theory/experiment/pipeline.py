@@ -234,8 +234,8 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
             laziness,
         )
 
-    def lazily(laziness, *how):
-        return LazyRun(laziness, replace(train(*how, laziness), params=None))
+    def lazily(laziness, step_size, steps, x_test):
+        return LazyRun(laziness, replace(train(step_size, steps, x_test, laziness), params=None))
 
     training = prediction = _start(experiment)
     drift, lazy = None, ()
