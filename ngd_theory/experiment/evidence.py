@@ -310,9 +310,20 @@ class Evidence:
         """`jacobian_change` times `travel`: what the change of K adds to outputs that travel so far.
 
         Towards targets a share ``laziness`` away the change of K is smaller by that share to the power `order`.
+        Unit-wise steps at a small damping change K by more than the Jacobian changes ([KO]: as rho^-6), so twice what
+        the run with the furthest targets has, times that power of the ratio, is allowed too: of a gap that does not
+        vanish with the distance this is a small share.
         """
         allowed = self.jacobian_change() * self.travel() * laziness**self.order
-        return allowed + (self.round_off(laziness) if laziness < 1 else 0.0)
+        if laziness == 1:
+            return allowed
+        furthest = max(self.lazy, key=lambda run: run.laziness, default=None)
+        if furthest is not None and furthest.laziness > laziness:
+            measured = self.lazy_gap(furthest)
+            if np.isfinite(measured):
+                power = (laziness / furthest.laziness) ** self.order
+                allowed = float(np.maximum(allowed, 2 * measured * power))
+        return allowed + self.round_off(laziness)
 
     def map_tolerance(self) -> float:
         """Relative error of K that damping and round-off allow: ``2 bias(rho) + NC eps kappa(Theta)``.

@@ -432,7 +432,7 @@ def lazy_order(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     if bounded and not slope >= evidence.order - ORDER_TOLERANCE:
         raise NotApplicableError(f"only at {far:g} of the way is the gap more than round-off")
     why = f"slope of log(gap) over log(epsilon), {far:g} to {near:g}, at least that less the tolerance"
-    holds = slope >= evidence.order - ORDER_TOLERANCE
+    holds = evidence.order - ORDER_TOLERANCE <= slope < np.inf
     return verdict(holds, slope, evidence.order, ORDER_TOLERANCE, why)
 
 

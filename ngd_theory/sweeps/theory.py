@@ -75,7 +75,7 @@ DATA = (
     *("dataset", "classes", "num_train", "num_test", "forster", "input_dim", "output_dim"),
     *("image_size", "image_channels", "data_dir", "seed"),
 )
-_NOT_VARIED = ("approximations", "precision", "data_dir", "kernel")
+_NOT_VARIED = ("approximations", "precision", "data_dir", "kernel", "laziness")
 GRID = settings_columns(Settings, *_NOT_VARIED)
 #: Settings that the rows of a data set depend on.
 _ROWS = (
@@ -412,7 +412,7 @@ class StudyClaim(AnyClaim):
 
 
 #: Settings that are columns too.
-CONFIG_COLUMNS = settings_columns(Settings, "approximations", "data_dir", "kernel")
+CONFIG_COLUMNS = settings_columns(Settings, "approximations", "data_dir", "kernel", "laziness")
 
 
 def _without_coupling(names: Any) -> Any:

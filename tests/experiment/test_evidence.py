@@ -90,6 +90,27 @@ def test_nearer_targets_are_allowed_less_by_the_order_of_the_activation(ideal, a
     assert evidence.finite_width_tolerance(1e-4) == pytest.approx(wanted)
 
 
+def with_gap(run, off):
+    outputs = np.array(run.training.outputs)
+    outputs[1:] += off
+    return LazyRun(run.laziness, replace(run.training, outputs=jnp.asarray(outputs)))
+
+
+def test_twice_the_furthest_gap_by_the_order_is_allowed_but_no_gap_that_is_not_a_number(ideal):
+    smooth = ngd.networks.mlp(32, [4096, 4096], 1, "tanh")
+    evidence = replace(ideal(lazy=True), network=smooth)
+    derived = evidence.finite_width_tolerance(1e-6)
+    far, *others = evidence.lazy
+    changed = replace(evidence, lazy=(with_gap(far, 0.1), *others))
+    gap = changed.lazy_gap(changed.lazy[0])
+    expected = 2 * gap * 1e-4 + evidence.round_off(1e-6)
+    assert expected > derived
+    assert changed.finite_width_tolerance(1e-6) == pytest.approx(expected)
+    for bad in (np.nan, np.inf):
+        changed = replace(evidence, lazy=(with_gap(far, bad), *others))
+        assert changed.finite_width_tolerance(1e-6) == derived
+
+
 def test_an_own_activation_is_not_taken_for_smooth(ideal):
     own = ngd.networks.activations.Activation("own", jnp.sin, 1.0)
     assert replace(ideal(), network=ngd.networks.mlp(32, [8], 1, own)).order == 0.5

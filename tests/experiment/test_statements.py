@@ -330,6 +330,14 @@ def test_a_gap_within_rounding_bounds_the_order_from_below(ideal, judged):
     assert excused(judged("lazy-order", evidence, lazy=lazy[:1]), "two distances")
 
 
+def test_a_furthest_run_that_is_not_a_number_has_no_order(ideal, judged):
+    evidence = ideal(scale=0.5, lazy=True)
+    far, *others = evidence.lazy
+    nowhere = LazyRun(far.laziness, offset(far.training, np.nan))
+    found = judged("lazy-order", evidence, lazy=(nowhere, *others))
+    assert found.outcome is Outcome.FAIL and found.measured == np.inf
+
+
 @pytest.mark.parametrize("claim", ["lazy-limit", "lazy-order"])
 def test_without_a_run_towards_nearer_targets_there_is_no_limit(ideal, judged, claim):
     assert excused(judged(claim, ideal()), "nearer targets")
