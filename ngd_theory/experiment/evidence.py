@@ -311,18 +311,17 @@ class Evidence:
 
         Towards targets a share ``laziness`` away the change of K is smaller by that share to the power `order`.
         Unit-wise steps at a small damping change K by more than the Jacobian changes ([KO]: as rho^-6), so twice what
-        the run with the furthest targets has, times that power of the ratio, is allowed too: of a gap that does not
-        vanish with the distance this is a small share.
+        the run with the next further targets has, times that power of the ratio, is allowed too: of a gap that does
+        not vanish with the distance this is a small share.
         """
         allowed = self.jacobian_change() * self.travel() * laziness**self.order
         if laziness == 1:
             return allowed
-        furthest = max(self.lazy, key=lambda run: run.laziness, default=None)
-        if furthest is not None and furthest.laziness > laziness:
-            measured = self.lazy_gap(furthest)
-            if np.isfinite(measured):
-                power = (laziness / furthest.laziness) ** self.order
-                allowed = float(np.maximum(allowed, 2 * measured * power))
+        further = [run for run in self.lazy if run.laziness > laziness]
+        if further:
+            run = min(further, key=lambda run: run.laziness)
+            measured = 2 * self.lazy_gap(run) * (laziness / run.laziness) ** self.order
+            allowed = max(allowed, measured) if np.isfinite(measured) else allowed
         return allowed + self.round_off(laziness)
 
     def map_tolerance(self) -> float:
