@@ -49,7 +49,7 @@ install: $(INSTALLED) ## make .venv with everything locked and this package, edi
 verify: $(INSTALLED) ## check every claim; the report goes to results/verify (ARGS=...)
 	@$(VENV)/bin/ngd-theory verify --out results/verify $(ARGS)
 
-test: $(INSTALLED) ## run the tests that take minutes, in two processes (PYTEST_ARGS=...)
+test: $(INSTALLED) ## run a case of every test but the slow ones, in two processes (PYTEST_ARGS=...)
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 # The last line: some tests of what users' programs compute, compiled as theirs are.

@@ -73,6 +73,11 @@ def cholesky_factor(matrix):
     return jnp.where(jnp.isfinite(jnp.diagonal(factor)).all(), factor, jnp.nan)
 
 
+def factor_copies(rows: int) -> int:
+    """How many matrices of that size `cholesky_factor` holds on a CPU, its result among them."""
+    return 5 if FACTORED_ALONE < rows <= FACTORED_TOGETHER else 1
+
+
 def _factor_of_pieces(matrix):
     """A Cholesky factor from those of halves."""
     half = len(matrix) // 2

@@ -32,7 +32,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--whole",
         action="store_true",
-        help="slow tests too, and every pair of values of a grid, not every value once",
+        help="slow tests too, and of each test the cases that show every pair of its values, not one case",
     )
     parser.addoption(
         "--optimised",
@@ -42,20 +42,19 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out slow tests, and of grids the cases that show no new value (``--whole``: no new pair of values)."""
+    """Leave out slow tests and all but one case of each test (``--whole``: cases that show no new pair of values)."""
     whole = config.getoption("--whole")
     groups = {}
     for item in items:
-        groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    kept = {item for group in groups.values() for item in covering(group, 2 if whole else 1)}
-    if not whole:
-        kept = {item for item in kept if item.get_closest_marker("slow") is None or len(items) == 1}
+        if whole or len(items) == 1 or item.get_closest_marker("slow") is None:
+            groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {item for group in groups.values() for item in covering(group, 2 if whole else 0)}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
 
 
 def covering(group, strength):
-    """Cases of one test that together show every combination of ``strength`` of its values."""
+    """Cases of one test that together show every combination of ``strength`` of its values; for 0 a single one."""
     seen, kept = set(), []
     # Not in their order, in which the last value of a grid comes late.
     for item in sorted(group, key=lambda item: zlib.crc32(item.nodeid.encode())):

@@ -39,7 +39,7 @@ class Settings(BaseModel):
     made_by: ClassVar[str] = 'ngd.experiment.parse({"dataset": "mnist"})'
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str = _option("mnist", "Source: mnist, gaussian, PATH.npz, ...")
+    dataset: str = _option("mnist", "mnist, gaussian, PATH.npz, ...")
     classes: tuple[str, ...] | None = _option(None, "Classes to keep, such as 0,1.")
     num_train: PositiveInt = _option(100, "N, training samples.")
     num_test: Annotated[int, Field(ge=0, lt=2**63)] = _option(100, "Test samples.")
@@ -53,10 +53,7 @@ class Settings(BaseModel):
     )
     step_scale: Positive = _option(1.0, "eta times alpha.")
     steps: PositiveInt = _option(5, "Training steps.")
-    laziness: tuple[Share, ...] = _option(
-        (),
-        "Shares of the way to the targets; 1e-2,1e-4,1e-6 if left out (float32: 1e-1,1e-2,1e-3).",
-    )
+    laziness: tuple[Share, ...] = _option((), "epsilon, with commas; 1e-2,1e-4,1e-6 if left out.")
     damping: NonNegative = _option(1e-8, "rho; 0 is the limit rho -> 0.")
     loss: Literal["mse", "cross-entropy"] = _option("mse", "mse or cross-entropy.")
     seed: Seed = _option(0, "Seed of data choice and parameters.")
@@ -65,9 +62,7 @@ class Settings(BaseModel):
     input_dim: PositiveInt | None = _option(None, "Principal components to keep (gaussian: M_0).")
     output_dim: PositiveInt | None = _option(None, "C, for gaussian.")
     data_dir: Path | None = _option(None, "Folder of original data files.")
-    kernel: Literal["empirical", "infinite"] = _option(
-        "empirical", "empirical, or infinite as well."
-    )
+    kernel: Literal["empirical", "infinite"] = _option("empirical", "empirical, or infinite too.")
     architecture: Literal["mlp", "cnn"] = _option("mlp", "mlp or cnn.")
     image_size: PositiveInt | None = _option(
         None, "Rows and columns of gaussian images.", shown=False

@@ -28,6 +28,7 @@ from ngd_theory.fisher.kinds import Kind, TrueFisher
 from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution, damped_solution
 from ngd_theory.fisher.solve import smallest_eigenvalue
 from ngd_theory.kernels import layer_kernel, ntk
+from ngd_theory.linalg import factor_copies
 from ngd_theory.networks import Linearization
 
 SOLVERS = ("auto", "cholesky", "cg")
@@ -140,8 +141,8 @@ class GroupedApproximation(DualApproximation):
         return None if by_cholesky else ConjugateGradients()
 
     def _kernels(self, outputs: int, depth: int) -> int:
-        """Numbers in the kernels of all groups, a factor and a copy."""
-        return (len(self.groups(depth)) + 2) * outputs**2
+        """Numbers in the kernels of all groups, a factor with what it is made of, and a copy."""
+        return (len(self.groups(depth)) + 1 + factor_copies(outputs)) * outputs**2
 
     def workspace(self, sizes, num_samples, itemsize):
         """Kernels, or the preconditioner's columns and a tangent."""

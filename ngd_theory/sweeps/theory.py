@@ -112,6 +112,7 @@ class TheoryCell(Cell):
         """Everything that determines the cell's numbers but the data; order of names left out."""
         found = super().config
         found["settings"]["approximations"] = sorted(self.settings.chosen_approximations)
+        del found["settings"]["laziness"]  # of runs that no measurement of a study makes
         return {**found, "measure": sorted(self.measured)}
 
     @property

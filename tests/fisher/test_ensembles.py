@@ -15,6 +15,7 @@ SECONDS = 300
 HALVES = tuple(fisher.APPROXIMATIONS)[::2], tuple(fisher.APPROXIMATIONS)[1::2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", HALVES, ids=", ".join)
 def test_ensembles_of_a_hundred_networks(names):
     # A process of its own, with the options of a user's: a hang becomes a failure.

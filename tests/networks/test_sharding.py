@@ -35,6 +35,7 @@ def result(process):
     return json.loads(output.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_eight_devices_give_what_one_gives():
     found = result(start("eight"))
     assert found["devices"] == 8

@@ -48,6 +48,7 @@ def folder(tmp_path, monkeypatch):
     return working
 
 
+@pytest.mark.slow
 def test_any_scheduler_gives_the_table_of_a_local_run(tmp_path, folder, address):
     study = tmp_path / "tiny.toml"
     study.write_text(STUDY)

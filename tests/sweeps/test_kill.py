@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from ngd_theory import sweeps
 
@@ -56,6 +57,7 @@ def finished(folder):
     return {p.name: p.stat().st_mtime_ns for p in (folder / "cells").glob("*.parquet")}
 
 
+@pytest.mark.slow
 def test_killed_five_times_and_resumed_equals_an_undisturbed_run(tmp_path, trivial_measure):
     study, folder = tmp_path / "tiny.toml", tmp_path / "killed"
     study.write_text(STUDY)

@@ -127,6 +127,7 @@ def test_kfac_damping_acts_through_its_square_root():
 # --- Unit-wise and entry-wise -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output_dim", "activation", "low", "high"),
     # Sensitivities of several outputs share their directions in the lower layers, which the leading

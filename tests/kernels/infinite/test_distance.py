@@ -34,6 +34,7 @@ def test_the_distance_is_that_of_the_jacobians_of_every_output():
         assert found[index] == pytest.approx(distance, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_every_layer_approaches_its_limit_at_least_as_the_power_of_minus_four_tenths():
     widths, seeds = (64, 256, 1024), range(16)
     nets = {m: ngd.networks.mlp(10, [m, m], 1) for m in widths}

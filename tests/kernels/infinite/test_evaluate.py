@@ -81,6 +81,7 @@ def test_symmetric_kernels_are_exactly_symmetric_and_compute_half():
     assert len(calls) == 10 and all(j >= i for i, j in calls)
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_grad(x, other):
     net = network()
     whole = infinite.layerwise_ntk(net, x, other)
