@@ -63,8 +63,8 @@ def train(
         learnt (`ngd_theory.data.load` refuses them).
     loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
     laziness : float
-        epsilon: train towards ``f_0 + epsilon (y - f_0)`` (MSE), `ngd_theory.dynamics.lazy_targets`. Losses are those
-        to these targets.
+        epsilon: train towards ``f_0 + epsilon (y - f_0)`` (MSE), `ngd_theory.dynamics.lazy_targets`; 1 is the network
+        as it is, a smaller one is lazier. Losses are those to these targets.
     on_step : callable, optional
         Called with the step and its training loss, for progress.
 

@@ -9,12 +9,13 @@ from ngd_theory import losses
 from ngd_theory.dynamics import Trajectory, lazy_targets
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import Network
-from ngd_theory.networks.activations import Activation
 from ngd_theory.theory import Condition, Isotropy
 from ngd_theory.theory.conditions import NEVER_ISOTROPIC
 
 #: Step size of the run beyond the edge of stability, times alpha: |1 - 2.5| = 1.5 a step.
 EDGE_SCALE = 2.5
+#: Of a gap at one epsilon, what may be allowed at the next.
+LARGEST_SHARE = 0.2
 #: Roundings of a forward pass, and of a step, that outputs carry at most.
 ROUNDINGS = 100
 
@@ -124,6 +125,8 @@ class Evidence:
     step_error : float or None
         ``||J u - K r|| / ||K r||`` of the natural gradient u of the residual r, where J u is the derivative of the
         network itself along u; or the same with Q, on the test set, if that is larger.
+    step_amplification : float
+        ``||K|| ||r|| / ||K r||``, or the same with Q: how much more rounding weighs in K r than in K.
     """
 
     approximation: Approximation
@@ -158,6 +161,7 @@ class Evidence:
     broken_premises: dict[str, str] = field(default_factory=dict)
     lazy: tuple[LazyRun, ...] = ()
     step_error: float | None = None
+    step_amplification: float = 1.0
 
     @property
     def name(self) -> str:
@@ -186,16 +190,21 @@ class Evidence:
     def order(self) -> float:
         """Least power of epsilon that relative gaps fall with: 1, or 1/2 while units with a kink change sides."""
         maps = [function for block in self.network.blocks for function in block.after]
-        kinked = any(isinstance(f, Activation) and not f.smooth for f in maps)
-        return 0.5 if kinked else 1.0
+        return 1.0 if all(getattr(function, "smooth", False) for function in maps) else 0.5
 
     def residual_ratios(self, run: LazyRun) -> np.ndarray:
-        """Measured ``||r_t|| / ||r_0||`` for t = 0, 1, ... (MSE)."""
+        """Measured ``||r_t|| / ||r_0||`` for t = 0, 1, ... (MSE); infinite at the end of a run that was broken off."""
         start = np.asarray(run.training.outputs[0])
-        return residual_ratios(run.training, lazy_targets(start, self.targets, run.laziness))
+        found = residual_ratios(run.training, lazy_targets(start, self.targets, run.laziness))
+        return np.append(found, np.inf) if run.training.diverged else found
 
     def lazy_gap(self, run: LazyRun) -> float:
-        """Largest of `gaps` of a lazy run, on both sets, over ``epsilon scale``: all relative as at epsilon = 1."""
+        """Largest of `gaps` of a run, on both sets, over ``epsilon scale``: all relative as at epsilon = 1.
+
+        Infinite for a run that does not have the steps of the prediction.
+        """
+        if run.training.diverged or run.training.num_steps != self.prediction.num_steps:
+            return np.inf
         pairs = [(run.training.outputs, self.prediction.outputs, self.scale)]
         left, right = run.training.test_outputs, self.prediction.test_outputs
         if left is not None and right is not None:
@@ -309,20 +318,27 @@ class Evidence:
     def finite_width_tolerance(self, laziness: float = 1.0) -> float:
         """`jacobian_change` times `travel`: what the change of K adds to outputs that travel so far.
 
-        Towards targets a share ``laziness`` away the change of K is smaller by that share to the power `order`.
-        Unit-wise steps at a small damping change K by more than the Jacobian changes ([KO]: as rho^-6), so twice what
-        the run with the next further targets has, times that power of the ratio, is allowed too: of a gap that does
-        not vanish with the distance this is a small share.
+        At a smaller epsilon the change of K is smaller by epsilon to the power `order`.
         """
         allowed = self.jacobian_change() * self.travel() * laziness**self.order
-        if laziness == 1:
-            return allowed
-        further = [run for run in self.lazy if run.laziness > laziness]
-        if further:
-            run = min(further, key=lambda run: run.laziness)
-            measured = 2 * self.lazy_gap(run) * (laziness / run.laziness) ** self.order
-            allowed = max(allowed, measured) if np.isfinite(measured) else allowed
-        return allowed + self.round_off(laziness)
+        return allowed + (self.round_off(laziness) if laziness < 1 else 0.0)
+
+    def lazy_tolerance(self, laziness: float) -> float:
+        """`finite_width_tolerance`, or twice the gap at the next larger epsilon times the ratio to the power `order`.
+
+        Unit-wise steps at a small damping change K by more than the Jacobian changes ([KO]: as rho^-6). A gap that
+        does not vanish with epsilon may be measured so too, as long as it is allowed a small share of itself only.
+        """
+        derived = self.finite_width_tolerance(laziness)
+        runs = [run for run in (*self.lazy, LazyRun(1.0, self.training)) if run.laziness > laziness]
+        if not runs:
+            return derived
+        run = min(runs, key=lambda run: run.laziness)
+        share = 2 * (laziness / run.laziness) ** self.order
+        measured = share * self.lazy_gap(run) + self.round_off(laziness)
+        return (
+            max(derived, measured) if share <= LARGEST_SHARE and np.isfinite(measured) else derived
+        )
 
     def map_tolerance(self) -> float:
         """Relative error of K that damping and round-off allow: ``2 bias(rho) + NC eps kappa(Theta)``.

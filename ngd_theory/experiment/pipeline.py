@@ -29,7 +29,8 @@ from ngd_theory.theory.isotropy import summarise
 PARTS = ("training", "lazy", "step", "regime", "conditions", "edge", "limit", "drift", "layers")
 #: What the claims of ``verify`` read.
 VERIFIED = ("training", "lazy", "step", "regime", "conditions", "edge")
-#: Steps of the run beyond the edge of stability.
+#: Largest epsilon, and steps, of the run beyond the edge of stability, which is that of the linear dynamics.
+EDGE_LAZINESS = 0.01
 EDGE_STEPS = 3
 #: Units a layer that the infinite-width unit-wise map is averaged over.
 _LIMIT_UNITS = 20_000
@@ -251,10 +252,10 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         training = replace(training, params=None)
     if "lazy" in parts and mse:
         how = step_size, settings.steps, experiment.x_test
-        lazy = tuple(lazily(each, *how) for each in settings.chosen_laziness)
+        lazy = tuple(lazily(each, *how) for each in settings.chosen_laziness(experiment.dtype))
     beyond, limit, distance, bias = None, None, None, None
     if "edge" in parts and mse and constant is not None:
-        nearest = min(settings.chosen_laziness)
+        nearest = min(EDGE_LAZINESS, *settings.chosen_laziness(experiment.dtype))
         beyond = lazily(nearest, EDGE_SCALE / constant, EDGE_STEPS, None)
     if "limit" in parts:
         distance = _kernel_distance(experiment)
@@ -296,9 +297,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         layers=_layers(experiment, approximation, damping) if "layers" in parts else (),
         broken_premises=broken_premises(settings, net, name),
         lazy=lazy,
-        step_error=_step_error(experiment, approximation, k, q, damping)
-        if "step" in parts
-        else None,
+        **(_step(experiment, approximation, k, q, damping) if "step" in parts else {}),
     )
 
 
@@ -331,18 +330,20 @@ def _derivative(network, params, x, direction):
     return jax.jvp(lambda p: network.apply(p, x), (params,), (direction,))[1]
 
 
-def _step_error(experiment: Experiment, approximation, k, q, damping) -> float:
-    """See `Evidence.step_error`."""
+def _step(experiment: Experiment, approximation, k, q, damping) -> dict[str, float]:
+    """``step_error`` and ``step_amplification`` of `Evidence`."""
     lin, settings = experiment.lin, experiment.settings
     residual = losses.by_name(settings.loss).residual(lin.outputs, experiment.targets)
     direction = approximation.natural_gradient(lin, residual, damping)
-    errors = []
+    found = []
     for x, a_map in ((experiment.x, k), (experiment.x_test, q)):
         if a_map is not None:
-            image = _derivative(experiment.network, experiment.params, x, direction)
+            image = _derivative(experiment.network, experiment.params, x, direction).reshape(-1)
             expected = a_map @ residual.reshape(-1)
-            errors.append(norm(image.reshape(-1) - expected) / norm(expected))
-    return float(np.max(np.asarray(errors)))
+            pair = norm(image - expected), norm(a_map) * norm(residual)
+            found.append([float(number / norm(expected)) for number in pair])
+    error, amplification = np.max(np.asarray(found), axis=0)
+    return {"step_error": float(error), "step_amplification": float(amplification)}
 
 
 def _predict_limit(experiment: Experiment, approximation, step_size, damping) -> Trajectory | None:

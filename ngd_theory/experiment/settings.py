@@ -1,10 +1,12 @@
 """Settings of an experiment: checked before anything is computed, and the options of ``ngd-theory verify``."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ngd_theory import fisher
@@ -53,7 +55,7 @@ class Settings(BaseModel):
     )
     step_scale: Positive = _option(1.0, "eta times alpha.")
     steps: PositiveInt = _option(5, "Training steps.")
-    laziness: tuple[Share, ...] = _option((), "epsilon, with commas; 1e-2,1e-4,1e-6 if left out.")
+    laziness: tuple[Share, ...] = _option((), "Shares of the way to train, such as 1e-2,1e-4.")
     damping: NonNegative = _option(1e-8, "rho; 0 is the limit rho -> 0.")
     loss: Literal["mse", "cross-entropy"] = _option("mse", "mse or cross-entropy.")
     seed: Seed = _option(0, "Seed of data choice and parameters.")
@@ -107,6 +109,14 @@ class Settings(BaseModel):
             raise InputError("must be at most 1e100")
         return damping
 
+    @field_validator("laziness")
+    @classmethod
+    def _apart(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        ordered = sorted(shares)
+        if any(near > 0.1 * far * (1 + 1e-9) for near, far in pairwise(ordered)):
+            raise InputError("each must be at most a tenth of the next larger one")
+        return shares
+
     @field_validator("approximations")
     @classmethod
     def _known_approximations(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -126,6 +136,8 @@ class Settings(BaseModel):
             )
         if self.kernel == "infinite" and self.loss != "mse":
             raise InputError("--kernel infinite predicts under mse only; use --kernel empirical")
+        if self.laziness and self.loss != "mse":
+            raise InputError("--laziness moves the targets, which has a meaning under mse only")
         if self.architecture == "cnn":
             self._check_images()
         if self.sharing == "reduce" and (
@@ -168,10 +180,9 @@ class Settings(BaseModel):
         unfit = [n for n in fisher.APPROXIMATIONS if n not in self._predicted()]
         return {**named, **dict.fromkeys(unfit, _NO_PREDICTION)}
 
-    @property
-    def chosen_laziness(self) -> tuple[float, ...]:
-        """The shares epsilon to train with: those given, or three at which round-off does not show."""
-        few = (1e-1, 1e-2, 1e-3) if self.precision == "float32" else (1e-2, 1e-4, 1e-6)
+    def chosen_laziness(self, dtype) -> tuple[float, ...]:
+        """The epsilons to train with: those given, or three at which rounding in ``dtype`` does not show."""
+        few = (1e-2, 1e-4, 1e-6) if np.finfo(dtype).bits == 64 else (1e-1, 1e-2, 1e-3)
         return self.laziness or few
 
     @property

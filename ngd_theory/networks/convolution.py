@@ -151,6 +151,7 @@ class AveragePool:
 
     #: Whether it does to every channel what it does to one.
     each_channel: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
     window: int
 
     def __call__(self, h: Float[Array, "N H W C"]) -> Float[Array, "N _ _ C"]:
@@ -167,6 +168,7 @@ class GlobalAveragePool:
     """Mean over all positions."""
 
     each_channel: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     def __call__(self, h: Float[Array, "N H W C"]) -> Float[Array, "N C"]:
         """Pool."""
@@ -178,6 +180,7 @@ class Flatten:
     """All positions and channels as one vector."""
 
     each_channel: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     def __call__(self, h: Float[Array, "N *S"]) -> Float[Array, "N D"]:
         """Flatten, the channels fastest."""

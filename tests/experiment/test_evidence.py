@@ -105,15 +105,34 @@ def test_twice_the_next_gap_by_the_order_is_allowed_but_no_gap_that_is_not_a_num
     gap = changed.lazy_gap(changed.lazy[1])
     expected = 2 * gap * 1e-2 + evidence.round_off(1e-6)
     assert expected > derived
-    assert changed.finite_width_tolerance(1e-6) == pytest.approx(expected)
+    assert changed.lazy_tolerance(1e-6) == pytest.approx(expected)
+    assert changed.finite_width_tolerance(1e-6) == derived
     for bad in (np.nan, np.inf):
         changed = replace(evidence, lazy=(far, with_gap(middle, bad), near))
-        assert changed.finite_width_tolerance(1e-6) == derived
+        assert changed.lazy_tolerance(1e-6) == derived
+    # Of epsilons close together it would be the gap itself.
+    close = LazyRun(3e-6, with_gap(middle, 0.1).training)
+    changed = replace(evidence, lazy=(close, near))
+    assert changed.lazy_tolerance(1e-6) == derived
+
+
+def test_a_run_that_was_broken_off_has_no_gap_and_no_residual(ideal):
+    evidence = ideal(scale=0.5, steps=4, lazy=True)
+    for run in evidence.lazy:
+        cut = replace(
+            run.training, outputs=run.training.outputs[:3], losses=run.training.losses[:3]
+        )
+        assert evidence.lazy_gap(LazyRun(run.laziness, cut)) == np.inf
+        diverged = LazyRun(run.laziness, replace(run.training, diverged=True))
+        assert evidence.lazy_gap(diverged) == np.inf
+        assert evidence.residual_ratios(diverged)[-1] == np.inf
 
 
 def test_an_own_activation_is_not_taken_for_smooth(ideal):
     own = ngd.networks.activations.Activation("own", jnp.sin, 1.0)
     assert replace(ideal(), network=ngd.networks.mlp(32, [8], 1, own)).order == 0.5
+    image = ngd.networks.cnn((4, 4, 1), [4], 1, activation="tanh", pool=2)
+    assert replace(ideal(), network=image).order == 1.0
 
 
 def test_a_sup_gap_takes_the_entries_that_both_have():

@@ -163,16 +163,15 @@ def late(prediction):
 
 
 @pytest.mark.parametrize("name", ["exact", "block-diagonal", "block-tridiagonal"])
-@pytest.mark.parametrize("error", PLANTED)
-def test_a_theory_that_is_wrong_by_little_is_noticed(real, error, name):
-    change, claim = PLANTED[error]
+def test_a_theory_that_is_wrong_by_little_is_noticed(real, name):
     evidence = real.evidence[name]
-    assert outcomes(real.verdicts)[claim, name] is Outcome.PASS
-    wrong = {**real.evidence, name: replace(evidence, **change(evidence))}
-    assert outcomes(judge(wrong))[claim, name] is Outcome.FAIL
-    whole = {**real.evidence, name: replace(evidence, **change(evidence), lazy=())}
-    at_the_whole_way = outcomes(judge(whole)).get((claim, name))
-    assert claim == "constant" or at_the_whole_way is not Outcome.FAIL or "late" in error
+    for error, (change, claim) in PLANTED.items():
+        assert outcomes(real.verdicts)[claim, name] is Outcome.PASS
+        wrong = {**real.evidence, name: replace(evidence, **change(evidence))}
+        assert outcomes(judge(wrong))[claim, name] is Outcome.FAIL, error
+        whole = {**real.evidence, name: replace(evidence, **change(evidence), lazy=())}
+        without = outcomes(judge(whole)).get((claim, name))
+        assert claim == "constant" or without is not Outcome.FAIL, error
 
 
 def test_the_maps_of_two_methods_exchanged_fail(real):

@@ -324,10 +324,10 @@ def test_a_gap_within_rounding_bounds_the_order_from_below(ideal, judged):
     lazy = (evidence.lazy[0], LazyRun(1e-4, along_path(evidence, 1e-4)))
     found = judged("lazy-order", evidence, lazy=lazy)
     assert found.outcome is Outcome.PASS and found.measured > 1
-    assert excused(judged("lazy-order", evidence, lazy=lazy[1:] * 2), "round-off at every distance")
-    small = LazyRun(0.01, along_path(evidence, 0.01, off=1e-12))
-    assert excused(judged("lazy-order", evidence, lazy=(small, lazy[1])), "only at 0.01 of the way")
-    assert excused(judged("lazy-order", evidence, lazy=lazy[:1]), "two distances")
+    assert excused(judged("lazy-order", evidence, lazy=lazy[1:] * 2), "round-off at every epsilon")
+    small = LazyRun(0.01, along_path(evidence, 0.01, off=1e-11))
+    assert excused(judged("lazy-order", evidence, lazy=(small, lazy[1])), "only at epsilon = 0.01")
+    assert excused(judged("lazy-order", evidence, lazy=lazy[:1]), "two epsilons")
 
 
 def test_a_furthest_run_that_is_not_a_number_has_no_order(ideal, judged):
@@ -338,15 +338,66 @@ def test_a_furthest_run_that_is_not_a_number_has_no_order(ideal, judged):
     assert found.outcome is Outcome.FAIL and found.measured == np.inf
 
 
+@pytest.mark.parametrize("how", ["not a number", "diverged", "short"])
+def test_a_middle_run_that_is_not_whole_fails_the_limit_and_the_order(ideal, judged, how):
+    evidence = ideal(scale=0.5, lazy=True)
+    far, middle, near = evidence.lazy
+    run = middle.training
+    bad = {
+        "not a number": offset(run, np.nan),
+        "diverged": replace(run, diverged=True),
+        "short": replace(run, outputs=run.outputs[:2], losses=run.losses[:2]),
+    }[how]
+    lazy = (far, LazyRun(middle.laziness, bad), near)
+    for claim in ("lazy-limit", "lazy-order"):
+        assert judged(claim, evidence, lazy=lazy).outcome is Outcome.FAIL
+    # And the last one all that read it.
+    lazy = (far, middle, LazyRun(near.laziness, bad))
+    for claim in ("lazy-limit", "lazy-order", "distinct-minima"):
+        found = judged(claim, evidence, [ideal("kfac", lazy=True)], lazy=lazy)
+        assert found.outcome is Outcome.FAIL, claim
+
+
+def test_a_gap_that_grows_as_epsilon_falls_fails(ideal, judged):
+    evidence = ideal(scale=0.5, lazy=True)
+    lazy = (
+        LazyRun(1e-2, along_path(evidence, 1e-2)),
+        LazyRun(1e-4, along_path(evidence, 1e-4, off=1e-7)),
+    )
+    found = judged("lazy-order", evidence, lazy=lazy)
+    assert found.outcome is Outcome.FAIL and found.measured < 0
+
+
+def test_an_error_of_alpha_grows_with_the_steps_near_the_edge(ideal, judged):
+    """``t s (1 - s)^(t - 1)`` times: at s = 1.7 a bias of 5 % of alpha changes the residual by more than 10 %."""
+    evidence = ideal(scale=1.7, steps=5, lazy=True)
+    times = np.arange(6)[:, None, None]
+    biased = []
+    for run in evidence.lazy:
+        start = np.asarray(run.training.outputs[0])
+        residual = run.laziness * (start - evidence.targets)
+        path = start - residual + (1 - 1.7 * 0.95) ** times * residual
+        biased.append(LazyRun(run.laziness, replace(run.training, outputs=jnp.asarray(path))))
+    found = judged("contraction", evidence, lazy=tuple(biased), damping_bias=0.05)
+    assert found.outcome is Outcome.PASS
+    assert abs(found.measured - found.predicted) > 0.1
+    found = judged("contraction", evidence, lazy=tuple(biased), damping_bias=0.005)
+    assert found.outcome is Outcome.FAIL
+
+
 @pytest.mark.parametrize("claim", ["lazy-limit", "lazy-order"])
 def test_without_a_run_towards_nearer_targets_there_is_no_limit(ideal, judged, claim):
-    assert excused(judged(claim, ideal()), "nearer targets")
+    assert excused(judged(claim, ideal()), "epsilon below 1")
 
 
 @pytest.mark.parametrize("error, outcome", [(1e-9, "PASS"), (1e-6, "FAIL"), (np.nan, "FAIL")])
 def test_a_step_that_the_map_does_not_describe_fails(ideal, judged, error, outcome):
     found = judged("step-map", ideal(), step_error=error)
-    assert found.outcome == outcome and found.tolerance == 2.0**-26
+    assert found.outcome == outcome
+    assert found.tolerance == pytest.approx(2.0**-26 + 2.0**-52 * (100 + 100))
+    across = judged("step-map", ideal(), step_error=1e-4, step_amplification=1e10)
+    assert across.outcome is Outcome.PASS
+    assert excused(judged("step-map", ideal(), step_amplification=1e13), "hundredth")
     assert excused(judged("step-map", ideal(), step_error=None), "no step")
 
 
