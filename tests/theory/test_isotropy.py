@@ -12,7 +12,8 @@ from ngd_theory.errors import InputError
 def test_a_multiple_of_the_identity_has_no_dispersion():
     found = ngd.theory.isotropy(2.5 * jnp.eye(6))
     assert float(found.constant) == 2.5
-    assert float(found.dispersion) == 0
+    # XLA's optimisations leave a rounding.
+    assert float(found.dispersion) < 1e-15
     assert (float(found.min_eigenvalue), float(found.max_eigenvalue)) == (2.5, 2.5)
 
 
@@ -81,7 +82,7 @@ def test_what_is_no_map_or_contracts_nothing_is_refused(measure, case):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, jnp.bfloat16])
 def test_maps_of_any_real_type_are_measured(dtype):
     found = ngd.theory.isotropy(np.asarray(3 * np.eye(4)).astype(dtype))
-    assert (float(found.constant), float(found.dispersion)) == (3, 0)
+    assert float(found.constant) == 3 and float(found.dispersion) < 1e-15
     assert float(ngd.theory.largest_monotone_step_size(jnp.diag(jnp.array([1, 4])))) == 0.25
 
 
