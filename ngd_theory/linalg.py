@@ -74,7 +74,7 @@ def cholesky_factor(matrix):
 
 
 def factor_copies(rows: int) -> int:
-    """How many matrices of that size `cholesky_factor` holds on a CPU, its result among them."""
+    """How many matrices of that size `cholesky_factor` holds on a CPU, its result among them; by XLA's own figures."""
     return 5 if FACTORED_ALONE < rows <= FACTORED_TOGETHER else 1
 
 

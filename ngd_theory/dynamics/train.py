@@ -38,8 +38,8 @@ def train(
     damping: float | Array | Damping,
     x_test: Float[Array, "M *S"] | None = None,
     loss: str | losses.Loss = "mse",
-    laziness: float = 1.0,
     on_step: Callable[[int, float], None] | None = None,
+    laziness: float = 1.0,
 ) -> Trajectory:
     """Train ``network`` by ``theta <- theta - eta (G + rho I)^-1 grad`` on the full batch.
 
@@ -62,11 +62,11 @@ def train(
         Where the outputs are recorded too. Any points: rows of ``x`` among them are no error, and no test of what was
         learnt (`ngd_theory.data.load` refuses them).
     loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
+    on_step : callable, optional
+        Called with the step and its training loss, for progress.
     laziness : float
         epsilon: train towards ``f_0 + epsilon (y - f_0)`` (MSE), `ngd_theory.dynamics.lazy_targets`; 1 is the network
         as it is, a smaller one is lazier. Losses are those to these targets.
-    on_step : callable, optional
-        Called with the step and its training loss, for progress.
 
     Returns
     -------
@@ -78,8 +78,8 @@ def train(
     ------
     InputError
         For wrong shapes, a NaN or infinity in the data or the parameters, targets that the loss has no meaning for, a
-        bad step size, damping or number of steps, and more steps than memory has room for; inside jit, vmap or grad,
-        where no number can be read.
+        bad step size, damping, laziness or number of steps, and more steps than memory has room for; inside jit, vmap
+        or grad, where no number can be read.
     SingularKernelError
         When the natural gradient is not finite though the outputs are: a solve broke down.
     """

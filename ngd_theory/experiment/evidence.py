@@ -12,8 +12,8 @@ from ngd_theory.networks import Network
 from ngd_theory.theory import Condition, Isotropy
 from ngd_theory.theory.conditions import NEVER_ISOTROPIC
 
-#: Step size of the run beyond the edge of stability, times alpha: |1 - 2.5| = 1.5 a step.
-EDGE_SCALE = 2.5
+#: Step size of the run beyond the edge of stability, times alpha: |1 - 2.5| = 1.5 a step; and its steps.
+EDGE_SCALE, EDGE_STEPS = 2.5, 3
 #: Of a gap at one epsilon, what may be allowed at the next.
 LARGEST_SHARE = 0.2
 #: Roundings of a forward pass, and of a step, that outputs carry at most.
@@ -22,7 +22,7 @@ ROUNDINGS = 100
 
 @dataclass(frozen=True)
 class LazyRun:
-    """Training towards targets a share ``laziness`` of the way, epsilon (docs/theory.md, section 8)."""
+    """Training towards ``f_0 + epsilon (y - f_0)``, epsilon = ``laziness`` (docs/theory.md, section 8)."""
 
     laziness: float
     training: Trajectory
@@ -183,7 +183,7 @@ class Evidence:
 
     @property
     def laziest(self) -> LazyRun:
-        """The run with the nearest targets: `training` itself where no other was made."""
+        """The run with the smallest epsilon: `training` itself where no other was made."""
         return min(self.lazy, key=lambda run: run.laziness, default=LazyRun(1.0, self.training))
 
     @property
@@ -192,11 +192,16 @@ class Evidence:
         maps = [function for block in self.network.blocks for function in block.after]
         return 1.0 if all(getattr(function, "smooth", False) for function in maps) else 0.5
 
-    def residual_ratios(self, run: LazyRun) -> np.ndarray:
-        """Measured ``||r_t|| / ||r_0||`` for t = 0, 1, ... (MSE); infinite at the end of a run that was broken off."""
+    def residual_ratios(self, run: LazyRun, num_steps: int | None = None) -> np.ndarray:
+        """Measured ``||r_t|| / ||r_0||`` for t = 0, 1, ... (MSE).
+
+        The steps that a run does not have of ``num_steps``, those of the prediction if left out, are infinite.
+        """
+        steps = self.prediction.num_steps if num_steps is None else num_steps
         start = np.asarray(run.training.outputs[0])
         found = residual_ratios(run.training, lazy_targets(start, self.targets, run.laziness))
-        return np.append(found, np.inf) if run.training.diverged else found
+        missing = max(steps + 1 - len(found), int(run.training.diverged))
+        return np.append(found, np.full(missing, np.inf))
 
     def lazy_gap(self, run: LazyRun) -> float:
         """Largest of `gaps` of a run, on both sets, over ``epsilon scale``: all relative as at epsilon = 1.
@@ -215,11 +220,15 @@ class Evidence:
         )
 
     def round_off(self, laziness: float) -> float:
-        """What rounding adds to a relative gap: of the outputs, over the distance of the targets; of the solves.
+        """What rounding adds to a relative gap: that of the outputs, over ``epsilon scale``, and that of the solves.
 
-        Outputs lose ``ROUNDINGS`` machine epsilons a step, relative to their own size and that of the targets.
+        Outputs lose ``ROUNDINGS`` machine epsilons a step, of their own size (on the set where it is larger) and that
+        of the targets.
         """
-        size = np.linalg.norm(self.training.outputs[0]) + np.linalg.norm(self.targets)
+        sizes = [np.linalg.norm(self.training.outputs[0])]
+        if (test := self.training.test_outputs) is not None:
+            sizes.append(np.linalg.norm(test[0]) * (self.num_samples / test.shape[1]) ** 0.5)
+        size = np.max(sizes) + np.linalg.norm(self.targets)
         steps = max(1, self.prediction.num_steps)
         size_of_map = self.num_samples * self.network.output_dim
         rounding = ROUNDINGS * steps * self.epsilon * float(size) / (laziness * self.scale)

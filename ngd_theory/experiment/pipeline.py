@@ -18,7 +18,7 @@ from ngd_theory.data.sources.npz import npz_input_dim, npz_output_dim
 from ngd_theory.dynamics import Trajectory
 from ngd_theory.errors import InputError, SingularKernelError
 from ngd_theory.experiment.claim import Outcome, Verdict, judge
-from ngd_theory.experiment.evidence import EDGE_SCALE, Evidence, LayerEvidence, LazyRun
+from ngd_theory.experiment.evidence import EDGE_SCALE, EDGE_STEPS, Evidence, LayerEvidence, LazyRun
 from ngd_theory.experiment.settings import Settings
 from ngd_theory.fisher.solve import gram_rank
 from ngd_theory.kernels import infinite, ntk
@@ -29,9 +29,8 @@ from ngd_theory.theory.isotropy import summarise
 PARTS = ("training", "lazy", "step", "regime", "conditions", "edge", "limit", "drift", "layers")
 #: What the claims of ``verify`` read.
 VERIFIED = ("training", "lazy", "step", "regime", "conditions", "edge")
-#: Largest epsilon, and steps, of the run beyond the edge of stability, which is that of the linear dynamics.
+#: Largest epsilon of the run beyond the edge of stability, which is that of the linear dynamics.
 EDGE_LAZINESS = 0.01
-EDGE_STEPS = 3
 #: Units a layer that the infinite-width unit-wise map is averaged over.
 _LIMIT_UNITS = 20_000
 
@@ -232,7 +231,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
             damping,
             x_test,
             settings.loss,
-            laziness,
+            laziness=laziness,
         )
 
     def lazily(laziness, step_size, steps, x_test):

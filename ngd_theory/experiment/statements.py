@@ -7,6 +7,7 @@ import numpy as np
 from ngd_theory.experiment.claim import NotApplicableError, Verdict, claim, verdict
 from ngd_theory.experiment.evidence import (
     EDGE_SCALE,
+    EDGE_STEPS,
     ROUNDINGS,
     Evidence,
     LazyRun,
@@ -83,7 +84,7 @@ def _need_width(evidence: Evidence, laziness: float = 1.0) -> None:
 
 
 def _need_lazy_prediction(evidence: Evidence, laziness: float = 1.0) -> None:
-    """Effects of the width fall with the distance of the targets: at small epsilon nearly all may be judged."""
+    """What the width does falls with epsilon: at a small one nearly every network may be judged."""
     _need_width(evidence, laziness)
     share = laziness**evidence.order
     if evidence.prediction.num_steps < 1:
@@ -97,16 +98,16 @@ def _need_lazy_prediction(evidence: Evidence, laziness: float = 1.0) -> None:
     if not evidence.width_ratio() * share * travel < 1:
         raise NotApplicableError(
             f"the outputs are predicted to travel {travel:.2g} times the residual, too far for the width "
-            f"((sqrt(NC) + L)/sqrt(M) = {evidence.width_ratio():.2g}): lower the step scale or widen"
+            f"((sqrt(NC) + L)/sqrt(M) = {evidence.width_ratio():.2g}{_at(laziness)}): lower the step scale or widen"
         )
-    _need_lazy_displacement(evidence.displacement * share)
+    _need_lazy_displacement(evidence, evidence.displacement, laziness)
 
 
-def _need_lazy_displacement(displacement: float) -> None:
-    if not displacement < 1:
+def _need_lazy_displacement(evidence: Evidence, displacement: float, laziness: float) -> None:
+    if not displacement * laziness**evidence.order < 1:
         raise NotApplicableError(
             f"the linearised network itself changes a layer by {displacement:.2g} of what its "
-            "random weights are, out of the lazy regime: raise the damping or the width"
+            f"random weights are{_at(laziness)}, out of the lazy regime: raise the damping or the width"
         )
 
 
@@ -312,11 +313,11 @@ def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
             f"K may be {_map_error(evidence):.2g} alpha off at this damping and width, so that "
             f"{EDGE_SCALE}/alpha need not lie beyond the edge"
         )
-    measured = float(evidence.residual_ratios(run)[-1] ** (1 / run.training.num_steps))
+    measured = float(evidence.residual_ratios(run, EDGE_STEPS)[-1] ** (1 / EDGE_STEPS))
     predicted = abs(1 - EDGE_SCALE)
     share = run.laziness**evidence.order
     displacement = evidence.displacement / max(evidence.travel(), 1e-300)
-    _need_lazy_displacement(displacement * share)
+    _need_lazy_displacement(evidence, displacement, run.laziness)
     full_step = max(evidence.width_ratio(), displacement)
     tolerance = EDGE_SCALE**2 * share * full_step + margin + evidence.round_off(run.laziness)
     _need_power(tolerance, predicted - 1, "the growth predicted")

@@ -123,6 +123,8 @@ def test_a_run_that_was_broken_off_has_no_gap_and_no_residual(ideal):
             run.training, outputs=run.training.outputs[:3], losses=run.training.losses[:3]
         )
         assert evidence.lazy_gap(LazyRun(run.laziness, cut)) == np.inf
+        ratios = evidence.residual_ratios(LazyRun(run.laziness, cut))
+        assert np.isfinite(ratios[:3]).all() and list(ratios[3:]) == [np.inf] * 2
         diverged = LazyRun(run.laziness, replace(run.training, diverged=True))
         assert evidence.lazy_gap(diverged) == np.inf
         assert evidence.residual_ratios(diverged)[-1] == np.inf

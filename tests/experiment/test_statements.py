@@ -353,7 +353,7 @@ def test_a_middle_run_that_is_not_whole_fails_the_limit_and_the_order(ideal, jud
         assert judged(claim, evidence, lazy=lazy).outcome is Outcome.FAIL
     # And the last one all that read it.
     lazy = (far, middle, LazyRun(near.laziness, bad))
-    for claim in ("lazy-limit", "lazy-order", "distinct-minima"):
+    for claim in ("lazy-limit", "lazy-order", "distinct-minima", "contraction"):
         found = judged(claim, evidence, [ideal("kfac", lazy=True)], lazy=lazy)
         assert found.outcome is Outcome.FAIL, claim
 
