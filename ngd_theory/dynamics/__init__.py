@@ -1,7 +1,6 @@
 """Floor 4: function-space predictions and parameter-space training."""
 
 from ngd_theory.dynamics.ensembles import Ensemble, ensemble
-from ngd_theory.dynamics.lazy import lazy_targets
 from ngd_theory.dynamics.limit import Predictor, predict_limit, predictor
 from ngd_theory.dynamics.predict import predict, predict_from_maps
 from ngd_theory.dynamics.train import train
@@ -12,7 +11,6 @@ __all__ = [
     "Predictor",
     "Trajectory",
     "ensemble",
-    "lazy_targets",
     "predict",
     "predict_from_maps",
     "predict_limit",

@@ -1,6 +1,7 @@
 """Training of the real network by natural gradient descent, re-linearised at every step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 from ngd_theory import losses
 from ngd_theory.arguments import check_finite, checked, require_known
 from ngd_theory.dynamics.checks import check_schedule, check_targets
-from ngd_theory.dynamics.lazy import check_laziness, lazy_targets
+from ngd_theory.dynamics.lazy import check_laziness, rescaled
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.fisher import Approximation
@@ -65,14 +66,17 @@ def train(
     on_step : callable, optional
         Called with the step and its training loss, for progress.
     laziness : float
-        epsilon: train towards ``f_0 + epsilon (y - f_0)`` (MSE), `ngd_theory.dynamics.lazy_targets`; 1 is the network
-        as it is, a smaller one is lazier. Losses are those to these targets.
+        epsilon, above 0 and at most 1: train the rescaled network ``f_0 + (f(theta_0 + epsilon (phi - theta_0)) -
+        f_0)/epsilon`` from ``phi = theta_0`` (docs/theory.md, section 8). 1 is the network as it is; as epsilon -> 0
+        the rescaled network becomes the linearised one, whose training `predict` predicts.
 
     Returns
     -------
     Trajectory
         With ``params`` and ``parameter_distances``. A loss that is not finite, or above
         `DIVERGENCE_FACTOR` times the first, stops training: ``diverged`` is True and what was seen is kept.
+        Outputs, losses and distances are those of the rescaled network; ``params`` are the plain network's,
+        ``theta_0 + epsilon (phi - theta_0)``.
 
     Raises
     ------
@@ -84,7 +88,7 @@ def train(
         When the natural gradient is not finite though the outputs are: a solve broke down.
     """
     objective = losses.by_name(loss)
-    check_laziness(laziness, objective)
+    check_laziness(laziness)
     require_known("train", params, x, y, x_test, damping, step_size)
     network.check(params, x)
     check_finite("x", x)
@@ -99,9 +103,13 @@ def train(
     y = check_targets(objective, y, recorded[0])
     rho = as_damping(damping, recorded[0].dtype)
     x, y, start = jnp.asarray(x), jnp.asarray(y), jax.tree.map(jnp.asarray, params)
-    if laziness != 1:
-        y = lazy_targets(_apply(network, start, x), y, laziness)
     eta = jnp.asarray(step_size, jnp.result_type(*jax.tree.leaves(params)))
+    epsilon = jnp.asarray(laziness, recorded[0].dtype)
+    # At epsilon = 1 they are not looked at.
+    first, first_test = jnp.zeros(recorded[0].shape, recorded[0].dtype), None
+    if laziness != 1:
+        first = _apply(network, start, x)
+        first_test = None if x_test is None else _apply(network, start, x_test)
     # Steps overwrite their parameters.
     params = jax.tree.map(jnp.copy, start)
     # A number of the host, on no device: another placement would be another program.
@@ -110,7 +118,8 @@ def train(
     points: list[_Point] = []
 
     def take(params):
-        return _step(network, objective, params, x, y, approximation, eta, rho, ceiling)
+        how = approximation, eta, rho, ceiling, first, epsilon
+        return _step(network, objective, params, x, y, *how)
 
     def stops(step: int) -> bool:
         """Read what a step gave: whether the loss is out of bounds."""
@@ -120,22 +129,23 @@ def train(
         if not (np.isfinite(point.loss) and point.loss <= ceiling):
             return True
         if not point.finite:
-            # Its parameters are overwritten: once more from the start.
+            # The parameters of that step are overwritten: repeat the steps from the start.
             then = jax.tree.map(jnp.copy, start)
             for _ in range(step):
                 then = take(then)[0]
             lin = linearize(network, then, x)
+            lin = replace(lin, outputs=rescaled(lin.outputs, first, epsilon))
             residual = objective.residual(lin.outputs, y)
             raise _explain(approximation, network, lin, residual, rho, step)
         return False
 
     for step in range(num_steps + 1):
-        distance = _distance(params, start)
-        test = None if x_test is None else _apply(network, params, x_test)
+        distance = _distance(params, start, epsilon)
+        test = None if x_test is None else _outputs(network, params, x_test, first_test, epsilon)
         if step < num_steps:
             params, f, value, finite = take(params)
         else:
-            f, finite = _apply(network, params, x), True
+            f, finite = _outputs(network, params, x, first, epsilon), True
             value = objective.value(f, y)
         if step == 0:
             allowed = DIVERGENCE_FACTOR * np.maximum(float(value), float(limits.tiny))
@@ -174,9 +184,13 @@ class _Point(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("network", "objective"), donate_argnames="params")
-def _step(network, objective, params, x, y, approximation, step_size, damping, ceiling):
+def _step(
+    network, objective, params, x, y, approximation, step_size, damping, ceiling, first, laziness
+):
     """New parameters, in the memory of the old; the old ones where the loss is above ``ceiling``."""
     lin = linearize(network, params, x)
+    # The rescaled network has the Jacobian of the plain one; only its outputs differ.
+    lin = replace(lin, outputs=rescaled(lin.outputs, first, laziness))
     residual = objective.residual(lin.outputs, y)
     gradient = approximation.natural_gradient(lin, residual, damping)
     value = objective.value(lin.outputs, y)
@@ -188,7 +202,7 @@ def _step(network, objective, params, x, y, approximation, step_size, damping, c
     sound = value <= ceiling
 
     def moved(p, g):
-        return jnp.where(sound, p - step_size * g, p).astype(p.dtype)
+        return jnp.where(sound, p - laziness * step_size * g, p).astype(p.dtype)
 
     new = jax.tree.map(moved, params, gradient)
     return new, lin.outputs, value, finite
@@ -197,9 +211,17 @@ def _step(network, objective, params, x, y, approximation, step_size, damping, c
 _apply = jax.jit(lambda network, params, x: network.apply(params, x), static_argnums=0)
 
 
+def _outputs(network, params, x, first, laziness):
+    outputs = _apply(network, params, x)
+    return outputs if first is None else _rescaled(outputs, first, laziness)
+
+
+_rescaled = jax.jit(rescaled)
+
+
 @jax.jit
-def _distance(params, start):
-    return norm(jax.tree.map(jnp.subtract, params, start))
+def _distance(params, start, laziness):
+    return norm(jax.tree.map(jnp.subtract, params, start)) / laziness
 
 
 def _explain(approximation, network, lin, residual, damping, step) -> SingularKernelError:
