@@ -264,6 +264,13 @@ class Approximation(abc.ABC):
         """
         return None
 
+    def solve_condition(self, lin: Linearization, damping: float) -> float | None:
+        """Estimate of the mean condition number of the systems solved, where it may be far above the NTK's; else None.
+
+        Reads values: not for use inside jit.
+        """
+        return None
+
     def broken_premises(
         self, sizes: tuple[LayerSize, ...], num_samples: int, equal_leverages: bool = False
     ) -> dict[str, str]:

@@ -17,6 +17,7 @@ from itertools import accumulate, pairwise
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory import losses
@@ -252,8 +253,9 @@ class Exact(GroupedApproximation):
         return [range(depth)]
 
     def damping_bias(self, lin, damping):
-        """``rho / lambda_min(Theta)``."""
-        return damping / smallest_eigenvalue(ntk(lin) / lin.num_samples)
+        """``rho / lambda_min(Theta)``, over the least eigenvalue of Lambda on its range."""
+        kernel = smallest_eigenvalue(ntk(lin) / lin.num_samples)
+        return damping / (kernel * smallest_curvature(self.kind.root(lin.outputs)))
 
     def isotropy_constant(self, sizes, num_samples):
         """1, or rank(J)/(NC) where the parameters cannot reach every output."""
@@ -301,13 +303,23 @@ class BlockDiagonal(GroupedApproximation):
         return [range(i, i + 1) for i in range(depth)]
 
     def damping_bias(self, lin, damping):
-        """``rho max_l 1/lambda_min(Theta_l)``."""
-        return damping / smallest_layer_eigenvalue(lin)
+        """``rho max_l 1/lambda_min(Theta_l)``, over the least eigenvalue of Lambda on its range."""
+        curvature = smallest_curvature(self.kind.root(lin.outputs))
+        return damping / (smallest_layer_eigenvalue(lin) * curvature)
 
     def layer_constants(self, sizes, num_samples):
         """1 a layer, or rank(J_l)/(NC) when the layer cannot reach every output."""
         c = sizes[-1].output_dim
         return tuple(s.jacobian_rank(num_samples, c) / (num_samples * c) for s in sizes)
+
+
+def smallest_curvature(root) -> float:
+    """Least eigenvalue of ``Lambda = R R^T`` that is not round-off, of any sample; 1 where R is None."""
+    if root is None:
+        return 1.0
+    values = np.linalg.svd(np.asarray(root), compute_uv=False)
+    floor = values.shape[-1] * np.finfo(values.dtype).eps * values.max(axis=-1, keepdims=True)
+    return float(np.min(values[values > floor] ** 2, initial=np.inf))
 
 
 def smallest_layer_eigenvalue(lin: Linearization) -> float:

@@ -89,16 +89,26 @@ class UnitWise(Approximation):
             return None
         lost, active = 0.0, 0
         for layer in lin.layers:
-            n, _, t, _ = layer.sensitivities.shape
-            gram = np.asarray(_gram(layer, layer)) / n
-            # The inverse of round-off alone would be infinite.
-            floor = max(round_off(np.linalg.eigvalsh(gram)), np.finfo(gram.dtype).tiny ** 0.5)
-            gram = gram + floor * np.eye(len(gram))
-            mu = 1 / np.diagonal(np.linalg.inv(gram)).reshape(n, t, 1)
-            squares = np.sum(np.asarray(layer.sensitivities) ** 2, axis=1)
+            squares, _, mu = _spreads(layer)
             shares = np.where(squares > 0, damping / (damping + squares * mu), 0)
             lost, active = lost + float(shares.sum()), active + int((squares > 0).sum())
         return lost / max(active, 1)
+
+    def solve_condition(self, lin, damping):
+        """Mean over units of ``tr K_i / (rho + min_n delta_i[n]^2 mu_n)``, with the mu_n of `damping_bias`.
+
+        An estimate: the trace is at least the largest eigenvalue, and the minimum at least the smallest one.
+        """
+        if any(layer.inputs.shape[1] > 1 for layer in lin.layers):
+            return None
+        found = []
+        for layer in lin.layers:
+            squares, diagonal, mu = _spreads(layer)
+            smallest = np.min(np.where(squares > 0, squares * mu, np.inf), axis=0)
+            trace = (squares * diagonal).sum(0)
+            found.append((trace / (damping + smallest))[trace > 0])
+        every = np.concatenate(found)
+        return float(every.mean()) if every.size else None
 
     def broken_premises(self, sizes, num_samples, equal_leverages=False):
         """Of the inputs of layer 1, and of those of later layers, as many as a hidden layer has units."""
@@ -118,6 +128,17 @@ class UnitWise(Approximation):
             / (num_samples * c)
             for s in sizes
         )
+
+
+def _spreads(layer: LayerLinearization):
+    """``|delta_i[n]|^2`` (N, M), and (N, 1) arrays: the diagonal of ``a a^T/N``, and 1 over that of its inverse."""
+    n = layer.sensitivities.shape[0]
+    gram = np.asarray(_gram(layer, layer)) / n
+    # The inverse of round-off alone would be infinite.
+    floor = max(round_off(np.linalg.eigvalsh(gram)), np.finfo(gram.dtype).tiny ** 0.5)
+    inverse = np.linalg.inv(gram + floor * np.eye(n))
+    squares = np.sum(np.asarray(layer.sensitivities)[:, :, 0] ** 2, axis=1)
+    return squares, np.diagonal(gram)[:, None], 1 / np.diagonal(inverse)[:, None]
 
 
 def _layer_gradient(layer: LayerLinearization, cotangent, damping: Damping):

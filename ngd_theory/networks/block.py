@@ -28,3 +28,8 @@ class Block:
     after: tuple[Callable, ...] = ()
     active_fraction: float = 1.0
     linear: bool = True
+
+    @property
+    def smooth(self) -> bool:
+        """Whether all maps after the layer say that they have derivatives of all orders."""
+        return all(getattr(function, "smooth", False) for function in self.after)

@@ -103,6 +103,11 @@ class Network:
             )
         )
 
+    @property
+    def smooth(self) -> bool:
+        """Whether no map of the network is known to have a kink; one of your own says so with ``smooth=True``."""
+        return all(block.smooth for block in self.blocks)
+
     @cached_property
     def num_parameters(self) -> int:
         """Number of scalar parameters."""
