@@ -3,11 +3,16 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Array, Float
 from pandas.api.types import is_bool_dtype, is_complex_dtype, is_hashable, is_numeric_dtype
 
+from ngd_theory import losses
 from ngd_theory.arguments import checked, require_known
-from ngd_theory.dynamics import Trajectory
+from ngd_theory.dynamics import Trajectory, predict, train
 from ngd_theory.errors import InputError, shown
+from ngd_theory.experiment.evidence import gaps
+from ngd_theory.fisher import Approximation
+from ngd_theory.networks import Network, linearize
 from ngd_theory.sweeps.statistics import Outcome, Rule, contraction_rate, judge, power_law
 from ngd_theory.theory import Isotropy
 from ngd_theory.theory.isotropy import require_square, summarise
@@ -164,6 +169,155 @@ def _losses(trajectory: Trajectory) -> np.ndarray:
             f"the trajectory has the loss {losses.min():.3g}: losses under MSE are not negative"
         )
     return losses
+
+
+@checked
+def assert_limit(
+    network: Network,
+    params: Any,
+    x: Float[Array, "N *S"],
+    y: Float[Array, "N C"],
+    approximation: Approximation,
+    step_size: float,
+    num_steps: int,
+    damping: Any,
+    x_test: Any = None,
+    loss: Any = "mse",
+    *,
+    laziness: float = 1e-6,
+    tolerance: float = 1e-4,
+) -> None:
+    """Assert that training of a network of small epsilon is what its function-space maps predict, at every step.
+
+    `ngd_theory.dynamics.train` with ``laziness`` against `ngd_theory.dynamics.predict`: as epsilon -> 0 the two are the
+    same, at any width (docs/theory.md, section 8). A wrong scale, factor or test map of an approximation shows.
+
+    Parameters
+    ----------
+    network, params, approximation, step_size, num_steps, damping, loss
+        As `ngd_theory.dynamics.train` takes them.
+    x : (N, *input_shape)
+    y : (N, C)
+    x_test : (N', *input_shape), optional
+    laziness : float
+        epsilon.
+    tolerance : float
+        Largest gap over all steps, relative to ``||f_0 - y||`` (another loss: to the way predicted), and on the test
+        set per sample.
+
+    Raises
+    ------
+    AssertionError
+        If a gap is larger, not a number, or training was broken off.
+    InputError
+        As `ngd_theory.dynamics.train`, and for a tolerance that is no finite number of at least 0.
+    SingularKernelError
+        Where a solve breaks down.
+    """
+    __tracebackhide__ = True
+    _require_number("tolerance", tolerance)
+    how = (network, params, x, y, approximation, step_size, num_steps, damping, x_test, loss)
+    (found,) = _lazy_gaps(*how, laziness=(laziness,))
+    for set_name, off in found.items():
+        if not np.max(off) <= tolerance:
+            step = int(np.argmax(off > tolerance))
+            raise AssertionError(
+                f"training does not follow the prediction of {approximation.name} at epsilon = {laziness:g}\n"
+                f"  first off:        step {step} on the {set_name} set\n"
+                f"  measured gap:     {off[step]:.6g}\n  expected at most: {tolerance:.6g}\n"
+                f"  gaps:             {', '.join(f'{gap:.2g}' for gap in off[:6])}"
+                + (", ..." if len(off) > 6 else "")
+            )
+
+
+@checked
+def assert_lazy_order(
+    network: Network,
+    params: Any,
+    x: Float[Array, "N *S"],
+    y: Float[Array, "N C"],
+    approximation: Approximation,
+    step_size: float,
+    num_steps: int,
+    damping: Any,
+    x_test: Any = None,
+    loss: Any = "mse",
+    *,
+    laziness: tuple[float, float] = (1e-2, 1e-4),
+    order: float | None = None,
+    tolerance: float = 0.25,
+) -> None:
+    """Assert that the gap between training and prediction vanishes with epsilon, and how fast.
+
+    What is wrong anywhere keeps a gap, of order 0 (docs/theory.md, section 8).
+
+    Parameters
+    ----------
+    network, params, approximation, step_size, num_steps, damping, loss
+        As `ngd_theory.dynamics.train` takes them.
+    x : (N, *input_shape)
+    y : (N, C)
+    x_test : (N', *input_shape), optional
+    laziness : (float, float)
+        The two epsilons; rounding must not show at the smaller one.
+    order : float, optional
+        Expected; 1 if ``network.smooth``, else 1/2.
+    tolerance : float
+        The slope of log(gap) over log(epsilon) may be that much below ``order``; above it is no fault.
+
+    Raises
+    ------
+    AssertionError
+        If it is not, or a run was broken off or is not a number.
+    InputError
+        As `ngd_theory.dynamics.train`; for epsilons that are not two different ones, or an order or a tolerance that
+        is no finite number of at least 0.
+    SingularKernelError
+        Where a solve breaks down.
+    """
+    __tracebackhide__ = True
+    _require_number("tolerance", tolerance)
+    order = (1.0 if network.smooth else 0.5) if order is None else order
+    _require_number("order", order)
+    if len(laziness) != 2 or laziness[0] == laziness[1]:
+        raise InputError(f"laziness is {shown(laziness)}; it must be two different epsilons")
+    far, near = sorted(laziness, reverse=True)
+    how = (network, params, x, y, approximation, step_size, num_steps, damping, x_test, loss)
+    runs = _lazy_gaps(*how, laziness=(far, near))
+    found = [max(float(np.max(off)) for off in sets.values()) for sets in runs]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = float(np.diff(np.log(found))[0] / np.log(near / far))
+    if not (np.isfinite(found).all() and (found[1] == 0 or slope >= order - tolerance)):
+        raise AssertionError(
+            f"the gap to the prediction of {approximation.name} does not vanish with epsilon as expected\n"
+            f"  measured order:    {slope:.3g}\n  expected at least: {order:g} less {tolerance:g}\n"
+            f"  gaps:              {found[0]:.3g} at epsilon = {far:g}, {found[1]:.3g} at {near:g}"
+        )
+
+
+def _lazy_gaps(
+    network, params, x, y, approximation, step_size, num_steps, damping, x_test, loss, *, laziness
+) -> list[dict[str, np.ndarray]]:
+    """For each epsilon, relative gaps of every step by set; infinite where training was broken off."""
+    if not num_steps > 0:
+        raise InputError(f"num_steps is {num_steps}; without a step there is no gap to judge")
+    how = (step_size, num_steps, damping)
+    lin = linearize(network, params, x)
+    at = None if x_test is None else linearize(network, params, x_test)
+    predicted = predict(approximation, lin, y, *how, at, loss)
+    outputs = np.asarray(predicted.outputs)
+    mse = losses.by_name(loss) == losses.MSE
+    scale = float(np.linalg.norm(outputs[0] - (np.asarray(y) if mse else outputs[-1])))
+    found = []
+    for each in laziness:
+        run = train(network, params, x, y, approximation, *how, x_test, loss, laziness=each)
+        pairs: dict[str, Any] = {"training": (run.outputs, predicted.outputs, scale)}
+        if x_test is not None:
+            share = (len(x_test) / len(x)) ** 0.5
+            pairs["test"] = (run.test_outputs, predicted.test_outputs, scale * share)
+        missing = np.full(predicted.num_steps - run.num_steps + run.diverged, np.inf)
+        found.append({name: np.append(gaps(*pair), missing) for name, pair in pairs.items()})
+    return found
 
 
 @checked

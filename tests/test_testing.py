@@ -1,13 +1,17 @@
+from dataclasses import dataclass
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
+import ngd_theory as ngd
 from ngd_theory import testing
 from ngd_theory.dynamics import Trajectory
 from ngd_theory.errors import InputError
+from ngd_theory.pytrees import pytree
 
 
 def trajectory(rate, steps=5):
@@ -231,3 +235,98 @@ def test_columns_that_say_nothing_of_a_gap_are_refused(case):
     testing.assert_gap_shrinks(frame(-1).assign(approximation="exact", cell=0), -0.5)
     with pytest.raises(InputError, match=words):
         testing.assert_gap_shrinks(change(frame(-1)), -0.5, **options)
+
+
+# --- limits of the lazy family -------------------------------------------------------------------
+
+
+@pytree()
+@dataclass(frozen=True)
+class Wrong(ngd.fisher.BlockDiagonal):
+    """A map that is 1 % larger than what its natural gradients do."""
+
+    name = "wrong"
+
+    def preconditioned_map(self, lin, damping, at):
+        return 1.01 * super().preconditioned_map(lin, damping, at)
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """Arguments of `ngd_theory.dynamics.train` up to the approximation, and those after it."""
+    net = ngd.networks.mlp(10, [48, 48], 1, "tanh")
+    params, x = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 10))
+    y = jax.random.normal(jax.random.key(2), (6, 1))
+    return (net, params, x, y), (0.5 / 3, 3, 1e-8, x[:2] + 0.1)
+
+
+def test_the_limit_and_the_order_of_a_right_map_hold(smooth):
+    first, last = smooth
+    testing.assert_limit(*first, ngd.fisher.BlockDiagonal(), *last)
+    testing.assert_lazy_order(*first, ngd.fisher.BlockDiagonal(), *last)
+    testing.assert_lazy_order(*first, ngd.fisher.BlockDiagonal(), *last, order=1, tolerance=0.02)
+
+
+def test_those_of_a_wrong_map_do_not(smooth):
+    first, last = smooth
+    with pytest.raises(
+        AssertionError,
+        match=r"(?s)prediction of wrong at epsilon = 1e-06\n"
+        r"  first off: +step 1 on the training set\n.*measured gap: +0.00[45].*at most: 0.0001",
+    ):
+        testing.assert_limit(*first, Wrong(), *last)
+    with pytest.raises(
+        AssertionError, match=r"(?s)prediction of wrong.*measured order.*least: 1 less 0.25.*gaps"
+    ):
+        testing.assert_lazy_order(*first, Wrong(), *last)
+    testing.assert_limit(*first, Wrong(), *last, tolerance=0.02)
+
+
+def test_the_network_as_it_is_is_not_in_the_limit(smooth):
+    first, last = smooth
+    with pytest.raises(AssertionError, match="at epsilon = 1\n"):
+        testing.assert_limit(*first, ngd.fisher.BlockDiagonal(), *last, laziness=1.0)
+
+
+def test_a_run_that_is_broken_off_is_not_in_the_limit(smooth):
+    (net, params, x, y), (_, _, damping, _) = smooth
+    how = (net, params, x, y, ngd.fisher.BlockDiagonal(), 50.0, 30, damping)
+    with pytest.raises(AssertionError, match=r"gap: +inf"):
+        testing.assert_limit(*how, tolerance=1e300)
+    with pytest.raises(AssertionError, match="does not vanish"):
+        testing.assert_lazy_order(*how)
+
+
+def test_a_kink_is_asked_for_half_an_order_and_another_loss_for_its_own_limit():
+    net = ngd.networks.mlp(10, [48, 48], 2)
+    params, x = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 10))
+    y = jnp.eye(2)[jnp.arange(6) % 2]
+    exact = ngd.fisher.Exact(kind=ngd.fisher.TrueFisher("cross-entropy"))
+    how = (net, params, x, y, exact, 0.2, 3, 1e-2, None, "cross-entropy")
+    testing.assert_limit(*how)
+    testing.assert_lazy_order(*how)
+    with pytest.raises(AssertionError, match="least: 3 less"):
+        testing.assert_lazy_order(*how, order=3)
+
+
+@pytest.mark.parametrize(
+    "check, wrong, words",
+    [
+        (testing.assert_limit, {"tolerance": np.nan}, "tolerance is nan"),
+        (testing.assert_limit, {"laziness": 2.0}, "laziness is 2"),
+        (testing.assert_lazy_order, {"laziness": (0.1, 0.1)}, "two different epsilons"),
+        (testing.assert_lazy_order, {"order": -1.0}, "order is -1"),
+        (testing.assert_lazy_order, {"tolerance": np.inf}, "tolerance is inf"),
+    ],
+)
+def test_numbers_that_say_nothing_are_refused(smooth, check, wrong, words):
+    first, last = smooth
+    with pytest.raises(InputError, match=words):
+        check(*first, ngd.fisher.Exact(), *last, **wrong)
+
+
+def test_a_limit_without_a_step_shows_nothing(smooth):
+    first, (step_size, _, *rest) = smooth
+    for check in (testing.assert_limit, testing.assert_lazy_order):
+        with pytest.raises(InputError, match="without a step"):
+            check(*first, ngd.fisher.Exact(), step_size, 0, *rest)
