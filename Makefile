@@ -46,8 +46,8 @@ $(VENV)/.%-installed: requirements/%.txt $(INSTALLED)
 
 install: $(INSTALLED) ## make .venv with everything locked and this package, editable
 
-verify: $(INSTALLED) ## check every claim; the report goes to results/verify (ARGS=...)
-	@$(VENV)/bin/ngd-theory verify --out results/verify $(ARGS)
+verify: $(INSTALLED) ## check every claim, and that planted errors are noticed; into results/verify (ARGS=...)
+	@$(VENV)/bin/ngd-theory verify --plant all --out results/verify $(ARGS)
 
 test: $(INSTALLED) ## run a case of every test but the slow ones, in two processes (PYTEST_ARGS=...)
 	@$(PY) -m pytest $(PYTEST_ARGS)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
     "--dataset gaussian --input-dim 24 --num-train 12 --num-test 8 --width 256 --steps 3".split()
 )
-FILES = {"result.json", "dynamics.png", "isotropy.png"}
+FILES = {"result.json", "dynamics.png", "isotropy.png", "lazy.png"}
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def canned(monkeypatch, found):
     """Answer ``experiment.verify`` with a report: these tests are of what is done with it."""
 
     def answer(changed=found):
-        monkeypatch.setattr(experiment, "verify", lambda settings, progress=None: changed)
+        monkeypatch.setattr(experiment, "verify", lambda *arguments: changed)
         return found
 
     answer()
@@ -288,7 +288,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_part(canned, verify, tmp_path, mo
 
 
 def test_a_singular_kernel_is_one_line(verify, monkeypatch, tmp_path):
-    def breaks(settings, progress=None):
+    def breaks(*arguments):
         raise SingularKernelError("layer 2: raise the damping")
 
     monkeypatch.setattr(experiment, "verify", breaks)
@@ -296,7 +296,7 @@ def test_a_singular_kernel_is_one_line(verify, monkeypatch, tmp_path):
 
 
 def test_too_little_memory_is_one_line(verify, monkeypatch, tmp_path):
-    def breaks(settings, progress=None):
+    def breaks(*arguments):
         raise MemoryError("Unable to allocate 80 GiB")
 
     monkeypatch.setattr(experiment, "verify", breaks)

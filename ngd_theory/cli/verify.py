@@ -79,6 +79,13 @@ def verify(
     out: Annotated[
         Path, typer.Option(parser=named_path, metavar="FOLDER", help="Folder for the results.")
     ] = Path("results/verify"),
+    plant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Judge again with planted errors and report which claim notices each: names, all, or list.",
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="A claim that is NOT APPLICABLE fails.")
     ] = False,
@@ -95,9 +102,21 @@ def verify(
         "approximations": _split(settings["approximations"]),
         "laziness": _split(settings["laziness"]),
     }
+    if plant == "list":
+        return _list_planted()
     if explain:
         return _explain(values, memory_limit)
-    return _verify(values, out, memory_limit, strict, no_cache)
+    return _verify(values, out, memory_limit, strict, no_cache, _split(plant))
+
+
+def _list_planted() -> int:
+    from ngd_theory import experiment
+
+    output = Output(120)
+    for error in experiment.PLANTED.values():
+        where = f" ({', '.join(error.of)})" if error.of else ""
+        output.print(f"{error.name:24}{error.meaning}{where}", soft_wrap=True)
+    return Exit.HOLDS
 
 
 def _explain(values: dict, memory_limit: str | None) -> int:
@@ -110,7 +129,14 @@ def _explain(values: dict, memory_limit: str | None) -> int:
     return Exit.HOLDS
 
 
-def _verify(values: dict, out: Path, memory_limit: str | None, strict: bool, no_cache: bool) -> int:
+def _verify(
+    values: dict,
+    out: Path,
+    memory_limit: str | None,
+    strict: bool,
+    no_cache: bool,
+    plant: tuple[str, ...],
+) -> int:
     import jax
 
     from ngd_theory import compilation_cache, experiment, report
@@ -138,12 +164,13 @@ def _verify(values: dict, out: Path, memory_limit: str | None, strict: bool, no_
             if not errors.is_terminal:
                 print(message, file=sys.stderr, flush=True)
 
-        found = experiment.verify(settings, tell)
+        found = experiment.verify(settings, tell, plant)
         tell("drawing")
         out.mkdir(parents=True, exist_ok=True)
         report.write_result(found, out / "result.json")
         report.draw_dynamics(found, out / "dynamics.png")
         report.draw_isotropy(found, out / "isotropy.png")
+        report.draw_lazy(found, out / "lazy.png")
 
     wide = Output(140)
     report.print_report(found, wide)
@@ -155,12 +182,15 @@ def _verify(values: dict, out: Path, memory_limit: str | None, strict: bool, no_
     device = jax.devices()[0]
     wide.print(
         f"{counts} on {device.platform} ({device.device_kind}) in {found.seconds:.1f} s. "
-        f"Results in {out}/: result.json, dynamics.png, isotropy.png",
+        f"Results in {out}/: result.json, dynamics.png, isotropy.png, lazy.png",
         soft_wrap=True,
     )
     decided = [outcome.decided for outcome in outcomes]
+    missed = any(n.applies and not n.noticed for n in found.noticed)
+    # The default settings are chosen so that every claim applies.
+    strict |= settings == experiment.Settings()
     return verdict_status(
-        fails=experiment.Outcome.FAIL in outcomes,
+        fails=experiment.Outcome.FAIL in outcomes or missed,
         judged=any(decided),
         open=not all(decided),
         strict=strict,

@@ -1,8 +1,10 @@
-"""A claim is asked, a verdict comes out."""
+"""Claims, and the verdicts they give."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+
+import numpy as np
 
 from ngd_theory.experiment.evidence import Evidence
 
@@ -23,8 +25,16 @@ class Outcome(StrEnum):
         return self in (Outcome.PASS, Outcome.FAIL)
 
 
+#: Largest power of a PASS. A claim that a relative error of this size would also pass has shown nothing.
+WEAKEST = 0.1
+
+
 class NotApplicableError(Exception):
     """Raised by a check whose premise does not hold in this experiment, with the reason."""
+
+
+class UndecidedError(Exception):
+    """Raised by a check whose evidence is missing or decides nothing, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Verdict:
     outcome : Outcome
     measured, predicted, tolerance : float or None
         None where the claim does not apply.
+    power : float or None
+        The smallest relative error of what is predicted that would have failed the claim.
     why : str
         How the three were compared, or why they were not, in words.
     claim, approximation, statement, source : str
@@ -45,19 +57,39 @@ class Verdict:
     measured: float | None
     predicted: float | None
     tolerance: float | None
+    power: float | None
     why: str
     claim: str = ""
     approximation: str = ""
     statement: str = ""
     source: str = ""
 
+    @property
+    def excess(self) -> float:
+        """How many tolerances what was measured is off; infinite where that is no number, or nothing is allowed."""
+        if self.measured is None or self.predicted is None or self.tolerance is None:
+            return 0.0
+        off = abs(self.measured - self.predicted)
+        if not off < np.inf:
+            return np.inf
+        if off == 0:
+            return 0.0
+        return off / self.tolerance if self.tolerance > 0 else np.inf
+
 
 def verdict(
-    holds: bool | None, measured: float, predicted: float, tolerance: float, why: str
+    holds: bool, measured: float, predicted: float, tolerance: float, power: float, why: str
 ) -> Verdict:
-    """The verdict of a check: ``holds`` is False for every comparison with NaN."""
+    """The verdict of a check: ``holds`` is False for every comparison with NaN.
+
+    What holds with a power above `WEAKEST` has shown nothing: it is INCONCLUSIVE.
+    """
     outcome = Outcome.PASS if holds else Outcome.FAIL
-    return Verdict(outcome, float(measured), float(predicted), float(tolerance), why)
+    if holds and not power <= WEAKEST:
+        outcome = Outcome.INCONCLUSIVE
+        why = f"cannot tell: an error of {power:.2g} of what is predicted would pass; {why}"
+    numbers = float(measured), float(predicted), float(tolerance), float(power)
+    return Verdict(outcome, *numbers, why)
 
 
 @dataclass(frozen=True)
@@ -84,7 +116,9 @@ class Claim:
         try:
             found = self.check(evidence, others)
         except NotApplicableError as reason:
-            found = Verdict(Outcome.NOT_APPLICABLE, None, None, None, str(reason))
+            found = Verdict(Outcome.NOT_APPLICABLE, None, None, None, None, str(reason))
+        except UndecidedError as reason:
+            found = Verdict(Outcome.INCONCLUSIVE, None, None, None, None, str(reason))
         return replace(
             found,
             claim=self.name,

@@ -52,6 +52,21 @@ def _diverged(e: Evidence, others: Others) -> np.ndarray:
     return ends
 
 
+def _lazy(value: Callable[[Evidence], float | None]) -> Callable[[Evidence, Others], float | None]:
+    """Of the lazy family; NaN where a run of it is not whole, None where rounding hides the gap."""
+
+    def found(e: Evidence, others: Others) -> float | None:
+        whole = e.lazy and all(np.isfinite(e.lazy_gap(run)) for run in e.lazy)
+        return value(e) if whole else np.nan
+
+    return found
+
+
+def _order(e: Evidence) -> float | None:
+    found = e.gap_order()
+    return None if found is None else found.slope
+
+
 def _residual(of: str) -> Callable[[Evidence, Others], np.ndarray | None]:
     return lambda e, _: residual_ratios(getattr(e, of), e.targets) if e.loss == "mse" else None
 
@@ -174,6 +189,27 @@ COLUMNS: dict[str, Column] = {
         "the same on the test set, per sample",
         lambda e, _: e.gaps(split="test"),
         "gap",
+    ),
+    "lazy_gap": Column(
+        "float64",
+        "the larger gap on both sets over all steps at the smallest epsilon of the lazy family",
+        _lazy(lambda e: e.lazy_gap(e.laziest)),
+        "lazy",
+        last=True,
+    ),
+    "gap_order": Column(
+        "float64",
+        "slope of log(gap) over log(epsilon); where rounding hides the smaller gap, what it is at least",
+        _lazy(_order),
+        "lazy",
+        last=True,
+    ),
+    "correction": Column(
+        "float64",
+        "g_1: gap over epsilon at the smallest epsilon where rounding does not show",
+        _lazy(lambda e: e.correction),
+        "lazy",
+        last=True,
     ),
     "rival_ratio": Column(
         "float64",

@@ -1,31 +1,69 @@
 """What an experiment measured, as the claims and the tables read it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import gammaincinv, stdtrit
 
 from ngd_theory import losses
-from ngd_theory.dynamics import Trajectory, lazy_targets
+from ngd_theory.dynamics import Trajectory
+from ngd_theory.experiment.damped import DampedMap
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import Network
-from ngd_theory.theory import Condition, Isotropy
+from ngd_theory.theory import Condition, Isotropy, unit_wise_dispersion
 from ngd_theory.theory.conditions import NEVER_ISOTROPIC
 
 #: Step size of the run beyond the edge of stability, times alpha: |1 - 2.5| = 1.5 a step; and its steps.
 EDGE_SCALE, EDGE_STEPS = 2.5, 3
-#: Of a gap at one epsilon, what may be allowed at the next.
+#: Largest part of the gap at one epsilon that may be the tolerance at the next smaller one.
 LARGEST_SHARE = 0.2
-#: Roundings of a forward pass, and of a step, that outputs carry at most.
+#: Machine epsilons that outputs may lose in a forward pass and a step.
 ROUNDINGS = 100
+#: A gap counts as seen only above this many times the expected rounding.
+ROUNDING_MARGIN = 10
+#: Probability that a normal variable is less than four standard deviations above its mean.
+FOUR_SIGMA_PROBABILITY = 0.99996833
 
 
 @dataclass(frozen=True)
 class LazyRun:
-    """Training towards ``f_0 + epsilon (y - f_0)``, epsilon = ``laziness`` (docs/theory.md, section 8)."""
+    """Training of the rescaled network of one epsilon, ``laziness``; 1 is the network itself.
+
+    See docs/theory.md, section 8.
+
+    Outputs are the rescaled network's: with every epsilon they start at f_0 and are trained towards y.
+    """
 
     laziness: float
     training: Trajectory
+    #: (unit, sample) pairs, on both sets, whose pre-activation ends with another sign; only units with a kink count.
+    switched: int = 0
+
+
+@dataclass(frozen=True)
+class GapOrder:
+    """How a gap falls with epsilon.
+
+    Attributes
+    ----------
+    slope : float
+        Of log(gap) over log(epsilon).
+    far, near : float
+        The two epsilons it is of.
+    at_least : bool
+        Whether the gap at ``near`` is within what rounding and switches may do: the slope is this at least.
+    gaps : tuple of float
+        The gaps at ``far`` and ``near``, or what they are at most.
+    """
+
+    slope: float
+    far: float
+    near: float
+    at_least: bool
+    gaps: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -87,13 +125,14 @@ class Evidence:
     spectrum : (NC,) array
         Eigenvalues of K.
     damping_bias : float or None
-        See `Approximation.damping_bias`.
-    conditions : tuple of Condition
+        See `Approximation.damping_bias`; of the map of ``undamped``, where that is measured.
+    conditions : tuple of Condition or None
     targets : (N, C) array
     prediction, training : Trajectory
         Function space and parameter space, the same step size.
-    beyond_edge : LazyRun or None
-        Training at ``EDGE_SCALE / alpha``, where alpha is predicted: the edge is that of the linear dynamics.
+    first_step, beyond_edge : LazyRun or None
+        One step at ``1/alpha`` and some at ``EDGE_SCALE/alpha``, where alpha is predicted; at the smallest epsilon, as
+        both are statements about the linear dynamics.
     predicted_distance : float
         ``||theta_T - theta_0||`` of the linearised network.
     parameter_norm : float
@@ -121,12 +160,29 @@ class Evidence:
     broken_premises : dict of str to str
         See `Approximation.broken_premises`.
     lazy : tuple of LazyRun
-        The same training towards targets nearer and nearer to f_0.
+        The same training of lazier and lazier networks.
     step_error : float or None
         ``||J u - K r|| / ||K r||`` of the natural gradient u of the residual r, where J u is the derivative of the
         network itself along u; or the same with Q, on the test set, if that is larger.
     step_amplification : float
         ``||K|| ||r|| / ||K r||``, or the same with Q: how much more rounding weighs in K r than in K.
+    maps : (array, array or None)
+        K and Q, which ``prediction`` was made with (MSE).
+    active_shares : (sum of M,) array or None
+        Of each hidden unit, the share of the samples that it is active on; None where positions share weights.
+    undamped : Isotropy or None
+        Of K at a far smaller damping, where the approximation is isotropic in the limit of many units only: a unit's
+        block is 1/M of its layer's, so that a small damping takes much of it.
+    damping_shift : float
+        ``||K(rho) - K||/||K||`` from that K to the one trained with.
+    solve_condition, map_condition : float
+        See `Approximation.solve_condition`; of the damping trained with, and of the map of ``undamped``.
+    output_spread : float
+        Dispersion of a unit-wise K that comes of several outputs, whose sensitivities are not orthogonal.
+    judged_damping : float
+        The damping of the map of ``undamped``; rho without it.
+    damped : DampedMap or None
+        K on a few samples at a large damping, beside dense algebra.
     """
 
     approximation: Approximation
@@ -140,10 +196,11 @@ class Evidence:
     isotropy: Isotropy
     spectrum: np.ndarray
     damping_bias: float | None
-    conditions: tuple[Condition, ...]
+    conditions: tuple[Condition, ...] | None
     targets: np.ndarray
     prediction: Trajectory
     training: Trajectory
+    first_step: LazyRun | None
     beyond_edge: LazyRun | None
     predicted_distance: float
     parameter_norm: float
@@ -162,6 +219,15 @@ class Evidence:
     lazy: tuple[LazyRun, ...] = ()
     step_error: float | None = None
     step_amplification: float = 1.0
+    maps: tuple[Any, Any] = (None, None)
+    active_shares: np.ndarray | None = None
+    damped: DampedMap | None = None
+    undamped: Isotropy | None = None
+    damping_shift: float = 0.0
+    output_spread: float = 0.0
+    judged_damping: float = 0.0
+    solve_condition: float = 1.0
+    map_condition: float = 1.0
 
     @property
     def name(self) -> str:
@@ -189,8 +255,7 @@ class Evidence:
     @property
     def order(self) -> float:
         """Least power of epsilon that relative gaps fall with: 1, or 1/2 while units with a kink change sides."""
-        maps = [function for block in self.network.blocks for function in block.after]
-        return 1.0 if all(getattr(function, "smooth", False) for function in maps) else 0.5
+        return 1.0 if self.network.smooth else 0.5
 
     def residual_ratios(self, run: LazyRun, num_steps: int | None = None) -> np.ndarray:
         """Measured ``||r_t|| / ||r_0||`` for t = 0, 1, ... (MSE).
@@ -198,32 +263,89 @@ class Evidence:
         The steps that a run does not have of ``num_steps``, those of the prediction if left out, are infinite.
         """
         steps = self.prediction.num_steps if num_steps is None else num_steps
-        start = np.asarray(run.training.outputs[0])
-        found = residual_ratios(run.training, lazy_targets(start, self.targets, run.laziness))
+        found = residual_ratios(run.training, self.targets)
         missing = max(steps + 1 - len(found), int(run.training.diverged))
         return np.append(found, np.full(missing, np.inf))
 
-    def lazy_gap(self, run: LazyRun) -> float:
-        """Largest of `gaps` of a run, on both sets, over ``epsilon scale``: all relative as at epsilon = 1.
+    @property
+    def plain(self) -> LazyRun:
+        """The network as it is: epsilon = 1."""
+        return LazyRun(1.0, self.training)
 
-        Infinite for a run that does not have the steps of the prediction.
+    def gap_of(self, trajectory: Trajectory) -> float:
+        """Largest of `gaps` of a trajectory over all steps, on both sets.
+
+        Infinite for one that does not have the sets and the steps of the prediction.
         """
-        if run.training.diverged or run.training.num_steps != self.prediction.num_steps:
+        if trajectory.diverged:
             return np.inf
-        pairs = [(run.training.outputs, self.prediction.outputs, self.scale)]
-        left, right = run.training.test_outputs, self.prediction.test_outputs
-        if left is not None and right is not None:
-            pairs.append((left, right, self.test_scale))
-        return max(
-            sup_gap(left, lazy_targets(right[0], right, run.laziness), run.laziness * scale)
-            for left, right, scale in pairs
-        )
+        pairs: list[tuple[Any, Any, float]] = [
+            (trajectory.outputs, self.prediction.outputs, self.scale)
+        ]
+        if trajectory.test_outputs is not None or self.prediction.test_outputs is not None:
+            pairs.append((trajectory.test_outputs, self.prediction.test_outputs, self.test_scale))
+        if any(a is None or b is None or np.shape(a) != np.shape(b) for a, b, _ in pairs):
+            return np.inf
+        return max(sup_gap(*pair) for pair in pairs)
+
+    def lazy_gap(self, run: LazyRun) -> float:
+        """`gap_of` a run."""
+        return self.gap_of(run.training)
+
+    def distance_error(self, run: LazyRun) -> float:
+        """``abs(||theta_T - theta_0|| / predicted - 1)``; infinite for a run that is not whole."""
+        distances = run.training.parameter_distances
+        if distances is None or len(distances) != self.prediction.num_steps + 1:
+            return np.inf
+        error = abs(float(distances[-1]) / self.predicted_distance - 1)
+        return error if np.isfinite(error) and not run.training.diverged else np.inf
+
+    @property
+    def correction(self) -> float | None:
+        """``g_1``: the gap over epsilon at the smallest epsilon where rounding does not show; None if it always does.
+
+        With a smooth activation it is the first-order correction of a finite width, and predicts the gap at
+        epsilon = 1 as far as higher orders are small.
+        """
+        runs = sorted(self.lazy, key=lambda run: run.laziness)
+        seen = (run for run in runs if self.lazy_gap(run) > self.rounding_floor(run.laziness))
+        run = next(seen, None)
+        return None if run is None else self.lazy_gap(run) / run.laziness
+
+    def gap_order(self) -> GapOrder | None:
+        """From the largest epsilon whose gap shows to the smallest; None where rounding hides all, or a run is missing.
+
+        With a kink it goes to an epsilon where no unit changes sides, or else to the smallest.
+        """
+        runs = sorted(self.lazy, key=lambda run: -run.laziness)
+        gaps = [self.lazy_gap(run) for run in runs]
+        floors = [self.rounding_floor(run.laziness) for run in runs]
+        seen = [i for i in range(len(runs)) if not gaps[i] <= floors[i]]
+        if len(runs) < 2 or not seen or not np.isfinite(gaps).all():
+            return None
+        last, far = len(runs) - 1, seen[0]
+        if far == last:
+            # Only the smallest epsilon has a visible gap: the gap before it is at most its rounding floor.
+            far -= 1
+            gaps[far] = floors[far]
+        near = max((i for i in seen if i > far and not runs[i].switched), default=last)
+        unseen = floors[near] + self.switch_gap(runs[near])
+        at_least = bool(gaps[near] <= unseen)
+        if at_least:
+            gaps[near] = unseen
+        ends = runs[far].laziness, runs[near].laziness
+        slope = float(np.log(gaps[far] / gaps[near]) / np.log(ends[0] / ends[1]))
+        return GapOrder(slope, *ends, at_least, (gaps[far], gaps[near]))
+
+    def rounding_floor(self, laziness: float) -> float:
+        """`round_off` with a margin: gaps below it say nothing."""
+        return ROUNDING_MARGIN * self.round_off(laziness)
 
     def round_off(self, laziness: float) -> float:
         """What rounding adds to a relative gap: that of the outputs, over ``epsilon scale``, and that of the solves.
 
         Outputs lose ``ROUNDINGS`` machine epsilons a step, of their own size (on the set where it is larger) and that
-        of the targets.
+        of the targets. Where K is far larger across than along r, K r loses more.
         """
         sizes = [np.linalg.norm(self.training.outputs[0])]
         if (test := self.training.test_outputs) is not None:
@@ -232,7 +354,8 @@ class Evidence:
         steps = max(1, self.prediction.num_steps)
         size_of_map = self.num_samples * self.network.output_dim
         rounding = ROUNDINGS * steps * self.epsilon * float(size) / (laziness * self.scale)
-        return rounding + size_of_map * self.epsilon * self.ntk_condition
+        lost = size_of_map * self._condition + ROUNDINGS * self.step_amplification
+        return rounding + lost * self.epsilon
 
     def losses(self, of: str, split: str = "training") -> np.ndarray | None:
         """Loss after every step; infinite where it is beyond the range of its floats.
@@ -299,9 +422,9 @@ class Evidence:
 
     @property
     def test_scale(self) -> float:
-        """`scale` for as many samples as the test set has."""
-        assert self.training.test_outputs is not None
-        return self.scale * (self.training.test_outputs.shape[1] / self.num_samples) ** 0.5
+        """`scale` for as many samples as the test set has; infinite without one."""
+        test = self.prediction.test_outputs
+        return np.inf if test is None else self.scale * (test.shape[1] / self.num_samples) ** 0.5
 
     def travel(self) -> float:
         """``sup_t ||f_t - f_0||`` of the prediction over `scale`, on the training or the test set.
@@ -332,32 +455,106 @@ class Evidence:
         allowed = self.jacobian_change() * self.travel() * laziness**self.order
         return allowed + (self.round_off(laziness) if laziness < 1 else 0.0)
 
-    def lazy_tolerance(self, laziness: float) -> float:
-        """`finite_width_tolerance`, or twice the gap at the next larger epsilon times the ratio to the power `order`.
+    def lazy_tolerance(self, run: LazyRun) -> float:
+        """Of `lazy_gap`: twice the gap at the next larger epsilon, times their ratio to the power `order`.
 
-        Unit-wise steps at a small damping change K by more than the Jacobian changes ([KO]: as rho^-6). A gap that
-        does not vanish with epsilon may be measured so too, as long as it is allowed a small share of itself only.
+        And rounding and switches. If the gap is of the stated order, it falls at least by that; a factor 2 covers
+        higher orders. A wrong prediction leaves a gap that does not fall.
         """
-        derived = self.finite_width_tolerance(laziness)
-        runs = [run for run in (*self.lazy, LazyRun(1.0, self.training)) if run.laziness > laziness]
-        if not runs:
-            return derived
-        run = min(runs, key=lambda run: run.laziness)
-        share = 2 * (laziness / run.laziness) ** self.order
-        measured = share * self.lazy_gap(run) + self.round_off(laziness)
-        return (
-            max(derived, measured) if share <= LARGEST_SHARE and np.isfinite(measured) else derived
+        rounding = self.rounding_floor(run.laziness)
+        return self._allowed(
+            run, self.lazy_gap, rounding, self.finite_width_tolerance(run.laziness)
         )
 
-    def map_tolerance(self) -> float:
-        """Relative error of K that damping and round-off allow: ``2 bias(rho) + NC eps kappa(Theta)``.
+    def distance_tolerance(self, run: LazyRun) -> float:
+        """Of `distance_error`, as `lazy_tolerance`; rounding of outputs moves parameters by the root of kappa more."""
+        rounding = self.rounding_floor(run.laziness) * self._condition**0.5
+        derived = self.jacobian_change() * run.laziness**self.order + rounding
+        return self._allowed(run, self.distance_error, rounding, derived)
 
-        ``bias(rho)`` bounds ``||K(rho) - K(0)||/alpha`` to first order; a solve loses eps kappa, and an
-        N C-sized one has NC times as many roundings.
+    def _allowed(self, run: LazyRun, error: Callable, rounding: float, derived: float) -> float:
+        """``derived`` where the next epsilon is missing, or so near that its error itself would be allowed."""
+        larger = [other for other in (*self.lazy, self.plain) if other.laziness > run.laziness]
+        if larger:
+            other = min(larger, key=lambda run: run.laziness)
+            share, found = 2 * (run.laziness / other.laziness) ** self.order, error(other)
+            if share <= LARGEST_SHARE * (1 + 1e-9) and np.isfinite(found):
+                return share * found + rounding + self.switch_gap(run)
+        return derived + self.switch_gap(run)
+
+    @property
+    def _condition(self) -> float:
+        return float(np.maximum(self.ntk_condition, self.solve_condition))
+
+    def switch_gap(self, run: LazyRun) -> float:
+        """``2/M`` for every unit that changed sides on a sample, M the narrowest hidden width: an estimate.
+
+        A unit is 1/M of a kernel, and its side on one sample does not become a smaller thing with epsilon. A solve may
+        make more of it, and a unit that crosses and comes back is not counted.
+        """
+        widths = [s.num_units for s in self.network.layer_sizes[:-1]]
+        return 2 * run.switched / min(widths) if run.switched else 0.0
+
+    @staticmethod
+    def smallest_error(tolerance: float) -> float:
+        """Smallest error of a prediction that fails: it adds to the gap and, through the tolerance, to the next one."""
+        return tolerance / (1 - LARGEST_SHARE)
+
+    def map_tolerance(self) -> float:
+        """Relative error of K that damping and round-off allow: ``2 bias(rho) + NC eps kappa``.
+
+        ``bias(rho)`` bounds ``||K(rho) - K(0)||/alpha`` to first order; a solve loses eps kappa, kappa of Theta or of
+        the approximation's own systems, and an N C-sized one has NC times as many roundings.
         """
         size = self.num_samples * self.network.output_dim
         bias = 0.0 if self.damping_bias is None else self.damping_bias
-        return 2 * bias + size * self.epsilon * self.ntk_condition
+        condition = float(np.maximum(self.ntk_condition, self.map_condition))
+        return 2 * bias + size * self.epsilon * condition
+
+    @property
+    def judged_isotropy(self) -> Isotropy:
+        """Of the map that statements about the limit rho -> 0 are judged on."""
+        return self.isotropy if self.undamped is None else self.undamped
+
+    def constant_spread(self) -> float:
+        """Four relative standard deviations of alpha over initialisations; 0 where it has none.
+
+        Unit-wise alpha counts active (unit, sample) pairs. Given the layer before, units are independent: the
+        standard error of their mean share says how far it may be from gamma. Where positions share weights a share is
+        at most a Bernoulli(gamma)'s spread.
+        """
+        if not self.approximation.asymptotic:
+            return 0.0
+        hidden = self.network.layer_sizes[:-1]
+        if self.active_shares is None:
+            active = sum(s.active_fraction * s.num_units for s in hidden)
+            return 4 * (self.network.output_dim / active) ** 0.5 if active else 0.0
+        units = len(self.active_shares)
+        if units < 2:
+            return np.inf if units else 0.0
+        # Of few units the error itself is uncertain: Student's t where four sigma of the normal are.
+        factor = float(stdtrit(units - 1, FOUR_SIGMA_PROBABILITY))
+        return factor * float(
+            np.std(self.active_shares, ddof=1) / units**0.5 / np.mean(self.active_shares)
+        )
+
+    def dispersion_bound(self) -> float:
+        """Largest dispersion of K that theory allows, but for damping and round-off; 0 unless it is asymptotic.
+
+        `unit_wise_dispersion` is the expected root mean square of at least N independent numbers, whose own spread
+        over initialisations is allowed to four sigma. With several outputs their sensitivities are not orthogonal:
+        ``output_spread`` adds.
+        """
+        if not self.approximation.asymptotic:
+            return 0.0
+        n = self.num_samples
+        chance = (2 * float(gammaincinv(n / 2, FOUR_SIGMA_PROBABILITY)) / n) ** 0.5
+        return float(np.hypot(chance * unit_wise_dispersion(self.network), self.output_spread))
+
+    def map_error(self) -> float:
+        """``||K/alpha - I||``, root mean square over directions, that theory allows: dispersion, spread and damping."""
+        chance = float(np.hypot(self.dispersion_bound(), self.constant_spread()))
+        return chance + self.map_tolerance() + self.damping_shift
 
 
 def residual_ratios(trajectory: Trajectory, targets) -> np.ndarray:

@@ -4,20 +4,24 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.sparse.linalg import svds
 
-from ngd_theory import data, dynamics, fisher, losses, networks, theory
-from ngd_theory.arguments import check_range, checked
-from ngd_theory.data.sources.npz import npz_input_dim, npz_output_dim
+from ngd_theory import data, dynamics, losses, networks, theory
+from ngd_theory.arguments import check_range
 from ngd_theory.dynamics import Trajectory
-from ngd_theory.errors import InputError, SingularKernelError
-from ngd_theory.experiment.claim import Outcome, Verdict, judge
+from ngd_theory.errors import SingularKernelError
+from ngd_theory.experiment.building import (
+    broken_premises,
+    make_approximation,
+    make_network,
+    shaped,
+)
+from ngd_theory.experiment.damped import damped_map
 from ngd_theory.experiment.evidence import EDGE_SCALE, EDGE_STEPS, Evidence, LayerEvidence, LazyRun
 from ngd_theory.experiment.settings import Settings
 from ngd_theory.fisher.solve import gram_rank
@@ -26,11 +30,25 @@ from ngd_theory.numerics import norm
 from ngd_theory.theory.isotropy import summarise
 
 #: What can be measured beside the maps. "regime": what says whether the lazy theory may speak at all.
-PARTS = ("training", "lazy", "step", "regime", "conditions", "edge", "limit", "drift", "layers")
+PARTS = (
+    "training",
+    "lazy",
+    "step",
+    "damped",
+    "undamped",
+    "regime",
+    "conditions",
+    "edge",
+    "limit",
+    "drift",
+    "layers",
+)
 #: What the claims of ``verify`` read.
-VERIFIED = ("training", "lazy", "step", "regime", "conditions", "edge")
-#: Largest epsilon of the run beyond the edge of stability, which is that of the linear dynamics.
+VERIFIED = ("training", "lazy", "step", "damped", "undamped", "regime", "conditions", "edge")
+#: Largest epsilon of the runs at 1/alpha and beyond the edge of stability, which are those of the linear dynamics.
 EDGE_LAZINESS = 0.01
+#: Share of the damping at which a map is measured that a small damping changes much.
+NEARLY_UNDAMPED = 1e-4
 #: Units a layer that the infinite-width unit-wise map is averaged over.
 _LIMIT_UNITS = 20_000
 
@@ -90,7 +108,7 @@ class Experiment:
             check_range(rows, getattr(dataset, rows), dtype)
 
         def linearize(inputs):
-            return networks.linearize(net, params, _shaped(net, inputs, dtype))
+            return networks.linearize(net, params, shaped(net, inputs, dtype))
 
         lin = linearize(dataset.inputs)
         at = linearize(dataset.test_inputs) if trained and dataset.num_test else None
@@ -105,13 +123,13 @@ class Experiment:
     @cached_property
     def x(self):
         """Training inputs as the network takes them."""
-        return _shaped(self.network, self.dataset.inputs, self.dtype)
+        return shaped(self.network, self.dataset.inputs, self.dtype)
 
     @cached_property
     def x_test(self):
         """Test inputs, or None."""
         return (
-            None if self.at is None else _shaped(self.network, self.dataset.test_inputs, self.dtype)
+            None if self.at is None else shaped(self.network, self.dataset.test_inputs, self.dtype)
         )
 
     @cached_property
@@ -129,67 +147,6 @@ class Experiment:
         """``lambda_max(Theta)/lambda_min(Theta)``, the smallest not below round-off."""
         floor = len(self.spectrum) * np.finfo(self.spectrum.dtype).eps * self.spectrum[-1]
         return float(self.spectrum[-1] / max(self.spectrum[0], floor))
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything one verification run found.
-
-    Attributes
-    ----------
-    settings : Settings
-    dataset : ngd_theory.data.Dataset
-    network : Network
-    evidence : dict of str to Evidence
-    verdicts : tuple of Verdict
-    seconds : float
-    """
-
-    settings: Settings
-    dataset: data.Dataset
-    network: networks.Network
-    evidence: dict[str, Evidence]
-    verdicts: tuple[Verdict, ...]
-    seconds: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether something was shown, and no claim failed."""
-        outcomes = {v.outcome for v in self.verdicts}
-        return Outcome.PASS in outcomes and Outcome.FAIL not in outcomes
-
-
-@checked
-def verify(settings: Settings, progress: Callable[[str], None] | None = None) -> Report:
-    """Check the theory on one network and data set.
-
-    Runs in whatever precision JAX is set to; `settings.precision` is applied by the command line.
-
-    Parameters
-    ----------
-    settings : Settings
-    progress : callable, optional
-        Told what is about to be done.
-
-    Raises
-    ------
-    InputError
-        For data or settings that cannot be run.
-    SingularKernelError
-        When a solve breaks down: it says which layer and what to change.
-    """
-    tell = progress or (lambda message: None)
-    start = time.perf_counter()
-    tell(f"reading {settings.dataset}")
-    experiment = Experiment.begin(settings, load_data(settings), tell=tell)
-    parts = (*VERIFIED, "limit") if settings.kernel == "infinite" else VERIFIED
-    evidence = {}
-    for name in settings.chosen_approximations:
-        tell(name)
-        evidence[name] = measure(experiment, name, parts)
-    tell("judging the claims")
-    found = (settings, experiment.dataset, experiment.network, evidence, judge(evidence))
-    return Report(*found, time.perf_counter() - start)
 
 
 def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) -> Evidence:
@@ -235,7 +192,9 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         )
 
     def lazily(laziness, step_size, steps, x_test):
-        return LazyRun(laziness, replace(train(step_size, steps, x_test, laziness), params=None))
+        found = train(step_size, steps, x_test, laziness)
+        switched = _switched(experiment, found.params)
+        return LazyRun(laziness, replace(found, params=None), switched)
 
     training = prediction = _start(experiment)
     drift, lazy = None, ()
@@ -249,21 +208,30 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
             drift = _kernel_drift(experiment, training.params)
         # Final parameters of every run together would be most of the memory.
         training = replace(training, params=None)
-    if "lazy" in parts and mse:
+    if "lazy" in parts:
         how = step_size, settings.steps, experiment.x_test
         lazy = tuple(lazily(each, *how) for each in settings.chosen_laziness(experiment.dtype))
-    beyond, limit, distance, bias = None, None, None, None
+    first, beyond, limit, distance, bias = None, None, None, None, None
     if "edge" in parts and mse and constant is not None:
         nearest = min(EDGE_LAZINESS, *settings.chosen_laziness(experiment.dtype))
+        first = lazily(nearest, 1 / constant, 1, None)
         beyond = lazily(nearest, EDGE_SCALE / constant, EDGE_STEPS, None)
     if "limit" in parts:
         distance = _kernel_distance(experiment)
         limit = _predict_limit(experiment, approximation, step_size, damping)
+    nearly, undamped, shift = _nearly_undamped(experiment, approximation, k, damping, parts)
+
+    def condition(rho):
+        return (approximation.solve_condition(lin, rho) if "regime" in parts else None) or 1.0
+
     moved = furthest = None
     if "regime" in parts:
         moved, furthest = _moves(experiment, approximation, prediction, step_size, damping)
-        bias = approximation.damping_bias(lin, damping)
-    checked = "conditions" in parts
+        bias = approximation.damping_bias(lin, nearly)
+        if bias is None and undamped is not None:
+            # No bound is known where positions share weights: an estimate by what the larger damping takes.
+            bias = shift
+    conditions = "conditions" in parts
     return Evidence(
         approximation=approximation,
         network=net,
@@ -276,10 +244,17 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         isotropy=isotropy,
         spectrum=np.linalg.eigvalsh(np.asarray((k + k.T) / 2)),
         damping_bias=bias,
-        conditions=theory.check_conditions(approximation, net, lin, damping) if checked else (),
+        undamped=undamped,
+        damping_shift=shift,
+        judged_damping=nearly,
+        output_spread=_output_spread(lin, constant) if approximation.asymptotic else 0.0,
+        solve_condition=condition(damping),
+        map_condition=condition(nearly),
+        conditions=theory.check_conditions(approximation, net, lin, damping) if conditions else (),
         targets=np.asarray(experiment.targets),
         prediction=prediction,
         training=training,
+        first_step=first,
         beyond_edge=beyond,
         predicted_distance=np.inf if moved is None else float(norm(moved)),
         parameter_norm=float(norm(experiment.params)),
@@ -296,15 +271,11 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         layers=_layers(experiment, approximation, damping) if "layers" in parts else (),
         broken_premises=broken_premises(settings, net, name),
         lazy=lazy,
+        maps=(k, q),
+        active_shares=_active_shares(lin),
+        damped=_damped(experiment, approximation) if "damped" in parts else None,
         **(_step(experiment, approximation, k, q, damping) if "step" in parts else {}),
     )
-
-
-def broken_premises(settings: Settings, network: networks.Network, name: str) -> dict[str, str]:
-    """Premises of isotropy that sizes alone show to fail; see `Approximation.broken_premises`."""
-    approximation = make_approximation(name, settings.loss, settings.sharing)
-    equal = settings.forster and settings.bias_std == 0
-    return approximation.broken_premises(network.layer_sizes, settings.num_train, equal)
 
 
 def _start(experiment: Experiment) -> Trajectory:
@@ -343,6 +314,77 @@ def _step(experiment: Experiment, approximation, k, q, damping) -> dict[str, flo
             found.append([float(number / norm(expected)) for number in pair])
     error, amplification = np.max(np.asarray(found), axis=0)
     return {"step_error": float(error), "step_amplification": float(amplification)}
+
+
+def _output_spread(lin: networks.Linearization, constant) -> float:
+    """See `Evidence.output_spread`; 0 where positions share weights, whose blocks are of full rank.
+
+    A unit that is active on a sample adds the projector on its sensitivities to the outputs there. Summed over units it
+    is ``delta delta^T`` of the next layer over its trace: not a multiple of the identity at a finite width.
+    """
+    layers, c = lin.layers, lin.output_dim
+    if c == 1 or constant is None or any(layer.inputs.shape[1] > 1 for layer in layers):
+        return 0.0
+    total = np.zeros((lin.num_samples, c, c))
+    for layer, following in pairwise(layers[:-1]):
+        active = np.any(np.asarray(layer.sensitivities)[:, :, 0] != 0, axis=1).sum(1)
+        delta = np.asarray(following.sensitivities)[:, :, 0]
+        gram = np.einsum("ncm,ndm->ncd", delta, delta)
+        mean = np.trace(gram, axis1=1, axis2=2) / c
+        share = gram / np.where(mean > 0, mean, 1)[:, None, None] - np.eye(c)
+        total += (active * (mean > 0) / c)[:, None, None] * share
+    return float(np.sqrt(np.sum(total**2) / (lin.num_samples * c)) / constant)
+
+
+def _nearly_undamped(experiment, approximation, k, damping, parts):
+    """The damping that statements about rho -> 0 are judged at, the isotropy of that K, and `Evidence.damping_shift`.
+
+    The damping given and None where the approximation is isotropic at every width, or rounding leaves that K no digit.
+    """
+    if "undamped" not in parts or not approximation.asymptotic or not damping > 0:
+        return damping, None, 0.0
+    nearly, lin = NEARLY_UNDAMPED * damping, experiment.lin
+    try:
+        bare = approximation.function_space_map(lin, nearly)
+    except SingularKernelError:
+        return damping, None, 0.0
+    isotropy, _ = judged_map(bare, lin.outputs, experiment.settings.loss)
+    return nearly, isotropy, float(norm(k - bare) / norm(bare))
+
+
+def _damped(experiment: Experiment, approximation):
+    data = experiment.x, experiment.targets
+    how = experiment.network, experiment.params, *data, experiment.settings.loss
+    return damped_map(approximation, *how)
+
+
+def _switched(experiment: Experiment, params) -> int:
+    """See `LazyRun.switched`; of all samples, whether a run was told of the test set or not."""
+    found = 0
+    for x in (experiment.x, experiment.x_test):
+        if x is not None:
+            before, after = (_sides(experiment.network, p, x) for p in (experiment.params, params))
+            found += sum(int(jnp.sum(a != b)) for a, b in zip(before, after, strict=True))
+    return found
+
+
+@partial(jax.jit, static_argnums=0)
+def _sides(network, params, x):
+    """Whether each pre-activation before a function with a kink is above 0."""
+    _, hidden = network.forward(params, x, None)
+    return [
+        block.affine(own, h) > 0
+        for block, own, h in zip(network.blocks, params, hidden, strict=True)
+        if not block.smooth
+    ]
+
+
+def _active_shares(lin: networks.Linearization) -> np.ndarray | None:
+    """See `Evidence.active_shares`."""
+    if any(layer.inputs.shape[1] > 1 for layer in lin.layers):
+        return None
+    hidden = [np.asarray(layer.sensitivities)[:, :, 0] for layer in lin.layers[:-1]]
+    return np.concatenate([np.any(delta != 0, axis=1).mean(0) for delta in hidden] or [np.empty(0)])
 
 
 def _predict_limit(experiment: Experiment, approximation, step_size, damping) -> Trajectory | None:
@@ -499,101 +541,6 @@ def checked_step_size(name: str, scale: float, rate: float) -> float:
     return size
 
 
-def load_data(settings: Settings) -> data.Dataset:
-    """The data set that the settings ask for."""
-    return data.load(
-        settings.dataset,
-        classes=settings.chosen_classes,
-        num_train=settings.num_train,
-        num_test=settings.num_test,
-        seed=settings.seed,
-        forster=settings.forster,
-        input_dim=settings.chosen_dims[0],
-        output_dim=settings.chosen_dims[1],
-        data_dir=settings.data_dir,
-        targets=_target_coding(settings),
-    )
-
-
-def _target_coding(settings: Settings) -> str:
-    return "one-hot" if settings.loss == "cross-entropy" else "centred"
-
-
-class DataSize(NamedTuple):
-    """What a network must know of its data."""
-
-    input_dim: int
-    output_dim: int
-    input_shape: tuple[int, ...] = ()
-
-
-def data_size(settings: Settings) -> DataSize:
-    """M_0 and C of the data that the settings ask for; one row of them is prepared, and of a file its targets read.
-
-    Raises
-    ------
-    InputError
-        If there are no such data.
-    """
-    input_dim, output_dim = settings.chosen_dims
-    if input_dim is not None and output_dim is not None:
-        return DataSize(input_dim, output_dim)
-    path = Path(settings.dataset).expanduser()
-    if path.suffix == ".npz" and settings.architecture == "mlp":
-        coding = _target_coding(settings)
-        found = npz_output_dim(path, settings.chosen_classes, coding, output_dim)
-        return DataSize(input_dim or npz_input_dim(path), found)
-    one = {"num_train": 1, "num_test": 0, "forster": False, "input_dim": None}
-    found = load_data(settings.model_copy(update=one))
-    return DataSize(input_dim or found.input_dim, found.output_dim, found.input_shape)
-
-
-def data_digest(settings: Settings) -> str:
-    """`Dataset.digest` of the data that the settings ask for; what is done to the rows is left out."""
-    plain: dict[str, Any] = {"forster": False}
-    if settings.dataset != "gaussian":
-        plain["input_dim"] = None
-    return load_data(settings.model_copy(update=plain)).digest
-
-
-def make_network(settings: Settings, dataset: data.Dataset | DataSize) -> networks.Network:
-    """The network that the settings ask for.
-
-    Raises
-    ------
-    InputError
-        For a cnn on data that are no images.
-    """
-    scales = (settings.weight_std, settings.bias_std)
-    hidden = [settings.width] * (settings.depth - 1)
-    if settings.architecture == "mlp":
-        return networks.mlp(
-            dataset.input_dim, hidden, dataset.output_dim, settings.activation, *scales
-        )
-    shape = settings.image_shape or dataset.input_shape
-    if len(shape) == 2:
-        shape = (*shape, 1)
-    if len(shape) != 3:
-        raise InputError(f"a cnn takes images; the inputs of {settings.dataset} have shape {shape}")
-    return networks.cnn(
-        shape,
-        hidden,
-        dataset.output_dim,
-        settings.kernel_size,
-        settings.stride,
-        settings.padding,
-        settings.activation,
-        settings.readout,
-        *scales,
-        pool=settings.pool,
-    )
-
-
-def _shaped(network, inputs, dtype):
-    """Rows of numbers as the network takes them."""
-    return jnp.asarray(inputs, dtype).reshape(len(inputs), *network.input_shape)
-
-
 def _operator_displacement(network, moved) -> float:
     """See `Evidence.displacement`."""
     if moved is None:
@@ -621,11 +568,3 @@ def _operator_norm(matrix: np.ndarray) -> float:
     # scipy's stubs think that tol is an integer.
     largest = svds(matrix / scale, k=1, tol=1e-3, v0=start, return_singular_vectors=False)  # pyright: ignore[reportArgumentType]
     return scale * float(np.asarray(largest)[0])
-
-
-def make_approximation(name: str, loss: str, sharing: str = "expand") -> fisher.Approximation:
-    """The approximation called ``name``, with the Fisher of ``loss``."""
-    options: dict[str, Any] = {} if sharing == "expand" else {"sharing": sharing}
-    if loss != losses.MSE.name and name != "identity":
-        options["kind"] = fisher.TrueFisher(loss)
-    return fisher.by_name(name, **options)

@@ -25,8 +25,8 @@ PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
 Depth = Annotated[int, Field(ge=1, le=10_000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-#: Nearer targets are within rounding of the outputs.
-Share = Annotated[float, Field(ge=1e-9, lt=1)]
+#: Below this, rounding of the outputs hides everything.
+Epsilon = Annotated[float, Field(ge=1e-9, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -53,9 +53,9 @@ class Settings(BaseModel):
     approximations: tuple[str, ...] = _option(
         (), "With commas; all but kfac-tridiagonal if left out."
     )
-    step_scale: Positive = _option(1.0, "eta times alpha.")
+    step_scale: Positive = _option(0.5, "eta times alpha.")
     steps: PositiveInt = _option(5, "Training steps.")
-    laziness: tuple[Share, ...] = _option((), "Shares of the way to train, such as 1e-2,1e-4.")
+    laziness: tuple[Epsilon, ...] = _option((), "Epsilons of the lazy family, such as 1e-2,1e-4.")
     damping: NonNegative = _option(1e-8, "rho; 0 is the limit rho -> 0.")
     loss: Literal["mse", "cross-entropy"] = _option("mse", "mse or cross-entropy.")
     seed: Seed = _option(0, "Seed of data choice and parameters.")
@@ -136,8 +136,6 @@ class Settings(BaseModel):
             )
         if self.kernel == "infinite" and self.loss != "mse":
             raise InputError("--kernel infinite predicts under mse only; use --kernel empirical")
-        if self.laziness and self.loss != "mse":
-            raise InputError("--laziness moves the targets, which has a meaning under mse only")
         if self.architecture == "cnn":
             self._check_images()
         if self.sharing == "reduce" and (

@@ -64,6 +64,51 @@ def draw_dynamics(report: Report, path: Path) -> None:
             figure.savefig(temporary, format="png")
 
 
+def draw_lazy(report: Report, path: Path) -> None:
+    """Largest gap to the prediction over epsilon, for every approximation, and lines of slope 1 and 1/2."""
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(6.2, 4.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        ends = [1.0]
+        for name, e in report.evidence.items():
+            runs = sorted((*e.lazy, e.plain), key=lambda run: run.laziness)
+            gaps = np.array([e.lazy_gap(run) for run in runs])
+            floors = np.array([e.rounding_floor(run.laziness) for run in runs])
+            epsilons = np.array([run.laziness for run in runs])
+            ends += list(epsilons)
+            drawn = np.where(np.isfinite(gaps) & (gaps > 0), gaps, np.nan)
+            axes.plot(epsilons, drawn, color=colour(name), lw=1.2)
+            for hidden, filled in ((gaps <= floors, "none"), (gaps > floors, colour(name))):
+                axes.plot(
+                    epsilons[hidden],
+                    drawn[hidden],
+                    linestyle="none",
+                    marker=marker(name),
+                    markersize=5,
+                    color=colour(name),
+                    markerfacecolor=filled,
+                    label=label(name) if filled != "none" else None,
+                )
+        _, high = axes.get_ylim()
+        span = np.array([min(ends), 1.0])
+        for slope, dashes in ((1.0, "--"), (0.5, ":")):
+            guide = 1.5 * high * span**slope
+            axes.plot(span, guide, dashes, color="0.4", lw=1, label=f"slope {slope:g}")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(r"$\epsilon$")
+        axes.set_ylabel("largest gap to the prediction, relative")
+        figure.legend(loc="outside right center")
+        figure.suptitle(
+            f"{report.dataset.name}, N = {report.dataset.num_train}, depth {report.network.depth}, "
+            f"width {report.settings.width}, {report.settings.activation}; hollow: within rounding",
+            fontsize=10,
+        )
+        with written(path) as temporary:
+            figure.savefig(temporary, format="png")
+
+
 def _shown(curve: np.ndarray, floor: float) -> np.ndarray:
     """A loss as it is drawn: not below ``floor``, and not where it has run away."""
     curve = np.asarray(curve, float)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ngd_theory.environment import environment
-from ngd_theory.experiment import Report, Verdict
+from ngd_theory.experiment import Noticed, Report, Verdict
 from ngd_theory.files import write_json
 
 #: Runs of `Evidence`; "infinite" is null unless it was asked for.
@@ -37,6 +37,7 @@ def to_dict(report: Report) -> dict[str, Any]:
             },
             "approximations": {name: _evidence(report, name) for name in report.evidence},
             "claims": [_verdict(v) for v in report.verdicts],
+            "planted": [_noticed(n) for n in report.noticed],
             "seconds": report.seconds,
         }
     )
@@ -53,6 +54,11 @@ def _evidence(report: Report, name: str) -> dict[str, Any]:
         "step_size": e.step_size,
         "constant": {"predicted": e.constant, "measured": e.isotropy.constant},
         "dispersion": e.isotropy.dispersion,
+        "finite_width": {
+            "gap": e.gap_of(e.training),
+            "correction": e.correction,
+            "gaps": {f"{run.laziness:g}": e.lazy_gap(run) for run in e.lazy},
+        },
         "eigenvalues": e.spectrum,
         "train_loss": curves["training"],
         "test_loss": curves["test"] if report.dataset.num_test else None,
@@ -65,7 +71,7 @@ def _evidence(report: Report, name: str) -> dict[str, Any]:
         "diverged": e.training.diverged,
         "ntk_condition": e.ntk_condition,
         "premises": e.broken_premises,
-        "conditions": [asdict(c) for c in e.conditions],
+        "conditions": [asdict(c) for c in e.conditions or ()],
         "seconds": e.seconds,
     }
 
@@ -74,6 +80,25 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     """The fields by their names in the file, which calls the outcome a status."""
     values = asdict(verdict)
     return {"status": str(values.pop("outcome")), **values}
+
+
+def _noticed(noticed: Noticed) -> dict[str, Any]:
+    strongest = noticed.strongest
+    found = {"claim": None, "approximation": None, "tolerances": None}
+    if strongest is not None:
+        found = {
+            "claim": strongest.claim,
+            "approximation": strongest.approximation,
+            "tolerances": strongest.excess,
+        }
+    return {
+        "name": noticed.planted.name,
+        "meaning": noticed.planted.meaning,
+        "applies": noticed.applies,
+        "noticed": noticed.noticed,
+        **found,
+        "unnoticed_in": [name for name, v in noticed.verdicts.items() if v is None],
+    }
 
 
 def _plain(value: Any) -> Any:

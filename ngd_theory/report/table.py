@@ -17,6 +17,42 @@ _RUNS = ("training", "prediction", "limit")
 def print_report(report: Report, console: Console) -> None:
     """Print the table of approximations and, below it, the claims."""
     console.print(Group(_approximations(report), _legend(report), _claims(report)))
+    if report.noticed:
+        console.print(Group(planted_table(report), planted_words(report)))
+
+
+def planted_words(report: Report) -> Text:
+    """How many of the planted errors were noticed, and which say nothing of this experiment."""
+    here = [n for n in report.noticed if n.applies]
+    noticed = sum(n.noticed for n in here)
+    words = f"{noticed} of {len(here)} planted errors noticed"
+    if rest := [n.planted.name for n in report.noticed if not n.applies]:
+        words += f"; nothing to plant here: {', '.join(rest)}"
+    return Text(f"{words}.", style="" if noticed == len(here) else "bold red")
+
+
+def planted_table(report: Report) -> Table:
+    """Each planted error, the claim that is most tolerances off, and in how many approximations one fails."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("planted error", no_wrap=True)
+    table.add_column("noticed by", no_wrap=True)
+    table.add_column("of", no_wrap=True)
+    for name in ("tolerances off", "noticed in"):
+        table.add_column(name, justify="right")
+    table.add_column("what is wrong")
+    for n in report.noticed:
+        if not n.applies:
+            continue
+        v, seen = n.strongest, sum(v is not None for v in n.verdicts.values())
+        table.add_row(
+            n.planted.name,
+            Text("nothing", style="bold red") if v is None else v.claim,
+            "" if v is None else v.approximation,
+            "" if v is None else number(v.excess),
+            f"{seen} of {len(n.verdicts)}",
+            Text(n.planted.meaning, style="dim"),
+        )
+    return table
 
 
 def number(value) -> str:
@@ -27,6 +63,11 @@ def number(value) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.4g}"
     return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _percent(power) -> str:
+    """A power, in the words of a share."""
+    return "–" if power is None or not np.isfinite(power) else f"{number(100 * power)} %"
 
 
 def _stack(*values) -> Text:
@@ -93,14 +134,14 @@ def _claims(report: Report) -> Table:
     table.add_column("claim", no_wrap=True)
     table.add_column("approximation", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for name in ("measured", "predicted", "tolerance"):
+    for name in ("measured", "predicted", "tolerance", "notices"):
         table.add_column(name, justify="right")
     table.add_column("what is compared; source")
     last = None
     for v in report.verdicts:
         if v.claim != last:
             table.add_section()
-            table.add_row(Text(v.claim, style="bold"), "", "", "", "", "", Text(v.statement))
+            table.add_row(Text(v.claim, style="bold"), *[""] * 6, Text(v.statement))
         applies = v.outcome is not Outcome.NOT_APPLICABLE
         table.add_row(
             "",
@@ -109,6 +150,7 @@ def _claims(report: Report) -> Table:
             number(v.measured) if applies else "",
             number(v.predicted) if applies else "",
             number(v.tolerance) if applies else "",
+            _percent(v.power) if applies else "",
             Text(v.why if v.claim == last else f"{v.why} [{v.source}]", style="dim"),
         )
         last = v.claim

@@ -13,19 +13,18 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ngd_theory.data import DataError
 from ngd_theory.errors import InputError, choose
-from ngd_theory.experiment.claim import NotApplicableError
-from ngd_theory.experiment.columns import COLUMNS, Column, rows
-from ngd_theory.experiment.pipeline import (
+from ngd_theory.experiment.building import (
     DataSize,
-    Experiment,
     broken_premises,
     data_digest,
     data_size,
     load_data,
     make_approximation,
     make_network,
-    measure,
 )
+from ngd_theory.experiment.claim import NotApplicableError
+from ngd_theory.experiment.columns import COLUMNS, Column, rows
+from ngd_theory.experiment.pipeline import Experiment, measure
 from ngd_theory.experiment.settings import Settings
 from ngd_theory.fisher import PREMISES
 from ngd_theory.sweeps.base import AnyClaim, AnyStudy
@@ -44,6 +43,7 @@ MEASUREMENTS: Mapping[str, tuple[str, ...]] = {
     "isotropy": (),
     "trajectory": ("training",),
     "gap": ("training",),
+    "lazy": ("training", "lazy", "step", "regime"),
     "rivals": ("training",),
     "movement": ("training",),
     "kernel-drift": ("training", "drift"),
@@ -55,6 +55,7 @@ Measurement = Literal[
     "isotropy",
     "trajectory",
     "gap",
+    "lazy",
     "rivals",
     "movement",
     "kernel-drift",
@@ -112,7 +113,8 @@ class TheoryCell(Cell):
         """Everything that determines the cell's numbers but the data; order of names left out."""
         found = super().config
         found["settings"]["approximations"] = sorted(self.settings.chosen_approximations)
-        del found["settings"]["laziness"]  # of runs that no measurement of a study makes
+        if "lazy" not in self.measured:
+            del found["settings"]["laziness"]  # of runs that are not made
         return {**found, "measure": sorted(self.measured)}
 
     @property

@@ -8,9 +8,9 @@ import pytest
 
 import ngd_theory as ngd
 from ngd_theory import experiment
-from ngd_theory.dynamics import Trajectory, lazy_targets
-from ngd_theory.experiment.evidence import EDGE_SCALE, LazyRun
-from ngd_theory.experiment.pipeline import EDGE_STEPS
+from ngd_theory.dynamics import Trajectory
+from ngd_theory.experiment.damped import DampedMap, Problem
+from ngd_theory.experiment.evidence import EDGE_SCALE, EDGE_STEPS, LazyRun
 
 #: A run small enough for a test, in which every claim applies to some approximation. Other tests of
 #: whole runs have the same shapes: nearly all their time is compilation.
@@ -24,8 +24,8 @@ REAL = {
 }
 
 
-#: Of the runs of ideal evidence: beyond the edge, and towards nearer targets.
-EDGE_LAZINESS, LAZINESS = 0.01, (1e-2, 1e-4, 1e-6)
+#: The epsilons of ideal evidence: of the runs at 1/alpha and beyond the edge, and of the lazy family.
+EDGE_LAZINESS, LAZINESS = 1e-6, (1e-2, 1e-4, 1e-6)
 
 
 def along(residuals, targets, **others):
@@ -48,7 +48,7 @@ def ideal():
         num_samples=16,
         scale=1.0,
         steps=3,
-        lazy=False,
+        lazy=True,
     ):
         approximation = ngd.fisher.by_name(name)
         network = ngd.networks.mlp(32, [width] * (depth - 1), output_dim)
@@ -62,30 +62,30 @@ def ideal():
         times = np.arange(steps + 1)[:, None]
         residuals = ((1 - step_size * spectrum) ** times * start).reshape(steps + 1, *targets.shape)
         # A method's own minimum: test outputs that no other name has.
-        place = 0.1 * list(ngd.fisher.APPROXIMATIONS).index(name)
-        test = np.full((steps + 1, 8, output_dim), place)
+        place = 0.1 * (1 + list(ngd.fisher.APPROXIMATIONS).index(name)) * min(1.0, scale)
+        test = place * (np.arange(steps + 1) > 0)[:, None, None] * np.ones((8, output_dim))
         run = along(
             residuals,
             targets,
             test_outputs=jnp.asarray(test),
             parameter_distances=jnp.linspace(0.0, 1.0, steps + 1),
         )
-        near = EDGE_LAZINESS * residuals[0]
         growth = (1 - EDGE_SCALE) ** np.arange(EDGE_STEPS + 1)[:, None, None]
-        beyond = along(growth * near, residuals[0] + targets - near)
+        beyond = along(growth * residuals[0], targets)
+        first = along(np.stack([residuals[0], np.zeros_like(targets)]), targets)
 
-        def towards(laziness):
-            """The same path, a share of it, but for a gap of the first order."""
-            off = 0.01 * laziness**2 * (np.arange(steps + 1) > 0)[:, None, None]
-            return LazyRun(
-                laziness,
-                replace(
-                    run,
-                    outputs=lazy_targets(run.outputs[0], run.outputs, laziness) + off,
-                    test_outputs=run.test_outputs + off,
-                ),
+        def lazily(laziness):
+            """The same path, but for a gap of the first order."""
+            off = 0.01 * laziness * (np.arange(steps + 1) > 0)[:, None, None]
+            outputs, test_outputs = run.outputs + off, run.test_outputs + off
+            way = (1 + 0.01 * laziness) * run.parameter_distances
+            moved = replace(
+                run, outputs=outputs, test_outputs=test_outputs, parameter_distances=way
             )
+            return LazyRun(laziness, moved)
 
+        problem = Problem((), (), None, 1.0)
+        damped = DampedMap(problem, np.eye(2) * (1 + 1e-12), np.eye(2))
         return experiment.Evidence(
             approximation=approximation,
             network=network,
@@ -102,6 +102,7 @@ def ideal():
             targets=targets,
             prediction=run,
             training=run,
+            first_step=None if alpha is None else LazyRun(EDGE_LAZINESS, first),
             beyond_edge=None if alpha is None else LazyRun(EDGE_LAZINESS, beyond),
             predicted_distance=1.0,
             parameter_norm=float(network.num_parameters) ** 0.5,
@@ -109,8 +110,10 @@ def ideal():
             ntk_condition=100.0,
             epsilon=2.0**-52,
             seconds=0.0,
-            lazy=tuple(towards(each) for each in LAZINESS) if lazy else (),
+            lazy=tuple(lazily(each) for each in LAZINESS) if lazy else (),
             step_error=1e-15,
+            active_shares=np.tile([0.25, 0.5, 0.75], 1 + width * (depth - 1) // 3),
+            damped=damped,
         )
 
     return make

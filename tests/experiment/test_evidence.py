@@ -5,8 +5,10 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import ngd_theory as ngd
+from ngd_theory.experiment import Experiment, load_data, measure, parse
 from ngd_theory.experiment.evidence import LazyRun, sup_gap
 
 
@@ -38,7 +40,7 @@ def test_a_longer_way_through_parameter_space_is_allowed_its_own_displacement(id
 def test_travel_counts_the_test_set_by_root_mean_square(ideal):
     evidence = ideal()
     far = np.array(evidence.prediction.test_outputs)
-    far[1:] += 3.0
+    far[1:] = far[0] + 3.0
     prediction = replace(evidence.prediction, test_outputs=jnp.asarray(far))
     expected = 3.0 * evidence.num_samples**0.5 / evidence.scale
     assert replace(evidence, prediction=prediction).travel() == pytest.approx(expected)
@@ -62,7 +64,7 @@ def test_the_map_tolerance_is_twice_the_bias_and_the_round_off_of_a_solve(ideal)
 
 def test_residual_ratios_are_those_of_the_norms(ideal):
     evidence = ideal(scale=0.5, steps=4)
-    found = evidence.residual_ratios(LazyRun(1.0, evidence.training))
+    found = evidence.residual_ratios(evidence.plain)
     assert found == pytest.approx(0.5 ** np.arange(5))
 
 
@@ -74,7 +76,7 @@ def test_relative_numbers_of_a_lazy_run_are_those_of_the_whole_way(ideal):
         expected = 0.01 * run.laziness * evidence.num_samples**0.5 / evidence.scale
         assert evidence.lazy_gap(run) == pytest.approx(expected, rel=1e-6, abs=1e-10)
     assert evidence.laziest.laziness == 1e-6
-    assert ideal().laziest.laziness == 1.0
+    assert ideal(lazy=False).laziest.laziness == 1.0
 
 
 @pytest.mark.parametrize("activation, order", [("relu", 0.5), ("tanh", 1.0), ("gelu", 1.0)])
@@ -101,19 +103,127 @@ def test_twice_the_next_gap_by_the_order_is_allowed_but_no_gap_that_is_not_a_num
     evidence = replace(ideal(lazy=True), network=smooth)
     derived = evidence.finite_width_tolerance(1e-6)
     far, middle, near = evidence.lazy
-    changed = replace(evidence, lazy=(far, with_gap(middle, 0.1), near))
-    gap = changed.lazy_gap(changed.lazy[1])
-    expected = 2 * gap * 1e-2 + evidence.round_off(1e-6)
-    assert expected > derived
-    assert changed.lazy_tolerance(1e-6) == pytest.approx(expected)
-    assert changed.finite_width_tolerance(1e-6) == derived
+    for off in (1e-9, 0.1):
+        changed = replace(evidence, lazy=(far, with_gap(middle, off), near))
+        gap = changed.lazy_gap(changed.lazy[1])
+        expected = 2 * gap * 1e-2 + 10 * evidence.round_off(1e-6)
+        assert changed.lazy_tolerance(near) == pytest.approx(expected)
+        assert changed.smallest_error(changed.lazy_tolerance(near)) == pytest.approx(expected / 0.8)
+        assert changed.finite_width_tolerance(1e-6) == derived
+        kinked = replace(changed, network=ideal().network)
+        expected = 2 * gap * 1e-1 + 10 * evidence.round_off(1e-6)
+        assert kinked.lazy_tolerance(near) == pytest.approx(expected)
     for bad in (np.nan, np.inf):
         changed = replace(evidence, lazy=(far, with_gap(middle, bad), near))
-        assert changed.lazy_tolerance(1e-6) == derived
+        assert changed.lazy_tolerance(near) == derived
     # Of epsilons close together it would be the gap itself.
     close = LazyRun(3e-6, with_gap(middle, 0.1).training)
     changed = replace(evidence, lazy=(close, near))
-    assert changed.lazy_tolerance(1e-6) == derived
+    assert changed.lazy_tolerance(near) == derived
+
+
+def test_units_that_change_sides_are_allowed_their_share_of_a_kernel(ideal):
+    evidence = ideal()
+    near = evidence.lazy[-1]
+    switched = replace(near, switched=3)
+    difference = evidence.lazy_tolerance(switched) - evidence.lazy_tolerance(near)
+    assert difference == pytest.approx(6 / 4096)
+    assert replace(ideal(depth=1)).switch_gap(near) == 0
+
+
+def test_a_solve_of_a_higher_condition_rounds_more(ideal):
+    evidence = ideal()
+    near = evidence.lazy[-1]
+    worse = replace(evidence, solve_condition=1e6, map_condition=1e7)
+    lost = 16 * 2.0**-52
+    assert worse.round_off(1e-4) - evidence.round_off(1e-4) == pytest.approx(lost * (1e6 - 100))
+    assert worse.map_tolerance() == pytest.approx(2e-7 + lost * 1e7)
+    ratio = worse.distance_tolerance(near) / evidence.distance_tolerance(near)
+    assert ratio > 50
+
+
+def test_the_unit_wise_spread_is_students_of_the_units_at_hand(ideal):
+    evidence = ideal("unit-wise", width=8)
+    shares = np.array([0.2, 0.4, 0.6])
+    few = replace(evidence, active_shares=shares)
+    # t of two degrees of freedom at four sigma of the normal, by scipy.stats.
+    factor = scipy.stats.t.isf(scipy.stats.norm.sf(4), 2)
+    assert few.constant_spread() == pytest.approx(factor * 0.2 / 3**0.5 / 0.4, rel=1e-3)
+    many = replace(evidence, active_shares=np.tile(shares, 10_000))
+    error = np.std(np.tile(shares, 10_000)) / 30_000**0.5
+    assert many.constant_spread() == pytest.approx(4 * error / 0.4, rel=1e-3)
+    assert replace(evidence, active_shares=np.array([0.5])).constant_spread() == np.inf
+    assert replace(evidence, active_shares=np.empty(0)).constant_spread() == 0
+    # Where positions share weights: a Bernoulli(1/2) share of 16 units.
+    expected = 4 * (1 / (0.5 * 16)) ** 0.5
+    assert replace(evidence, active_shares=None).constant_spread() == pytest.approx(expected)
+    assert ideal("exact").constant_spread() == ideal("exact").dispersion_bound() == 0
+
+
+@pytest.mark.parametrize("n", [1, 4, 100])
+def test_the_unit_wise_dispersion_is_allowed_its_own_chance(ideal, n):
+    """``sqrt(chi2_N / N)`` at four sigma."""
+    evidence = ideal("unit-wise", num_samples=n, width=200)
+    chance = (scipy.stats.chi2.isf(scipy.stats.norm.sf(4), n) / n) ** 0.5
+    expected = chance * ngd.theory.unit_wise_dispersion(evidence.network)
+    assert evidence.dispersion_bound() == pytest.approx(expected, rel=2e-3)
+
+
+def test_several_outputs_add_to_the_unit_wise_dispersion(ideal):
+    evidence = replace(ideal("unit-wise"), output_spread=0.4)
+    alone = ideal("unit-wise").dispersion_bound()
+    assert evidence.dispersion_bound() == pytest.approx(np.hypot(alone, 0.4))
+
+
+@pytest.mark.parametrize("depth, c, n", [(5, 3, 60), (3, 10, 40)])
+def test_the_unit_wise_dispersion_of_several_outputs_is_within_its_bound(depth, c, n):
+    """At C >= 3 the expectation of orthogonal sensitivities alone was exceeded by up to a half."""
+    settings = {"dataset": "gaussian", "input_dim": 120, "output_dim": c, "num_train": n}
+    settings |= {"num_test": 0, "depth": depth, "width": 256, "approximations": ("unit-wise",)}
+    begun = Experiment.begin(parse(settings), load_data(parse(settings)))
+    found = measure(begun, "unit-wise", ("undamped", "regime", "conditions"))
+    measured = float(found.judged_isotropy.dispersion)
+    assert measured <= found.dispersion_bound() + found.map_tolerance() < 2 * measured
+    assert found.output_spread > 0
+
+
+def test_what_damping_takes_of_a_unit_wise_map_is_measured(ideal):
+    evidence = ideal("unit-wise")
+    shifted = replace(evidence, damping_shift=0.03)
+    assert shifted.map_error() - evidence.map_error() == pytest.approx(0.03)
+    bare = replace(evidence.isotropy, dispersion=jnp.asarray(0.5))
+    assert evidence.judged_isotropy is evidence.isotropy
+    assert replace(evidence, undamped=bare).judged_isotropy is bare
+
+
+def test_the_correction_is_the_gap_over_epsilon_where_rounding_does_not_show(ideal):
+    evidence = ideal()
+    far, middle, near = evidence.lazy
+    assert evidence.correction == pytest.approx(evidence.lazy_gap(middle) / 1e-4)
+    assert replace(evidence, lazy=(far, near)).correction == pytest.approx(
+        evidence.lazy_gap(far) / 1e-2
+    )
+    assert replace(evidence, lazy=(near,)).correction is None
+
+
+def test_distances_are_compared_by_ratio(ideal):
+    evidence = ideal()
+    near = evidence.lazy[-1]
+    assert evidence.distance_error(near) == pytest.approx(1e-8)
+    expected = 2 * 0.1 * 1e-6 + 10 * evidence.round_off(1e-6) * 10
+    assert evidence.distance_tolerance(near) == pytest.approx(expected)
+    away = near.training.parameter_distances
+    for changes in (
+        {"parameter_distances": away[:2]},
+        {"parameter_distances": None},
+        {"diverged": True},
+    ):
+        cut = LazyRun(1e-6, replace(near.training, **changes))
+        assert evidence.distance_error(cut) == np.inf
+    switched = replace(near, switched=3)
+    more = evidence.distance_tolerance(switched) - evidence.distance_tolerance(near)
+    assert more == pytest.approx(6 / 4096)
+    assert replace(evidence, predicted_distance=np.nan).distance_error(near) == np.inf
 
 
 def test_a_run_that_was_broken_off_has_no_gap_and_no_residual(ideal):
@@ -128,6 +238,34 @@ def test_a_run_that_was_broken_off_has_no_gap_and_no_residual(ideal):
         diverged = LazyRun(run.laziness, replace(run.training, diverged=True))
         assert evidence.lazy_gap(diverged) == np.inf
         assert evidence.residual_ratios(diverged)[-1] == np.inf
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"test_outputs": None},
+        {"outputs": jnp.zeros((1, 16, 1))},
+        {"outputs": jnp.zeros((4, 16, 2))},
+        {"test_outputs": jnp.zeros((4, 7, 1))},
+    ],
+    ids=["no test set", "one entry", "other outputs", "other samples"],
+)
+def test_a_run_of_other_sets_or_steps_is_no_agreement(ideal, changes):
+    evidence = ideal()
+    assert evidence.gap_of(evidence.prediction) == 0
+    assert evidence.gap_of(replace(evidence.prediction, **changes)) == np.inf
+    bare = replace(evidence.prediction, test_outputs=None)
+    assert replace(evidence, prediction=bare).gap_of(bare) == 0
+
+
+def test_the_next_epsilon_may_be_exactly_a_tenth(ideal):
+    """``2 (epsilon/10)/epsilon`` is 0.2 but for its last digit."""
+    smooth = ngd.networks.mlp(32, [4096, 4096], 1, "tanh")
+    evidence = replace(ideal(), network=smooth)
+    for far in np.geomspace(1e-3, 0.9, 200):
+        runs = [LazyRun(each, evidence.training) for each in (far, far / 10)]
+        found = replace(evidence, lazy=tuple(runs)).lazy_tolerance(runs[1])
+        assert found == pytest.approx(10 * evidence.round_off(far / 10))
 
 
 def test_an_own_activation_is_not_taken_for_smooth(ideal):

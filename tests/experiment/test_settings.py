@@ -111,7 +111,7 @@ def test_settings_cannot_be_changed_afterwards():
 def test_the_defaults_are_those_of_the_issue_and_of_the_command_line():
     settings = Settings()
     issue = {"dataset": "mnist", "num_train": 100, "num_test": 100, "width": 1024, "depth": 3}
-    issue |= {"activation": "relu", "weight_std": 2**0.5, "steps": 5, "step_scale": 1.0}
+    issue |= {"activation": "relu", "weight_std": 2**0.5, "steps": 5, "step_scale": 0.5}
     issue |= {"precision": "float64", "loss": "mse"}
     for name, value in issue.items():
         assert getattr(settings, name) == value

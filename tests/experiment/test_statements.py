@@ -18,6 +18,8 @@ ISOTROPIC = ("exact", "block-diagonal", "block-tridiagonal", "kfac", "unit-wise"
 WITH_ALPHA = (
     "isotropy",
     "constant",
+    "step-scale",
+    "damped-map",
     "contraction",
     "one-step",
     "divergence-edge",
@@ -29,6 +31,7 @@ WITH_ALPHA = (
     "distinct-minima",
 )
 WITHOUT_ALPHA = (
+    "damped-map",
     "step-map",
     "lazy-limit",
     "lazy-order",
@@ -37,8 +40,8 @@ WITHOUT_ALPHA = (
     "distinct-minima",
     "anisotropic",
 )
-#: Those that are about runs towards nearer targets alone.
-LAZY = ("lazy-limit", "lazy-order")
+#: Those whose premise is that K = alpha I.
+OF_ALPHA = ("isotropy", "constant", "contraction", "one-step", "divergence-edge")
 
 
 def scaled(trajectory, factor, targets):
@@ -62,12 +65,18 @@ def anisotropic_map(evidence, spread):
     return ngd.theory.isotropy(jnp.diag(jnp.asarray(evidence.constant * (1 + spread * signs))))
 
 
+def every_run(evidence, change):
+    """The main run and the lazy ones, changed alike."""
+    lazy = tuple(LazyRun(run.laziness, change(run.training)) for run in evidence.lazy)
+    return {"training": change(evidence.training), "lazy": lazy}
+
+
 def broken_condition(why="the kernel is singular, for a reason"):
     return Condition("some-condition", False, 0.0, 1.0, why)
 
 
 def test_every_claim_is_in_one_of_the_lists():
-    assert set(NAMES) == {*WITH_ALPHA, *WITHOUT_ALPHA, "gd-slower"}
+    assert set(NAMES) == {*WITH_ALPHA, *WITHOUT_ALPHA, "gd-slower", "infinite-width"}
     assert len(set(NAMES)) == len(NAMES)
     for claim in CLAIMS:
         assert claim.statement and claim.source and claim.check.__doc__
@@ -75,7 +84,7 @@ def test_every_claim_is_in_one_of_the_lists():
 
 @pytest.mark.parametrize("name", ISOTROPIC)
 def test_an_ideal_isotropic_method_passes_every_claim_about_it(ideal, name):
-    evidence = {name: ideal(name, lazy=True), "identity": ideal("identity", lazy=True)}
+    evidence = {name: ideal(name), "identity": ideal("identity")}
     verdicts = [v for v in judge(evidence) if v.approximation == name]
     assert [v.claim for v in verdicts] == list(WITH_ALPHA)
     assert {v.outcome for v in verdicts} == {Outcome.PASS}
@@ -83,7 +92,7 @@ def test_an_ideal_isotropic_method_passes_every_claim_about_it(ideal, name):
 
 @pytest.mark.parametrize("name", ["identity", "entry-wise"])
 def test_an_ideal_anisotropic_method_passes_every_claim_about_it(ideal, name):
-    evidence = {name: ideal(name, lazy=True), "exact": ideal(lazy=True)}
+    evidence = {name: ideal(name), "exact": ideal()}
     verdicts = [v for v in judge(evidence) if v.approximation == name]
     expected = [c for c in NAMES if c in WITHOUT_ALPHA or (c, name) == ("gd-slower", "identity")]
     assert [v.claim for v in verdicts] == expected
@@ -136,34 +145,38 @@ def test_a_map_that_is_not_a_number_fails(ideal, judged):
 
 def test_a_residual_that_stays_fails_contraction_and_one_step(ideal, judged):
     evidence = ideal()
-    stuck = offset(evidence.training, 0.5)
+    stuck = every_run(evidence, lambda run: offset(run, 0.5))
+    stuck["first_step"] = LazyRun(1e-6, offset(evidence.first_step.training, 0.5))
     for claim in ("contraction", "one-step", "finite-width-gap"):
-        assert judged(claim, evidence, training=stuck).outcome is Outcome.FAIL
+        assert judged(claim, evidence, **stuck).outcome is Outcome.FAIL
 
 
 @pytest.mark.parametrize("factor", [0.2, 2.0, -3.0])
 def test_a_wrong_rate_fails_contraction(ideal, judged, factor):
     evidence = ideal(scale=0.5)
     assert judged("contraction", evidence).outcome is Outcome.PASS
-    wrong = scaled(evidence.training, factor, evidence.targets)
-    verdict = judged("contraction", evidence, training=wrong)
+    wrong = every_run(evidence, lambda run: scaled(run, factor, evidence.targets))
+    verdict = judged("contraction", evidence, **wrong)
     assert verdict.outcome is Outcome.FAIL
     assert verdict.predicted == pytest.approx(0.5)
-    assert verdict.measured == pytest.approx(abs(factor) / 2)
+    assert verdict.measured == pytest.approx(abs(factor) / 2, rel=1e-6)
 
 
 def test_a_trajectory_with_the_sign_of_the_residual_wrong_fails_the_gap_alone(ideal, judged):
-    """Contraction speaks of norms; that the direction is right is the finite-width gap's to say."""
+    """Contraction speaks of norms; that the direction is right is for the gaps to say."""
     evidence = ideal(scale=0.5)
-    mirrored = scaled(evidence.training, -1.0, evidence.targets)
-    assert judged("contraction", evidence, training=mirrored).outcome is Outcome.PASS
-    assert judged("finite-width-gap", evidence, training=mirrored).outcome is Outcome.FAIL
+    mirrored = every_run(evidence, lambda run: scaled(run, -1.0, evidence.targets))
+    lazy = (*evidence.lazy[:-1], mirrored["lazy"][-1])
+    assert judged("contraction", evidence, lazy=lazy).outcome is Outcome.PASS
+    for claim in ("finite-width-gap", "lazy-limit", "lazy-order"):
+        assert judged(claim, evidence, **mirrored).outcome is Outcome.FAIL
 
 
 def test_one_step_is_measured_by_the_loss(ideal, judged):
-    evidence = ideal()
-    wrong = offset(evidence.training, 0.5)
-    verdict = judged("one-step", evidence, training=wrong)
+    evidence = ideal(scale=0.5)
+    wrong = offset(evidence.first_step.training, 0.5)
+    verdict = judged("one-step", evidence, first_step=LazyRun(1e-6, wrong))
+    assert verdict.outcome is Outcome.FAIL
     residual = np.asarray(wrong.outputs) - evidence.targets
     assert verdict.measured == pytest.approx(np.sum(residual[1] ** 2) / np.sum(residual[0] ** 2))
 
@@ -185,10 +198,9 @@ def test_a_training_run_that_is_not_a_number_fails_the_gap(ideal, judged):
 def test_another_growth_beyond_the_edge_fails(ideal, judged, growth):
     evidence = ideal()
     run = evidence.beyond_edge.training
-    targets = np.asarray(run.outputs[0]) - 0.01 * (np.asarray(run.outputs[0]) - evidence.targets)
-    first = np.asarray(run.outputs[0]) - targets
+    first = np.asarray(run.outputs[0]) - evidence.targets
     times = np.arange(len(run.outputs))[:, None, None]
-    other = replace(run, outputs=jnp.asarray(targets + growth**times * first))
+    other = replace(run, outputs=jnp.asarray(evidence.targets + growth**times * first))
     verdict = judged("divergence-edge", evidence, beyond_edge=LazyRun(0.01, other))
     assert verdict.outcome is Outcome.FAIL
     assert verdict.measured == pytest.approx(growth)
@@ -197,37 +209,38 @@ def test_another_growth_beyond_the_edge_fails(ideal, judged, growth):
 
 def test_gradient_descent_off_its_prediction_fails(ideal, judged):
     gd = ideal("identity")
-    wrong = scaled(gd.training, 0.1, gd.targets)
-    assert judged("gd-slower", gd, [ideal()], training=wrong).outcome is Outcome.FAIL
+    wrong = every_run(gd, lambda run: scaled(run, 1.001, gd.targets))
+    assert judged("gd-slower", gd, [ideal()]).outcome is Outcome.PASS
+    assert judged("gd-slower", gd, [ideal()], **wrong).outcome is Outcome.FAIL
 
 
 def test_gradient_descent_as_fast_as_an_isotropic_method_fails(ideal, judged):
     gd, exact = ideal("identity"), ideal()
-    slow = replace(exact, training=gd.training)
+    slow = replace(exact, training=gd.training, lazy=gd.lazy)
     verdict = judged("gd-slower", gd, [slow])
     assert verdict.outcome is Outcome.FAIL
     assert abs(verdict.measured - verdict.predicted) <= verdict.tolerance
 
 
-def test_a_lead_within_the_finite_width_effect_is_no_test(ideal, judged):
-    gd, exact = ideal("identity", steps=30), ideal(steps=30)
-    slow = replace(exact, training=gd.training)
-    assert excused(judged("gd-slower", gd, [slow], displacement=0.99), "finite-width effect")
-
-
 def test_an_isotropic_method_out_of_its_conditions_is_no_rival_of_gradient_descent(ideal, judged):
     gd = ideal("identity")
-    slow = replace(ideal(), training=gd.training, conditions=(broken_condition(),))
+    slow = replace(ideal(), lazy=gd.lazy, conditions=(broken_condition(),))
     assert excused(judged("gd-slower", gd, [slow]), "no isotropic method")
     assert judged("gd-slower", gd, [slow, ideal("kfac")]).outcome is Outcome.PASS
 
 
-def test_parameters_that_move_far_fail(ideal, judged):
+@pytest.mark.parametrize("factor", [1.001, 0.9, 10.0, np.nan])
+def test_parameters_that_move_another_way_fail(ideal, judged, factor):
     evidence = ideal()
-    far = replace(evidence.training, parameter_distances=jnp.array([0.0, 1.0, 2.0, 1e4]))
-    verdict = judged("lazy-parameters", evidence, training=far)
+
+    def moved(run):
+        return replace(run, parameter_distances=factor * run.parameter_distances)
+
+    verdict = judged("lazy-parameters", evidence, **every_run(evidence, moved))
     assert verdict.outcome is Outcome.FAIL
-    assert verdict.measured == pytest.approx(1e4 / evidence.parameter_norm)
+    assert verdict.predicted == evidence.predicted_distance
+    assert judged("lazy-parameters", evidence, predicted_distance=1.001).outcome is Outcome.FAIL
+    assert excused(judged("lazy-parameters", evidence, predicted_distance=np.inf), "no distance")
 
 
 def test_a_swapped_q_fails_distinct_minima(ideal, judged):
@@ -235,9 +248,8 @@ def test_a_swapped_q_fails_distinct_minima(ideal, judged):
     assert judged("distinct-minima", exact, [block]).outcome is Outcome.PASS
     swapped = replace(exact.prediction, test_outputs=block.prediction.test_outputs)
     rival = replace(block, prediction=exact.prediction)
-    # Widened until the finite width cannot excuse it.
-    far = replace(exact.training, test_outputs=exact.training.test_outputs - 1)
-    assert judged("distinct-minima", exact, [block], training=far).outcome is Outcome.FAIL
+    far = every_run(exact, lambda run: replace(run, test_outputs=run.test_outputs - 1e-3))
+    assert judged("distinct-minima", exact, [block], **far).outcome is Outcome.FAIL
     verdict = judged("distinct-minima", exact, [rival], prediction=swapped)
     assert verdict.outcome is not Outcome.PASS
 
@@ -246,17 +258,17 @@ def test_a_swapped_q_fails_distinct_minima(ideal, judged):
 def test_an_isotropic_map_fails_to_be_anisotropic(ideal, judged, name):
     verdict = judged("anisotropic", ideal(name), isotropy=ideal("exact").isotropy)
     assert verdict.outcome is Outcome.FAIL
-    assert verdict.predicted == pytest.approx(3 / (2 * 4096) ** 0.5)
+    assert verdict.predicted == verdict.power == pytest.approx(2 / (2 * 4096) ** 0.5)
 
 
-# --- towards nearer targets ----------------------------------------------------------------------
+# --- lazier networks ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [0.999, 1.001])
 def test_a_thousandth_of_the_rate_is_noticed(ideal, judged, factor):
     """At epsilon = 1 the width may do more than that."""
-    whole, lazy = ideal(scale=0.5), ideal(scale=0.5, lazy=True)
-    for evidence, outcome in ((whole, Outcome.PASS), (lazy, Outcome.FAIL)):
+    whole, lazy = ideal(scale=0.5, lazy=False), ideal(scale=0.5)
+    for evidence, outcome in ((whole, Outcome.INCONCLUSIVE), (lazy, Outcome.FAIL)):
         found = judged("contraction", evidence, step_scale=0.5 * factor)
         assert found.outcome is outcome
     smooth = ngd.networks.mlp(32, [4096, 4096], 1, "tanh")
@@ -267,19 +279,19 @@ def test_a_thousandth_of_the_rate_is_noticed(ideal, judged, factor):
 def test_a_network_too_narrow_for_the_whole_way_is_judged_near_its_start(ideal, judged):
     narrow = {"width": 32, "num_samples": 64, "scale": 0.5}
     for claim in ("contraction", "lazy-limit", "distinct-minima"):
-        found = judged(claim, ideal(**narrow, lazy=True), [ideal("kfac", **narrow, lazy=True)])
+        found = judged(claim, ideal(**narrow), [ideal("kfac", **narrow)])
         assert found.outcome is Outcome.PASS, claim
-    assert excused(judged("finite-width-gap", ideal(**narrow, lazy=True)), "widen the network")
+    assert excused(judged("finite-width-gap", ideal(**narrow)), "widen the network")
 
 
 @pytest.mark.parametrize("which", ["outputs", "test_outputs"])
 @pytest.mark.parametrize("wrong", [1e-3, np.nan])
 def test_a_gap_that_stays_fails_the_limit_and_the_order(ideal, judged, which, wrong):
-    evidence = ideal(scale=0.5, lazy=True)
+    evidence = ideal(scale=0.5)
 
     def off(run):
         outputs = np.array(getattr(run.training, which))
-        outputs[1:] += wrong * run.laziness * evidence.scale
+        outputs[1:] += wrong * evidence.scale
         changed = replace(run.training, **{which: jnp.asarray(outputs)})
         return LazyRun(run.laziness, changed)
 
@@ -291,7 +303,7 @@ def test_a_gap_that_stays_fails_the_limit_and_the_order(ideal, judged, which, wr
 
 
 def test_the_order_of_a_smooth_network_is_one_and_half_of_it_is_a_failure(ideal, judged):
-    evidence = ideal(scale=0.5, lazy=True)
+    evidence = ideal(scale=0.5)
     smooth = ngd.networks.mlp(32, [4096, 4096], 1, "erf")
     found = judged("lazy-order", evidence, network=smooth)
     assert found.outcome is Outcome.PASS
@@ -301,7 +313,7 @@ def test_the_order_of_a_smooth_network_is_one_and_half_of_it_is_a_failure(ideal,
     def half(run):
         off = run.laziness**0.5 * (np.asarray(run.training.outputs) - evidence.training.outputs[0])
         return LazyRun(
-            run.laziness, replace(run.training, outputs=run.training.outputs + 0.01 * off)
+            run.laziness, replace(run.training, outputs=run.training.outputs + 0.1 * off)
         )
 
     lazy = tuple(half(run) for run in evidence.lazy)
@@ -311,27 +323,21 @@ def test_the_order_of_a_smooth_network_is_one_and_half_of_it_is_a_failure(ideal,
     assert (kinked.predicted, kinked.tolerance) == (0.5, 0.25)
 
 
-def along_path(evidence, share, off=0.0):
-    """The whole way's path, a share of it."""
-    outputs = np.asarray(evidence.training.outputs)
-    moved = outputs[0] + share * (outputs - outputs[0])
-    moved[1:] += off
-    return replace(evidence.training, outputs=jnp.asarray(moved))
-
-
 def test_a_gap_within_rounding_bounds_the_order_from_below(ideal, judged):
-    evidence = ideal(scale=0.5, lazy=True)
-    lazy = (evidence.lazy[0], LazyRun(1e-4, along_path(evidence, 1e-4)))
+    evidence = ideal(scale=0.5)
+    lazy = (evidence.lazy[0], LazyRun(1e-4, evidence.training))
     found = judged("lazy-order", evidence, lazy=lazy)
     assert found.outcome is Outcome.PASS and found.measured > 1
     assert excused(judged("lazy-order", evidence, lazy=lazy[1:] * 2), "round-off at every epsilon")
-    small = LazyRun(0.01, along_path(evidence, 0.01, off=1e-11))
-    assert excused(judged("lazy-order", evidence, lazy=(small, lazy[1])), "only at epsilon = 0.01")
+    small = LazyRun(0.01, offset(evidence.training, 1e-9))
+    assert undecided(
+        judged("lazy-order", evidence, lazy=(small, lazy[1])), "only at epsilon = 0.01"
+    )
     assert excused(judged("lazy-order", evidence, lazy=lazy[:1]), "two epsilons")
 
 
 def test_a_furthest_run_that_is_not_a_number_has_no_order(ideal, judged):
-    evidence = ideal(scale=0.5, lazy=True)
+    evidence = ideal(scale=0.5)
     far, *others = evidence.lazy
     nowhere = LazyRun(far.laziness, offset(far.training, np.nan))
     found = judged("lazy-order", evidence, lazy=(nowhere, *others))
@@ -340,11 +346,11 @@ def test_a_furthest_run_that_is_not_a_number_has_no_order(ideal, judged):
 
 @pytest.mark.parametrize("how", ["not a number", "diverged", "short"])
 def test_a_middle_run_that_is_not_whole_fails_the_limit_and_the_order(ideal, judged, how):
-    evidence = ideal(scale=0.5, lazy=True)
+    evidence = ideal(scale=0.5)
     far, middle, near = evidence.lazy
     run = middle.training
     bad = {
-        "not a number": offset(run, np.nan),
+        "not a number": replace(offset(run, np.nan), test_outputs=run.test_outputs * np.nan),
         "diverged": replace(run, diverged=True),
         "short": replace(run, outputs=run.outputs[:2], losses=run.losses[:2]),
     }[how]
@@ -354,40 +360,39 @@ def test_a_middle_run_that_is_not_whole_fails_the_limit_and_the_order(ideal, jud
     # And the last one all that read it.
     lazy = (far, middle, LazyRun(near.laziness, bad))
     for claim in ("lazy-limit", "lazy-order", "distinct-minima", "contraction"):
-        found = judged(claim, evidence, [ideal("kfac", lazy=True)], lazy=lazy)
+        found = judged(claim, evidence, [ideal("kfac")], lazy=lazy)
         assert found.outcome is Outcome.FAIL, claim
 
 
 def test_a_gap_that_grows_as_epsilon_falls_fails(ideal, judged):
-    evidence = ideal(scale=0.5, lazy=True)
+    evidence = ideal(scale=0.5)
     lazy = (
-        LazyRun(1e-2, along_path(evidence, 1e-2)),
-        LazyRun(1e-4, along_path(evidence, 1e-4, off=1e-7)),
+        LazyRun(1e-2, evidence.training),
+        LazyRun(1e-4, offset(evidence.training, 1e-3)),
     )
     found = judged("lazy-order", evidence, lazy=lazy)
     assert found.outcome is Outcome.FAIL and found.measured < 0
 
 
 def test_an_error_of_alpha_grows_with_the_steps_near_the_edge(ideal, judged):
-    """``t s (1 - s)^(t - 1)`` times: at s = 1.7 a bias of 5 % of alpha changes the residual by more than 10 %."""
-    evidence = ideal(scale=1.7, steps=5, lazy=True)
+    """``t s (1 - s)^(t - 1)`` times: at s = 1.7 a bias of 4 % of alpha changes the residual by more than 8 %."""
+    evidence = ideal(scale=1.7, steps=5)
     times = np.arange(6)[:, None, None]
     biased = []
     for run in evidence.lazy:
-        start = np.asarray(run.training.outputs[0])
-        residual = run.laziness * (start - evidence.targets)
-        path = start - residual + (1 - 1.7 * 0.95) ** times * residual
+        residual = np.asarray(run.training.outputs[0]) - evidence.targets
+        path = evidence.targets + (1 - 1.7 * 0.96) ** times * residual
         biased.append(LazyRun(run.laziness, replace(run.training, outputs=jnp.asarray(path))))
-    found = judged("contraction", evidence, lazy=tuple(biased), damping_bias=0.05)
+    found = judged("contraction", evidence, lazy=tuple(biased), damping_bias=0.04)
     assert found.outcome is Outcome.PASS
-    assert abs(found.measured - found.predicted) > 0.1
+    assert abs(found.measured - found.predicted) > 0.08
     found = judged("contraction", evidence, lazy=tuple(biased), damping_bias=0.005)
     assert found.outcome is Outcome.FAIL
 
 
-@pytest.mark.parametrize("claim", ["lazy-limit", "lazy-order"])
-def test_without_a_run_towards_nearer_targets_there_is_no_limit(ideal, judged, claim):
-    assert excused(judged(claim, ideal()), "epsilon below 1")
+@pytest.mark.parametrize("claim", ["lazy-limit", "lazy-order", "lazy-parameters"])
+def test_without_a_lazier_run_there_is_no_limit(ideal, judged, claim):
+    assert undecided(judged(claim, ideal(lazy=False)), "epsilon below 1")
 
 
 @pytest.mark.parametrize("error, outcome", [(1e-9, "PASS"), (1e-6, "FAIL"), (np.nan, "FAIL")])
@@ -397,11 +402,18 @@ def test_a_step_that_the_map_does_not_describe_fails(ideal, judged, error, outco
     assert found.tolerance == pytest.approx(2.0**-26 + 2.0**-52 * (100 + 100))
     across = judged("step-map", ideal(), step_error=1e-4, step_amplification=1e10)
     assert across.outcome is Outcome.PASS
-    assert excused(judged("step-map", ideal(), step_amplification=1e13), "hundredth")
-    assert excused(judged("step-map", ideal(), step_error=None), "no step")
+    weak = judged("step-map", ideal(), step_amplification=1e13)
+    assert weak.outcome is Outcome.INCONCLUSIVE and weak.why.startswith("cannot tell")
+    assert undecided(judged("step-map", ideal(), step_error=None), "no step")
 
 
 # --- not applicable, with the reason -------------------------------------------------------------
+
+
+def undecided(verdict, *words):
+    """As `excused`, of evidence that is missing or decides nothing."""
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    return excused(replace(verdict, outcome=Outcome.NOT_APPLICABLE), *words)
 
 
 def excused(verdict, *words):
@@ -412,7 +424,7 @@ def excused(verdict, *words):
     return True
 
 
-@pytest.mark.parametrize("claim", [*WITH_ALPHA[:5], "distinct-minima"])
+@pytest.mark.parametrize("claim", ["contraction", "one-step", "divergence-edge"])
 def test_statements_for_the_squared_error_do_not_apply_to_cross_entropy(ideal, judged, claim):
     assert excused(judged(claim, ideal(), [ideal("kfac")], loss="cross-entropy"), "MSE")
 
@@ -421,14 +433,33 @@ def test_gradient_descent_is_compared_under_the_squared_error_only(ideal, judged
     assert excused(judged("gd-slower", ideal("identity"), loss="cross-entropy"), "MSE")
 
 
-@pytest.mark.parametrize("claim", WITH_ALPHA[:5])
+@pytest.mark.parametrize("claim", OF_ALPHA)
 def test_a_broken_condition_is_the_reason_given(ideal, judged, claim):
     conditions = (replace(broken_condition("fine"), holds=True), broken_condition())
     verdict = judged(claim, ideal(), conditions=conditions)
     assert excused(verdict, "singular, for a reason")
 
 
-@pytest.mark.parametrize("claim", WITH_ALPHA[:5])
+def test_conditions_that_were_not_checked_decide_nothing(ideal, judged):
+    for claim in (*OF_ALPHA, "step-scale"):
+        assert undecided(judged(claim, ideal(), conditions=None), "were not checked")
+
+
+def test_an_unknown_bound_on_what_damping_takes_decides_nothing(ideal, judged):
+    for claim in ("isotropy", "constant", "contraction"):
+        assert undecided(judged(claim, ideal("unit-wise"), damping_bias=None), "no bound is known")
+
+
+def test_a_unit_wise_gap_beyond_the_width_decides_nothing(ideal, judged):
+    """Its steps change K by more than the Jacobian changes; what is not a number fails all the same."""
+    evidence = ideal("unit-wise", scale=0.5)
+    far = offset(evidence.training, 1.0)
+    assert undecided(judged("finite-width-gap", evidence, training=far), "raise the damping")
+    nowhere = offset(evidence.training, np.nan)
+    assert judged("finite-width-gap", evidence, training=nowhere).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("claim", OF_ALPHA)
 def test_a_huge_damping_takes_alpha_away_and_is_named(ideal, judged, claim):
     verdict = judged(claim, ideal(), damping=7.5, damping_bias=3.0)
     assert excused(verdict, "damping 7.5", "lower it")
@@ -452,23 +483,30 @@ def test_a_map_with_a_negative_eigenvalue_has_no_stable_step(ideal, judged):
     assert excused(judged("finite-width-gap", ideal(), spectrum=spectrum), "-0.5")
 
 
-@pytest.mark.parametrize(
-    "claim", [c for c in WITH_ALPHA if c not in ("isotropy", "constant", "step-map", *LAZY)]
-)
-def test_a_network_too_narrow_for_its_samples_is_not_judged(ideal, judged, claim):
-    assert excused(judged(claim, ideal(width=32, num_samples=64)), "widen the network")
+@pytest.mark.parametrize("claim", ["contraction", "finite-width-gap"])
+def test_a_network_too_narrow_for_its_samples_is_not_judged_at_one(ideal, judged, claim):
+    narrow = ideal(width=32, num_samples=64, lazy=False)
+    assert excused(judged(claim, narrow), "widen the network")
 
 
-@pytest.mark.parametrize("claim", ["finite-width-gap", "lazy-parameters", "one-step"])
-def test_nor_one_whose_linearisation_leaves_the_lazy_regime(ideal, judged, claim):
-    assert excused(judged(claim, ideal(), displacement=1.2), "1.2", "lazy regime", "damping")
+def test_nor_one_whose_linearisation_leaves_the_lazy_regime(ideal, judged):
+    verdict = judged("finite-width-gap", ideal(), displacement=1.2)
+    assert excused(verdict, "1.2", "lazy regime", "damping")
+    for claim in ("one-step", "lazy-limit", "lazy-parameters"):
+        assert judged(claim, ideal(), displacement=1.2).outcome is Outcome.PASS
+        far = judged(claim, ideal(), displacement=1.2e3)
+        assert excused(far, "1.2e+03", "lazy regime", "epsilon = 1e-06")
 
 
-@pytest.mark.parametrize("claim", ["contraction", "finite-width-gap", "lazy-parameters"])
-def test_a_method_that_moves_further_is_allowed_more(ideal, judged, claim):
+def test_a_gap_at_one_between_a_tenth_and_what_the_width_allows_cannot_be_told(ideal, judged):
     evidence = ideal(scale=0.5)
-    near, far = (judged(claim, evidence, displacement=d) for d in (0.01, 0.3))
-    assert far.tolerance > 1.5 * near.tolerance
+    outcomes = []
+    for share in (0.05, 0.2, 0.9):
+        off = share * evidence.travel() * evidence.scale / evidence.num_samples**0.5
+        run = offset(evidence.training, off)
+        verdict = judged("finite-width-gap", evidence, training=run, displacement=0.5)
+        outcomes.append((str(verdict.outcome), round(verdict.power, 3)))
+    assert outcomes == [("PASS", 0.1), ("INCONCLUSIVE", 0.5), ("FAIL", 0.1)]
 
 
 @pytest.mark.parametrize("claim", ["contraction", "finite-width-gap", "lazy-parameters"])
@@ -477,10 +515,12 @@ def test_outputs_that_do_not_move_show_nothing(ideal, judged, claim):
 
 
 def test_a_tolerance_as_wide_as_the_effect_is_no_test(ideal, judged):
-    evidence = ideal(scale=1.9)
-    assert excused(judged("contraction", evidence, displacement=0.9), "nothing could fail")
-    unit_wise = ideal("unit-wise")
-    assert excused(judged("isotropy", unit_wise, damping_bias=0.24), "nothing could fail")
+    """It is no verdict either: INCONCLUSIVE, with the size of what would pass."""
+    for claim in ("isotropy", "constant", "contraction", "one-step"):
+        verdict = judged(claim, ideal("unit-wise"), damping_bias=0.06)
+        assert verdict.outcome is Outcome.INCONCLUSIVE and 0.12 < verdict.power < 0.2, claim
+        assert f"cannot tell: an error of {verdict.power:.2g}" in verdict.why
+        assert judged(claim, ideal("unit-wise"), damping_bias=0.02).outcome is Outcome.PASS
 
 
 def test_a_condition_that_the_solves_remedy_blocks_nothing(ideal, judged):
@@ -508,7 +548,9 @@ def test_a_method_with_the_same_minimum_is_no_rival(ideal, judged):
 
 
 def test_a_network_too_narrow_to_speak_of_anisotropy(ideal, judged):
-    assert excused(judged("anisotropic", ideal("identity", width=64)), "widen")
+    verdict = judged("anisotropic", ideal("identity", width=64))
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.power == pytest.approx(2 / 128**0.5)
 
 
 def test_an_ntk_near_a_multiple_of_the_identity_is_no_spectrum(ideal, judged):
@@ -521,8 +563,8 @@ def test_the_unit_wise_map_of_a_linear_model_is_held_to_round_off(ideal, judged)
     assert status is Outcome.FAIL
 
 
-def test_one_step_needs_a_step_scale_of_one(ideal, judged):
-    assert excused(judged("one-step", ideal(scale=0.5)), "0.5, not 1")
+def test_one_step_needs_its_own_step(ideal, judged):
+    assert excused(judged("one-step", ideal(), first_step=None), "no step of 1/alpha")
 
 
 @pytest.mark.parametrize("claim", ["one-step", "lazy-parameters"])
@@ -543,8 +585,8 @@ def test_the_edge_needs_a_map_that_is_known_well_enough(ideal, judged):
 
 
 def test_distinct_minima_needs_a_test_set(ideal, judged):
-    bare = replace(ideal().training, test_outputs=None)
-    assert excused(judged("distinct-minima", ideal(), training=bare), "no test set")
+    bare = every_run(ideal(), lambda run: replace(run, test_outputs=None))
+    assert excused(judged("distinct-minima", ideal(), **bare), "no test set")
 
 
 def test_distinct_minima_needs_a_rival(ideal, judged):
@@ -552,15 +594,11 @@ def test_distinct_minima_needs_a_rival(ideal, judged):
 
 
 def test_minima_nearer_to_each_other_than_the_finite_width_cannot_be_told_apart(ideal, judged):
-    exact = ideal()
+    exact = ideal(lazy=False)
     near = replace(exact.training, test_outputs=exact.training.test_outputs + 0.01)
     shifted = replace(exact.training, test_outputs=exact.training.test_outputs + 0.008)
     twin = replace(ideal("kfac"), prediction=shifted)
-    assert excused(judged("distinct-minima", exact, [twin], training=near), "exact and kfac")
-
-
-def test_a_linear_model_has_no_lazy_limit(ideal, judged):
-    assert excused(judged("lazy-parameters", ideal(depth=1)), "linear model")
+    assert undecided(judged("distinct-minima", exact, [twin], training=near), "exact and kfac")
 
 
 def test_a_spectrum_needs_ten_rows(ideal, judged):

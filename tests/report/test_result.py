@@ -42,6 +42,7 @@ def test_every_part_is_there(result):
         "network",
         "approximations",
         "claims",
+        "planted",
         "seconds",
     }
 

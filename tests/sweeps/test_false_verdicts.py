@@ -209,11 +209,11 @@ def test_targets_that_are_the_networks_outputs_leave_nothing_to_train(monkeypatc
     chosen = settings({**values, "approximations": ("exact",)})
     from dataclasses import replace
 
-    from ngd_theory.experiment import pipeline
+    from ngd_theory.experiment import Experiment, verification
 
-    outputs = pipeline.Experiment.begin(chosen, pipeline.load_data(chosen)).lin.outputs
-    same = replace(pipeline.load_data(chosen), targets=np.asarray(outputs))
-    monkeypatch.setattr(pipeline, "load_data", lambda _: same)
+    data = verification.load_data(chosen)
+    same = replace(data, targets=np.asarray(Experiment.begin(chosen, data).lin.outputs))
+    monkeypatch.setattr(verification, "load_data", lambda _: same)
     with pytest.raises(SingularKernelError, match="gives its targets at its start"):
         verify(chosen)
 

@@ -54,7 +54,7 @@ def test_every_column_is_known_and_filled(rows):
 
 
 def test_numbers_are_those_that_verify_finds(rows, monkeypatch):
-    monkeypatch.setattr("ngd_theory.experiment.pipeline.judge", lambda evidence: ())
+    monkeypatch.setattr("ngd_theory.experiment.verification.judge", lambda evidence: ())
     evidence = experiment.verify(SETTINGS).evidence["exact"]
     last = rows[-1]
     assert last["constant"] == pytest.approx(float(evidence.isotropy.constant), rel=1e-12)
@@ -73,7 +73,7 @@ def test_measuring_twice_gives_the_same_numbers(all_rows):
 
 
 def test_the_rival_ratio_is_that_of_the_distances_to_the_predictions(all_rows, monkeypatch):
-    monkeypatch.setattr("ngd_theory.experiment.pipeline.judge", lambda evidence: ())
+    monkeypatch.setattr("ngd_theory.experiment.verification.judge", lambda evidence: ())
     found = experiment.verify(BOTH).evidence
     for name, rival in (("exact", "block-diagonal"), ("block-diagonal", "exact")):
         final = found[name].training.test_outputs[-1]
@@ -96,7 +96,7 @@ def relu_ntk(x1, x2):
 def test_the_limit_is_the_closed_form_of_the_infinitely_wide_network(monkeypatch):
     settings = SETTINGS.model_copy(update={"step_scale": 1.0, "steps": 1, "width": 64})
     rows = rows_of(settings, ("limit",))
-    monkeypatch.setattr("ngd_theory.experiment.pipeline.judge", lambda evidence: ())
+    monkeypatch.setattr("ngd_theory.experiment.verification.judge", lambda evidence: ())
     report = experiment.verify(settings)
     evidence, x, x_test = (
         report.evidence["exact"],

@@ -174,11 +174,11 @@ def test_a_claim_that_fails_unexpectedly_is_not_as_expected(make_study, trivial_
 def test_rows_are_read_once_a_data_set_and_not_once_a_cell(
     make_study, trivial_measure, tmp_path, monkeypatch
 ):
-    from ngd_theory.experiment import pipeline
+    from ngd_theory.experiment import building
 
     read = []
-    load = pipeline.load_data
-    monkeypatch.setattr(pipeline, "load_data", lambda s: read.append(s.seed) or load(s))
+    load = building.load_data
+    monkeypatch.setattr(building, "load_data", lambda s: read.append(s.seed) or load(s))
     study = make_study(grid={"width": [16, 32, 64], "seed": list(range(10))})
     sweeps.run(study, tmp_path, measure=trivial_measure)
     assert sorted(read) == list(range(10))

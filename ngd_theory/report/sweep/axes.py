@@ -25,6 +25,9 @@ NAMES = {
     "distance": "distance moved",
     "movement": "distance moved / norm",
     "kernel_drift": "drift of the kernel",
+    "lazy_gap": "gap at the smallest ε",
+    "gap_order": "order of the gap in ε",
+    "correction": "finite-width correction g₁",
     "train_loss": "training loss",
 }
 

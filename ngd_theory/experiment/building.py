@@ -1,0 +1,121 @@
+"""What settings ask for: data, network and approximations."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from ngd_theory import data, fisher, losses, networks
+from ngd_theory.data.sources.npz import npz_input_dim, npz_output_dim
+from ngd_theory.errors import InputError
+from ngd_theory.experiment.settings import Settings
+
+
+def load_data(settings: Settings) -> data.Dataset:
+    """The data set that the settings ask for."""
+    return data.load(
+        settings.dataset,
+        classes=settings.chosen_classes,
+        num_train=settings.num_train,
+        num_test=settings.num_test,
+        seed=settings.seed,
+        forster=settings.forster,
+        input_dim=settings.chosen_dims[0],
+        output_dim=settings.chosen_dims[1],
+        data_dir=settings.data_dir,
+        targets=_target_coding(settings),
+    )
+
+
+def _target_coding(settings: Settings) -> str:
+    return "one-hot" if settings.loss == "cross-entropy" else "centred"
+
+
+class DataSize(NamedTuple):
+    """What a network must know of its data."""
+
+    input_dim: int
+    output_dim: int
+    input_shape: tuple[int, ...] = ()
+
+
+def data_size(settings: Settings) -> DataSize:
+    """M_0 and C of the data that the settings ask for; one row of them is prepared, and of a file its targets read.
+
+    Raises
+    ------
+    InputError
+        If there are no such data.
+    """
+    input_dim, output_dim = settings.chosen_dims
+    if input_dim is not None and output_dim is not None:
+        return DataSize(input_dim, output_dim)
+    path = Path(settings.dataset).expanduser()
+    if path.suffix == ".npz" and settings.architecture == "mlp":
+        coding = _target_coding(settings)
+        found = npz_output_dim(path, settings.chosen_classes, coding, output_dim)
+        return DataSize(input_dim or npz_input_dim(path), found)
+    one = {"num_train": 1, "num_test": 0, "forster": False, "input_dim": None}
+    found = load_data(settings.model_copy(update=one))
+    return DataSize(input_dim or found.input_dim, found.output_dim, found.input_shape)
+
+
+def data_digest(settings: Settings) -> str:
+    """`Dataset.digest` of the data that the settings ask for; what is done to the rows is left out."""
+    plain: dict[str, Any] = {"forster": False}
+    if settings.dataset != "gaussian":
+        plain["input_dim"] = None
+    return load_data(settings.model_copy(update=plain)).digest
+
+
+def make_network(settings: Settings, dataset: data.Dataset | DataSize) -> networks.Network:
+    """The network that the settings ask for.
+
+    Raises
+    ------
+    InputError
+        For a cnn on data that are no images.
+    """
+    scales = (settings.weight_std, settings.bias_std)
+    hidden = [settings.width] * (settings.depth - 1)
+    if settings.architecture == "mlp":
+        return networks.mlp(
+            dataset.input_dim, hidden, dataset.output_dim, settings.activation, *scales
+        )
+    shape = settings.image_shape or dataset.input_shape
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if len(shape) != 3:
+        raise InputError(f"a cnn takes images; the inputs of {settings.dataset} have shape {shape}")
+    return networks.cnn(
+        shape,
+        hidden,
+        dataset.output_dim,
+        settings.kernel_size,
+        settings.stride,
+        settings.padding,
+        settings.activation,
+        settings.readout,
+        *scales,
+        pool=settings.pool,
+    )
+
+
+def shaped(network, inputs, dtype):
+    """Rows of numbers as the network takes them."""
+    return jnp.asarray(inputs, dtype).reshape(len(inputs), *network.input_shape)
+
+
+def make_approximation(name: str, loss: str, sharing: str = "expand") -> fisher.Approximation:
+    """The approximation called ``name``, with the Fisher of ``loss``."""
+    options: dict[str, Any] = {} if sharing == "expand" else {"sharing": sharing}
+    if loss != losses.MSE.name and name != "identity":
+        options["kind"] = fisher.TrueFisher(loss)
+    return fisher.by_name(name, **options)
+
+
+def broken_premises(settings: Settings, network: networks.Network, name: str) -> dict[str, str]:
+    """Premises of isotropy that sizes alone show to fail; see `Approximation.broken_premises`."""
+    approximation = make_approximation(name, settings.loss, settings.sharing)
+    equal = settings.forster and settings.bias_std == 0
+    return approximation.broken_premises(network.layer_sizes, settings.num_train, equal)

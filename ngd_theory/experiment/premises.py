@@ -1,0 +1,122 @@
+"""What must hold before a statement speaks of a piece of evidence; each raises the reason where it does not."""
+
+import numpy as np
+
+from ngd_theory.experiment.claim import NotApplicableError, UndecidedError
+from ngd_theory.experiment.evidence import Evidence, LazyRun
+
+#: Travel of the outputs, in machine epsilons, below which a run shows nothing.
+NO_MOTION = 1e6
+#: Share of alpha that damping and round-off may take before a statement about alpha says nothing.
+MAP_TOLERANCE_LIMIT = 0.5
+
+
+def need_mse(evidence: Evidence) -> None:
+    """Needed by statements about contraction and by closed forms."""
+    if evidence.loss != "mse":
+        raise NotApplicableError("stated for the MSE loss, where the Fisher of the outputs is I")
+
+
+def need_conditions(evidence: Evidence) -> None:
+    """The conditions of isotropy that no solve remedies."""
+    if evidence.conditions is None:
+        raise UndecidedError("the conditions of isotropy were not checked")
+    broken = [c.why for c in evidence.conditions if c.blocking and not c.holds]
+    if broken:
+        raise NotApplicableError(broken[0])
+
+
+def need_isotropy(evidence: Evidence) -> None:
+    """The conditions of isotropy, and a damping that leaves something of alpha."""
+    need_conditions(evidence)
+    if evidence.approximation.asymptotic and evidence.damping > 0 and evidence.damping_bias is None:
+        raise UndecidedError("no bound is known here on what damping takes of K")
+    if not evidence.map_tolerance() < MAP_TOLERANCE_LIMIT:
+        damping = evidence.damping if evidence.undamped is None else evidence.judged_damping
+        raise NotApplicableError(
+            f"damping {damping:g} may take {evidence.map_tolerance():.2g} of alpha: lower it"
+        )
+
+
+def need_training_regime(evidence: Evidence, laziness: float = 1.0) -> None:
+    """A step size at which the linearised network contracts, and what `need_lazy_prediction` asks for."""
+    _need_stable_step(evidence)
+    need_lazy_prediction(evidence, laziness)
+    if laziness < 1:
+        need_lazy_solves(evidence, laziness)
+
+
+def need_lazy_prediction(evidence: Evidence, laziness: float = 1.0) -> None:
+    """Outputs that move, but not too far for the width.
+
+    What the width does falls with epsilon: at a small one nearly every network may be judged.
+    """
+    need_width(evidence, laziness)
+    share = laziness**evidence.order
+    if evidence.prediction.num_steps < 1:
+        raise NotApplicableError("no step was made")
+    travel = evidence.travel()
+    if not travel > NO_MOTION * evidence.epsilon:
+        raise NotApplicableError(
+            f"the outputs are predicted to move by {travel:.1g} of the residual, which is round-off: raise "
+            "the step scale or the number of steps"
+        )
+    if not evidence.width_ratio() * share * travel < 1:
+        raise NotApplicableError(
+            f"the outputs are predicted to travel {travel:.2g} times the residual, too far for the width "
+            f"((sqrt(NC) + L)/sqrt(M) = {evidence.width_ratio():.2g}{at(laziness)}): lower the step scale or widen"
+        )
+    if not evidence.displacement * share < 1:
+        raise NotApplicableError(
+            f"the linearised network itself changes a layer by {evidence.displacement:.2g} of what its "
+            f"random weights are{at(laziness)}, out of the lazy regime: raise the damping or the width"
+        )
+
+
+def need_lazy_solves(evidence: Evidence, laziness: float) -> None:
+    """An epsilon at which the systems that are solved change by less than their smallest eigenvalue."""
+    change = laziness * evidence.jacobian_change() * evidence.solve_condition
+    if not change < 1:
+        raise NotApplicableError(
+            f"{evidence.name} solves systems of condition {evidence.solve_condition:.1g}, which training changes by "
+            f"{change:.2g} of their smallest eigenvalue{at(laziness)}: raise the damping or lower --laziness"
+        )
+
+
+def need_width(evidence: Evidence, laziness: float = 1.0) -> None:
+    """A width whose effect is smaller than what is predicted."""
+    limit = evidence.width_ratio() * laziness**evidence.order
+    if not limit < 1:
+        raise NotApplicableError(
+            f"(sqrt(NC) + L)/sqrt(M) = {evidence.width_ratio():.2g}{at(laziness)}: finite-width effects are as large "
+            "as what is predicted; widen the network or use fewer samples"
+        )
+
+
+def need_lazy_runs(evidence: Evidence) -> list[LazyRun]:
+    """Runs at epsilons below 1, from the largest to the smallest."""
+    if not evidence.lazy:
+        raise UndecidedError("no run at an epsilon below 1 was made")
+    return sorted(evidence.lazy, key=lambda run: -run.laziness)
+
+
+def _need_stable_step(evidence: Evidence) -> None:
+    if evidence.loss != "mse":
+        values = np.asarray(evidence.prediction.losses)
+        if not values[-1] <= values[0]:
+            raise NotApplicableError(
+                f"the loss of the linearised network itself grows from {values[0]:.2g} to {values[-1]:.2g}: "
+                "lower the step scale or raise the damping"
+            )
+        return
+    rates = evidence.step_size * evidence.spectrum
+    if not (rates.max() < 2 and rates.min() >= -evidence.map_tolerance()):
+        raise NotApplicableError(
+            f"eta K has eigenvalues from {rates.min():.2g} to {rates.max():.2g}; the linearised network "
+            "itself contracts only between 0 and 2"
+        )
+
+
+def at(laziness: float) -> str:
+    """Where a run was made, in words; nothing for the network as it is."""
+    return f", at epsilon = {laziness:g}" if laziness < 1 else ""
