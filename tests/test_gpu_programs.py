@@ -116,9 +116,10 @@ def test_what_is_inverted_keeps_all_digits(name, loss):
 
 def test_a_training_step():
     def step(params, x, y):
-        limits = jnp.float32(0.5), ngd.fisher.as_damping(1e-3), jnp.float32(1e9)
+        how = jnp.float32(0.5), ngd.fisher.as_damping(1e-3), jnp.float32(1e9)
         approximation = ngd.fisher.by_name("block-tridiagonal")
-        return _step(DENSE, ngd.losses.MSE, params, x, y, approximation, *limits)
+        lazy = jnp.zeros_like(y), jnp.float32(0.1)
+        return _step(DENSE, ngd.losses.MSE, params, x, y, approximation, *how, *lazy)
 
     assert "cusolver_getrf_ffi" in calls(step, *example(DENSE))
 

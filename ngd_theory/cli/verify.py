@@ -83,7 +83,7 @@ def verify(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Judge again with planted errors and report which claim notices each: names, all, or list.",
+            help="Judge again with planted errors: names, all, or list.",
         ),
     ] = None,
     strict: Annotated[
