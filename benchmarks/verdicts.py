@@ -10,7 +10,7 @@ from itertools import product
 
 import jax
 
-from ngd_theory import experiment
+from ngd_theory import compilation_cache, experiment
 from ngd_theory.errors import NGDTheoryError
 from ngd_theory.experiment import Outcome
 
@@ -84,6 +84,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="settings whose words hold this")
     parser.add_argument("--skip", type=int, default=0, help="leave out so many at the start")
     given = parser.parse_args()
+    compilation_cache.turn_on()
     claims: dict[str, Counter] = {}
     failures = 0
     for changes in settings()[given.skip :]:
