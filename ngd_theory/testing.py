@@ -10,7 +10,7 @@ from ngd_theory import losses
 from ngd_theory.arguments import checked, require_known
 from ngd_theory.dynamics import Trajectory, predict, train
 from ngd_theory.errors import InputError, shown
-from ngd_theory.experiment.evidence import gaps
+from ngd_theory.experiment.gaps import gaps
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import Network, linearize
 from ngd_theory.sweeps.statistics import Outcome, Rule, contraction_rate, judge, power_law

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ngd_theory.experiment.evidence import Evidence, LayerEvidence, residual_ratios
+from ngd_theory.experiment.evidence import Evidence, LayerEvidence
+from ngd_theory.experiment.gaps import residual_ratios
 
 Others = Mapping[str, Evidence]
 

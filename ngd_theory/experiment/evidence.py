@@ -11,6 +11,7 @@ from scipy.special import gammaincinv, stdtrit
 from ngd_theory import losses
 from ngd_theory.dynamics import Trajectory
 from ngd_theory.experiment.damped import DampedMap
+from ngd_theory.experiment.gaps import gaps, reach, residual_ratios, sup_gap
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import Network
 from ngd_theory.theory import Condition, Isotropy, unit_wise_dispersion
@@ -32,9 +33,8 @@ FOUR_SIGMA_PROBABILITY = 0.99996833
 class LazyRun:
     """Training of the rescaled network of one epsilon, ``laziness``; 1 is the network itself.
 
-    See docs/theory.md, section 8.
-
-    Outputs are the rescaled network's: with every epsilon they start at f_0 and are trained towards y.
+    Outputs are the rescaled network's: with every epsilon they start at f_0 and are trained towards y (docs/theory.md,
+    section 8).
     """
 
     laziness: float
@@ -218,16 +218,16 @@ class Evidence:
     broken_premises: dict[str, str] = field(default_factory=dict)
     lazy: tuple[LazyRun, ...] = ()
     step_error: float | None = None
-    step_amplification: float = 1.0
+    step_amplification: float = np.inf
     maps: tuple[Any, Any] = (None, None)
     active_shares: np.ndarray | None = None
     damped: DampedMap | None = None
     undamped: Isotropy | None = None
-    damping_shift: float = 0.0
+    damping_shift: float = np.inf
     output_spread: float = 0.0
     judged_damping: float = 0.0
-    solve_condition: float = 1.0
-    map_condition: float = 1.0
+    solve_condition: float = np.inf
+    map_condition: float = np.inf
 
     @property
     def name(self) -> str:
@@ -418,7 +418,7 @@ class Evidence:
         start = np.asarray(self.training.outputs[0])
         if self.loss == "mse":
             return float(np.linalg.norm(start - self.targets))
-        return _reach(self.prediction.outputs)
+        return reach(self.prediction.outputs)
 
     @property
     def test_scale(self) -> float:
@@ -431,10 +431,10 @@ class Evidence:
 
         On the test set, norms are root mean squares over samples times sqrt(N).
         """
-        reach = _reach(self.prediction.outputs)
+        way = reach(self.prediction.outputs)
         if (test := self.prediction.test_outputs) is not None:
-            reach = max(reach, _reach(test) * (self.num_samples / test.shape[1]) ** 0.5)
-        return reach / self.scale if self.scale > 0 else np.inf
+            way = max(way, reach(test) * (self.num_samples / test.shape[1]) ** 0.5)
+        return way / self.scale if self.scale > 0 else np.inf
 
     def jacobian_change(self) -> float:
         """Relative change of the Jacobian that a finite width allows along the predicted path.
@@ -555,39 +555,3 @@ class Evidence:
         """``||K/alpha - I||``, root mean square over directions, that theory allows: dispersion, spread and damping."""
         chance = float(np.hypot(self.dispersion_bound(), self.constant_spread()))
         return chance + self.map_tolerance() + self.damping_shift
-
-
-def residual_ratios(trajectory: Trajectory, targets) -> np.ndarray:
-    """``||f_t - y|| / ||f_0 - y||`` along a trajectory; infinite where it is not a number."""
-    norms = _norms(np.asarray(trajectory.outputs) - np.asarray(targets))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _numbers(norms / norms[0])
-
-
-def gaps(left, right, scale: float) -> np.ndarray:
-    """``||left_t - right_t||_F / scale`` at every step that both have; what is not a number is infinite."""
-    length = min(len(left), len(right))
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        difference = np.asarray(left)[:length] - np.asarray(right)[:length]
-        return _numbers(_norms(difference) / np.float64(scale))
-
-
-def sup_gap(left, right, scale: float) -> float:
-    """The largest of `gaps`."""
-    return float(np.max(gaps(left, right, scale)))
-
-
-def _reach(outputs) -> float:
-    outputs = np.asarray(outputs)
-    return float(np.max(_norms(outputs - outputs[0])))
-
-
-def _norms(steps: np.ndarray) -> np.ndarray:
-    """Norm of every step; infinite where one is not a number or beyond the range of its floats."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _numbers(np.linalg.norm(steps.reshape(len(steps), -1), axis=1))
-
-
-def _numbers(values: np.ndarray) -> np.ndarray:
-    """What is not a number is no agreement: infinite."""
-    return np.where(np.isnan(values), np.inf, values)

@@ -222,7 +222,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     nearly, undamped, shift = _nearly_undamped(experiment, approximation, k, damping, parts)
 
     def condition(rho):
-        return (approximation.solve_condition(lin, rho) if "regime" in parts else None) or 1.0
+        return (approximation.solve_condition(lin, rho) or 1.0) if "regime" in parts else np.inf
 
     moved = furthest = None
     if "regime" in parts:
@@ -231,7 +231,9 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         if bias is None and undamped is not None:
             # No bound is known where positions share weights: an estimate by what the larger damping takes.
             bias = shift
-    conditions = "conditions" in parts
+    conditions = None
+    if "conditions" in parts:
+        conditions = theory.check_conditions(approximation, net, lin, damping)
     return Evidence(
         approximation=approximation,
         network=net,
@@ -250,7 +252,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         output_spread=_output_spread(lin, constant) if approximation.asymptotic else 0.0,
         solve_condition=condition(damping),
         map_condition=condition(nearly),
-        conditions=theory.check_conditions(approximation, net, lin, damping) if conditions else (),
+        conditions=conditions,
         targets=np.asarray(experiment.targets),
         prediction=prediction,
         training=training,
@@ -341,13 +343,15 @@ def _nearly_undamped(experiment, approximation, k, damping, parts):
 
     The damping given and None where the approximation is isotropic at every width, or rounding leaves that K no digit.
     """
-    if "undamped" not in parts or not approximation.asymptotic or not damping > 0:
+    if not approximation.asymptotic or not damping > 0:
         return damping, None, 0.0
+    if "undamped" not in parts:
+        return damping, None, np.inf
     nearly, lin = NEARLY_UNDAMPED * damping, experiment.lin
     try:
         bare = approximation.function_space_map(lin, nearly)
     except SingularKernelError:
-        return damping, None, 0.0
+        return damping, None, np.inf
     isotropy, _ = judged_map(bare, lin.outputs, experiment.settings.loss)
     return nearly, isotropy, float(norm(k - bare) / norm(bare))
 

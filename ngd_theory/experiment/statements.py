@@ -19,9 +19,8 @@ from ngd_theory.experiment.evidence import (
     ROUNDINGS,
     Evidence,
     LazyRun,
-    residual_ratios,
-    sup_gap,
 )
+from ngd_theory.experiment.gaps import residual_ratios, sup_gap
 from ngd_theory.experiment.premises import (
     at,
     need_conditions,

@@ -112,6 +112,10 @@ def ideal():
             seconds=0.0,
             lazy=tuple(lazily(each) for each in LAZINESS) if lazy else (),
             step_error=1e-15,
+            step_amplification=1.0,
+            damping_shift=0.0,
+            solve_condition=1.0,
+            map_condition=1.0,
             active_shares=np.tile([0.25, 0.5, 0.75], 1 + width * (depth - 1) // 3),
             damped=damped,
         )

@@ -9,7 +9,8 @@ import scipy.stats
 
 import ngd_theory as ngd
 from ngd_theory.experiment import Experiment, load_data, measure, parse
-from ngd_theory.experiment.evidence import LazyRun, sup_gap
+from ngd_theory.experiment.evidence import LazyRun
+from ngd_theory.experiment.gaps import sup_gap
 
 
 @pytest.mark.parametrize("n, c, depth, width", [(16, 1, 3, 256), (9, 4, 2, 1024), (4, 3, 6, 64)])

@@ -8,7 +8,7 @@ import pytest
 
 import ngd_theory as ngd
 from ngd_theory import experiment
-from ngd_theory.experiment import CLAIMS, Outcome, judge
+from ngd_theory.experiment import CLAIMS, Experiment, Outcome, judge, load_data, measure, parse
 from ngd_theory.experiment.evidence import LazyRun
 from ngd_theory.theory import Condition
 
@@ -97,6 +97,68 @@ def test_an_ideal_anisotropic_method_passes_every_claim_about_it(ideal, name):
     expected = [c for c in NAMES if c in WITHOUT_ALPHA or (c, name) == ("gd-slower", "identity")]
     assert [v.claim for v in verdicts] == expected
     assert {v.outcome for v in verdicts} == {Outcome.PASS}
+
+
+def test_every_tolerance_and_power_is_what_its_docstring_derives(ideal, judged):
+    """So that none is loosened unseen; s = 1/2, N = 16, three steps, ReLU."""
+    evidence, gd = ideal(scale=0.5), ideal("identity", scale=0.5)
+    far, near = evidence.lazy[1:]
+    eps, size = 2.0**-52, 16
+    travel = 1 - 0.5**3
+    outputs = np.linalg.norm(evidence.targets)
+    outputs += max(np.linalg.norm(evidence.training.outputs[0]), 0)
+    rounding = 100 * 3 * eps * outputs / (1e-6 * evidence.scale) + (size * 100 + 100) * eps
+    lazy = 2 * 0.1 * evidence.lazy_gap(far) + 10 * rounding
+    mapped = 2e-7 + size * eps * 100
+    reach = (1 + 1.5**3) / travel
+    width = (16**0.5 + 3) / 4096**0.5
+    expected = {
+        "isotropy": (mapped, mapped),
+        "constant": (mapped, mapped),
+        "step-scale": (0.5e-12, 1e-12),
+        "damped-map": (2.0**-26, 2.0**-26),
+        "contraction": (lazy + 0.5 * mapped, (lazy + 0.5 * mapped) / 0.5),
+        "one-step": ((lazy / travel**2 + mapped) ** 2, lazy / travel**2 + mapped),
+        "divergence-edge": (lazy * reach**2 + 2.5 * mapped, lazy * reach**2 / 2.5 + mapped),
+        "step-map": (2.0**-26 + 200 * eps, 2.0**-26 + 200 * eps),
+        "lazy-limit": (lazy, lazy / 0.8 / travel),
+        "finite-width-gap": (0.1 * travel, 0.1),
+        "lazy-parameters": (0.2 * 1e-6 + 100 * rounding, (0.2 * 1e-6 + 100 * rounding) / 0.8),
+    }
+    for claim, (tolerance, power) in expected.items():
+        found = judged(claim, evidence)
+        assert found.tolerance == pytest.approx(tolerance, rel=1e-6), claim
+        assert found.power == pytest.approx(power, rel=1e-6), claim
+    assert near.laziness == 1e-6
+    wide = judged("finite-width-gap", evidence, displacement=0.0)
+    narrow = judged("finite-width-gap", ideal(scale=0.5, width=4096 * 16))
+    assert wide.tolerance == pytest.approx(min(0.1, width) * travel)
+    assert narrow.tolerance == pytest.approx(width / 4 * travel)
+    order = judged("lazy-order", evidence)
+    fall = 100**0.25
+    gaps = [evidence.lazy_gap(run) for run in evidence.lazy]
+    floor = (gaps[0] - fall * gaps[1]) / (fall - 1)
+    assert (order.tolerance, order.power) == (0.25, pytest.approx(floor / travel, rel=1e-6))
+    slower = judged("gd-slower", gd, [evidence])
+    assert slower.tolerance == pytest.approx(gd.lazy_tolerance(gd.lazy[-1]))
+    assert slower.power == pytest.approx(slower.tolerance / 0.8 / slower.predicted)
+
+
+def test_what_was_not_measured_is_never_taken_for_small():
+    settings = parse(
+        {"dataset": "gaussian", "input_dim": 24, "num_train": 8, "num_test": 0, "width": 64}
+    )
+    begun = Experiment.begin(settings, load_data(settings))
+    for name in ("exact", "unit-wise"):
+        found = measure(begun, name, ())
+        assert found.conditions is None and found.round_off(1.0) == np.inf
+        assert found.map_tolerance() == np.inf
+        verdicts = judge({name: found})
+        assert Outcome.PASS not in {v.outcome for v in verdicts if v.claim != "step-scale"}
+        assert {
+            v.outcome for v in verdicts if v.claim in ("isotropy", "constant", "step-scale")
+        } == {Outcome.INCONCLUSIVE}
+    assert measure(begun, "unit-wise", ("regime", "conditions")).map_error() == np.inf
 
 
 def test_a_map_with_a_spectrum_fails_isotropy(ideal, judged):
