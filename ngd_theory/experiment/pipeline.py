@@ -374,13 +374,17 @@ def _switched(experiment: Experiment, params) -> int:
 
 @partial(jax.jit, static_argnums=0)
 def _sides(network, params, x):
-    """Whether each pre-activation before a function with a kink is above 0."""
-    _, hidden = network.forward(params, x, None)
-    return [
-        block.affine(own, h) > 0
-        for block, own, h in zip(network.blocks, params, hidden, strict=True)
-        if not block.smooth
-    ]
+    """Whether each pre-activation before a function that may have a kink is above 0."""
+    smooth = [b.smooth for b in network.blocks] if network.is_chain else [network.smooth] * network.depth
+    _, given = network.forward(params, x, None)
+    found = []
+    for call, h in zip(network.calls, given, strict=True):
+        layer = partial(network.affine[call.layer], params[call.layer])
+        for _ in call.steps:
+            layer = jax.vmap(layer)
+        if not smooth[call.layer]:
+            found.append(layer(h) > 0)
+    return found
 
 
 def _active_shares(lin: networks.Linearization) -> np.ndarray | None:
@@ -550,13 +554,13 @@ def _operator_displacement(network, moved) -> float:
     if moved is None:
         return np.inf  # beyond all numbers, or not measured
     found = [0.0]
-    for index, (size, block, change) in enumerate(
-        zip(network.layer_sizes, network.blocks, moved, strict=True)
-    ):
+    changes = moved if network.parts is None else network.parts.split(moved)
+    last = len(network.layouts) - 1
+    for index, (layout, change) in enumerate(zip(network.layouts, changes, strict=True)):
         # Features follow the layer unless it is the last; sensitivities lie before it unless the first.
-        widths = [size.num_units] * (index < network.depth - 1) + [size.num_inputs] * (index > 0)
+        widths = [layout.num_units] * (index < last) + [layout.num_inputs] * (index > 0)
         if widths:
-            matrix = np.asarray(block.affine.layout.to_matrix(change))
+            matrix = np.asarray(layout.to_matrix(change))
             found.append(_operator_norm(matrix) / min(widths) ** 0.5)
     return max(found)
 

@@ -254,7 +254,7 @@ def _training_sensitivities(experiment, evidence, others):
 def _after_activation(experiment, evidence, others):
     lin, net = experiment.lin, experiment.network
     dense = all(size.positions == 1 for size in net.layer_sizes)
-    if evidence.loss != "mse" or not dense or net.depth == 1:
+    if evidence.loss != "mse" or not dense or net.depth == 1 or not net.is_chain:
         return None
     pairs = zip(lin.layers[:-1], lin.layers[1:], experiment.params[1:], net.blocks[1:], strict=True)
     hidden = [

@@ -138,6 +138,7 @@ class Approximation(abc.ABC):
         at = lin if at is None else at
         if [y.layout for y in at.layers] != [y.layout for y in lin.layers]:
             raise InputError("`at` linearises a network with other layers than `lin`")
+        at = at.in_coordinates_of(lin)
         rho = as_damping(damping, lin.outputs.dtype)
         found = _function_space_map(self, lin, rho, at)
         self._check_result("function-space map", found, (lin, at), rho)
@@ -192,7 +193,7 @@ class Approximation(abc.ABC):
 
     def _check_layers(self, lin: Linearization) -> None:
         require_type("lin", lin, Linearization, Linearization.made_by)
-        if self.needs_layers and lin.grouping is not None:
+        if self.needs_layers and not lin.has_layers:
             raise InputError(
                 f"{self.name!r} is made of the inputs and units of affine layers, and this linearisation has groups of "
                 "parameters only (linearize_function): build the network by ngd.networks.mlp or cnn, or take exact, "

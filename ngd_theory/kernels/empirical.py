@@ -57,7 +57,9 @@ def layer_kernel(
     other = None if other is layer else other
     given = [layer] if other is None else [layer, other]
     sizes = [(one.inputs.shape[-1], one.sensitivities.shape[-1]) for one in given]
-    if sizes[0] != sizes[-1]:
+    if other is not None:
+        other = other.in_coordinates_of(layer)
+    if given[0].layout != given[-1].layout:
         raise InputError(
             f"the layers have {sizes[0]} and {sizes[-1]} inputs and units; give one layer at two sets of samples"
         )
@@ -212,4 +214,4 @@ def _same_layers(lin: Linearization, other: Linearization | None):
         return lin.layers, (None,) * len(lin.layers)
     if [layer.layout for layer in lin.layers] != [layer.layout for layer in other.layers]:
         raise InputError("the two linearisations are of networks with different layers")
-    return lin.layers, other.layers
+    return lin.layers, other.in_coordinates_of(lin).layers

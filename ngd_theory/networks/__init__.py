@@ -2,8 +2,12 @@
 
 from ngd_theory.networks.activations import ACTIVATIONS
 from ngd_theory.networks.autoencoder import AUTOENCODERS, autoencoder
+from ngd_theory.networks.block import Block
+from ngd_theory.networks.calls import Layers
+from ngd_theory.networks.chain import chain
 from ngd_theory.networks.cnn import cnn
-from ngd_theory.networks.convolution import AveragePool
+from ngd_theory.networks.convolution import AveragePool, Convolution, MaxPool
+from ngd_theory.networks.embedding import Embedding
 from ngd_theory.networks.function import linearize_function
 from ngd_theory.networks.grouping import Grouping
 from ngd_theory.networks.initialization import (
@@ -11,7 +15,8 @@ from ngd_theory.networks.initialization import (
     sparse_init,
     standard_parameterization,
 )
-from ngd_theory.networks.layout import GroupLayout, ParameterLayout
+from ngd_theory.networks.layers import Affine, Dense
+from ngd_theory.networks.layout import EmbeddingLayout, GroupLayout, ParameterLayout
 from ngd_theory.networks.linearization import (
     LayerLinearization,
     Linearization,
@@ -19,28 +24,40 @@ from ngd_theory.networks.linearization import (
     linearize,
 )
 from ngd_theory.networks.mlp import mlp
-from ngd_theory.networks.network import Network
+from ngd_theory.networks.network import Network, network
+from ngd_theory.networks.scale_shift import ScaleShift
 from ngd_theory.networks.sharding import device_mesh, shard_parameters, shard_samples
 from ngd_theory.networks.sizes import LayerSize
 
 __all__ = [
     "ACTIVATIONS",
     "AUTOENCODERS",
+    "Affine",
     "AveragePool",
+    "Block",
+    "Convolution",
+    "Dense",
+    "Embedding",
+    "EmbeddingLayout",
     "GroupLayout",
     "Grouping",
     "LayerLinearization",
     "LayerSize",
+    "Layers",
     "Linearization",
+    "MaxPool",
     "Network",
     "ParameterLayout",
+    "ScaleShift",
     "autoencoder",
     "backpropagate",
+    "chain",
     "cnn",
     "device_mesh",
     "linearize",
     "linearize_function",
     "mlp",
+    "network",
     "scaled_init",
     "shard_parameters",
     "shard_samples",

@@ -8,6 +8,7 @@ from ngd_theory.errors import InputError
 from ngd_theory.networks import activations
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.block import Block
+from ngd_theory.networks.chain import chain
 from ngd_theory.networks.checks import require_size
 from ngd_theory.networks.initialization import standard_parameterization
 from ngd_theory.networks.layers import Dense
@@ -71,4 +72,4 @@ def autoencoder(
         layer = Dense(fan_in, units, weight_std=1.0, bias_std=1.0)
         blocks.append(Block(layer, (after,), after.active_fraction, after.name == "identity"))
     blocks[-1] = Block(blocks[-1].affine)
-    return standard_parameterization(Network((sizes[0],), tuple(blocks), phi.name))
+    return standard_parameterization(chain((sizes[0],), tuple(blocks), phi.name))

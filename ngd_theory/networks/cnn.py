@@ -12,6 +12,7 @@ from ngd_theory.errors import InputError, choose
 from ngd_theory.networks import activations
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.block import Block
+from ngd_theory.networks.chain import chain
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.convolution import (
     PADDINGS,
@@ -116,7 +117,7 @@ def cnn(
         blocks.append(Block(layer, after, phi.active_fraction, phi.name == "identity"))
     _, fan_in = jax.eval_shape(final, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape
     blocks.append(Block(Dense(fan_in, outputs, *scales)))
-    return Network(tuple(int(s) for s in input_shape), tuple(blocks), phi.name)
+    return chain(tuple(int(s) for s in input_shape), tuple(blocks), phi.name)
 
 
 def _of_each(name: str, value: int | Sequence[int], count: int) -> list[int]:

@@ -1,7 +1,9 @@
-"""Convolutions and pooling over images (N, H, W, C), in the NTK parameterisation."""
+"""Convolutions and pooling over images (N, *sizes, C), in the NTK parameterisation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -10,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ngd_theory.networks.layers import Affine, AnyArray
+from ngd_theory.errors import InputError, choose
+from ngd_theory.networks.checks import require_size
+from ngd_theory.networks.layers import Affine, AnyArray, joined, require_layer
 from ngd_theory.networks.layout import ParameterLayout
 
 
@@ -39,66 +43,136 @@ def _numpy_of(array) -> Any:
 
 @dataclass(frozen=True)
 class Convolution(Affine):
-    """A convolution: T = H'W' positions share a weight (k, k, C_in, M), fan-in k^2 C_in.
+    """A convolution of one, two, three or more dimensions: T positions share a weight (*k, C_in/G, M).
 
-    Its inputs a are the patches that the kernel sees, in the weight's own order (row, column, channel).
+    Its inputs a are the patches that the kernel sees, in the weight's own order (row, column, channel); the fan-in is
+    ``prod(k) C_in / G``. With G > 1 groups of channels the layer is G convolutions side by side, each a part of its own.
 
     Attributes
     ----------
-    input_shape : (H, W, C_in)
+    input_shape : (*sizes, C_in)
+        (length, C_in), (H, W, C_in) or (D, H, W, C_in).
     units : int
         M, the output channels.
-    kernel_size, stride : int
-        Both square.
+    kernel_size, stride, dilation : int or one int a dimension
+        A dilation of d leaves d - 1 places between neighbours of the kernel.
     padding : {"same", "valid", "circular"}
-        Zeros, nothing, or the image as a torus; the first and the last give ``ceil(H/stride)`` rows.
+        Zeros, nothing, or the image as a torus; the first and the last give ``ceil(size/stride)`` positions.
     weight_std, bias_std : float
         See `Affine`.
+    groups : int
+        G, a divisor of C_in and of M.
     """
 
     takes_numpy = True
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     units: int
-    kernel_size: int
-    stride: int
-    padding: str
-    weight_std: float
-    bias_std: float
+    kernel_size: int | tuple[int, ...] = 3
+    stride: int | tuple[int, ...] = 1
+    padding: str = "same"
+    weight_std: float = 2**0.5
+    bias_std: float = 0.0
+    dilation: int | tuple[int, ...] = 1
+    groups: int = 1
+
+    def __post_init__(self):
+        choose(PADDINGS, self.padding, "padding")
+        if len(self.input_shape) < 2:
+            raise InputError(
+                f"input_shape is {self.input_shape}; it must be sizes and channels, such as (28, 28, 1)"
+            )
+        for name in ("kernel_size", "stride", "dilation"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.dimensions:
+                raise InputError(
+                    f"{name} is {value} for {self.dimensions} dimensions; give one number, or one a dimension"
+                )
+            for size in value if isinstance(value, tuple) else (value,):
+                require_size(name, size)
+        require_layer(self, "units", "groups")
+        for what, channels in (("channels", self.input_shape[-1]), ("units", self.units)):
+            if channels % self.groups:
+                raise InputError(f"{channels} {what} are no multiple of the {self.groups} groups")
+
+    @property
+    def dimensions(self) -> int:
+        """The number of axes that the kernel moves along."""
+        return len(self.input_shape) - 1
+
+    def _each(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+        """One number a dimension."""
+        return value if isinstance(value, tuple) else (value,) * self.dimensions
 
     @property
     def layout(self) -> ParameterLayout:
-        """A weight in HWIO order."""
-        k = self.kernel_size
-        shape = (k, k, self.input_shape[-1], self.units)
+        """A weight in the order (*kernel, input channels, units)."""
+        channels = self.input_shape[-1] // self.groups
+        shape = (*self._each(self.kernel_size), channels, self.units)
         return ParameterLayout(shape, has_bias=self.bias_std > 0)
 
     @property
-    def positions(self) -> int:
-        """T = H'W'."""
-        height, width, _ = self.output_shape
-        return height * width
+    def _part(self) -> "Convolution":
+        """One of the groups."""
+        shape = (*self.input_shape[:-1], self.input_shape[-1] // self.groups)
+        return replace(self, input_shape=shape, units=self.units // self.groups, groups=1)
 
     @property
-    def output_shape(self) -> tuple[int, int, int]:
-        """``(H', W', M)``."""
-        sizes = [
-            (size + sum(pad) - self.kernel_size) // self.stride + 1
-            for size, pad in zip(self.input_shape, self._pads, strict=False)
+    def parts(self):
+        """One layout a group of channels."""
+        return (self._part.layout,) * self.groups
+
+    def split(self, params):
+        """Columns of each group."""
+        pieces = {k: jnp.split(v, self.groups, axis=-1) for k, v in params.items()}
+        return tuple({k: v[g] for k, v in pieces.items()} for g in range(self.groups))
+
+    def join(self, parts):
+        """Columns side by side."""
+        return {k: joined([part[k] for part in parts], -1) for k in parts[0]}
+
+    def factors(self, given, deltas):
+        """One pair a group: groups share neither inputs nor units."""
+        if self.groups == 1:
+            return super().factors(given, deltas)
+        images = [jnp.split(h, self.groups, axis=-1) for h in given]
+        pulled = [jnp.split(d, self.groups, axis=-1) for d in deltas]
+        return [
+            self._part.factors([h[g] for h in images], [d[g] for d in pulled])[0]
+            for g in range(self.groups)
         ]
-        return sizes[0], sizes[1], self.units
+
+    @property
+    def positions(self) -> int:
+        """T, the product of the output's sizes."""
+        return prod(self.output_shape[:-1])
+
+    @property
+    def _extents(self) -> tuple[int, ...]:
+        """Places from the first to the last that the kernel sees, in each dimension."""
+        pairs = zip(self._each(self.kernel_size), self._each(self.dilation), strict=True)
+        return tuple((k - 1) * d + 1 for k, d in pairs)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """``(*sizes, M)``."""
+        found = zip(self.input_shape, self._pads, self._extents, self._each(self.stride), strict=False)
+        return (*((size + sum(pad) - k) // s + 1 for size, pad, k, s in found), self.units)
 
     @property
     def thin(self) -> "Convolution":
         """One channel to one."""
-        return replace(self, input_shape=(*self.input_shape[:2], 1), units=1)
+        return replace(self, input_shape=(*self.input_shape[:-1], 1), units=1, groups=1)
 
-    def patches(self, h: Float[AnyArray, "N H W C"]) -> Float[AnyArray, "N T fan_in"]:
-        """k^2 shifted copies of the image side by side: k^2/stride^2 times its memory."""
+    def patches(self, h: Float[AnyArray, "N *S C"]) -> Float[AnyArray, "N T fan_in"]:
+        """Shifted copies of the image side by side: prod(k/stride) times its memory. Of one group only."""
         stack = _numpy_of(h).stack
-        return stack(list(self._shifts(h)), axis=3).reshape(len(h), self.positions, -1)
+        found = stack(list(self._shifts(h)), axis=-2)
+        return found.reshape(len(h), self.positions, -1)
 
     def weigh(self, weight, h):
         """By patches and one matmul on a CPU, where XLA's convolutions have slow gradients; else XLA's own."""
+        if self.groups > 1:
+            return self._by_convolution(weight, h)
         return jax.lax.platform_dependent(
             weight, h, cpu=self._by_patches, default=self._by_convolution
         )
@@ -108,35 +182,47 @@ class Convolution(Affine):
         return u.reshape(len(h), *self.output_shape)
 
     def _by_convolution(self, weight, h):
+        axes = "DHW"[-self.dimensions :] if self.dimensions < 4 else "UVWXYZ"[: self.dimensions]
         return jax.lax.conv_general_dilated(
             self._padded(h),
             weight,
-            (self.stride, self.stride),
+            self._each(self.stride),
             "VALID",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            rhs_dilation=self._each(self.dilation),
+            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+            feature_group_count=self.groups,
         )
 
     @property
-    def _pads(self) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _pads(self) -> tuple[tuple[int, int], ...]:
         needed, _ = PADDINGS[self.padding]
-        height, width, _ = self.input_shape
-        return (
-            needed(height, self.kernel_size, self.stride),
-            needed(width, self.kernel_size, self.stride),
-        )
+        found = zip(self.input_shape, self._extents, self._each(self.stride), strict=False)
+        return tuple(needed(*each) for each in found)
 
-    def _padded(self, h: Float[AnyArray, "N H W C"]):
+    def _padded(self, h: Float[AnyArray, "N *S C"]):
         return _numpy_of(h).pad(h, ((0, 0), *self._pads, (0, 0)), mode=PADDINGS[self.padding][1])
 
-    def _shifts(self, h: Float[AnyArray, "N H W C"]):
-        """What each place of the kernel sees of the image, (N, H', W', C)."""
-        padded, s = self._padded(h), self.stride
-        height, width, _ = self.output_shape
-        for i in range(self.kernel_size):
-            for j in range(self.kernel_size):
-                rows = slice(i, i + (height - 1) * s + 1, s)
-                columns = slice(j, j + (width - 1) * s + 1, s)
-                yield padded[:, rows, columns]
+    def _shifts(self, h: Float[AnyArray, "N *S C"]):
+        """What each place of the kernel sees of the image, (N, *sizes, C)."""
+        padded = self._padded(h)
+        sizes, strides = self.output_shape[:-1], self._each(self.stride)
+        dilations = self._each(self.dilation)
+        for place in product(*map(range, self._each(self.kernel_size))):
+            starts = [i * d for i, d in zip(place, dilations, strict=True)]
+            cut = [
+                slice(start, start + (size - 1) * s + 1, s)
+                for start, size, s in zip(starts, sizes, strides, strict=True)
+            ]
+            yield padded[:, *cut]
+
+
+def _windows(h: Float[Array, "N *S C"], window: int) -> tuple[Array, tuple[int, ...]]:
+    """Each spatial axis as two, of windows and of places within, and the axes of the places."""
+    sizes = [size // window for size in h.shape[1:-1]]
+    kept = h[:, *(slice(size * window) for size in sizes)]
+    split = [n for size in sizes for n in (size, window)]
+    axes = tuple(2 + 2 * i for i in range(len(sizes)))
+    return kept.reshape(len(h), *split, h.shape[-1]), axes
 
 
 @dataclass(frozen=True)
@@ -146,7 +232,7 @@ class AveragePool:
     Attributes
     ----------
     window : int
-        Rows and columns of a window.
+        Places of a window along each spatial axis.
     """
 
     #: Whether it does to every channel what it does to one.
@@ -154,13 +240,29 @@ class AveragePool:
     smooth: ClassVar[bool] = True
     window: int
 
-    def __call__(self, h: Float[Array, "N H W C"]) -> Float[Array, "N _ _ C"]:
+    def __call__(self, h: Float[Array, "N *S C"]) -> Float[Array, "N *_ C"]:
         """Pool."""
-        n, height, width, channels = h.shape
-        w = self.window
-        rows, columns = height // w, width // w
-        kept = h[:, : rows * w, : columns * w]
-        return kept.reshape(n, rows, w, columns, w, channels).mean((2, 4))
+        windows, axes = _windows(h, self.window)
+        return windows.mean(axes)
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Maxima over windows that do not overlap; what is left at the edge is dropped.
+
+    Attributes
+    ----------
+    window : int
+        Places of a window along each spatial axis.
+    """
+
+    each_channel: ClassVar[bool] = True
+    window: int
+
+    def __call__(self, h: Float[Array, "N *S C"]) -> Float[Array, "N *_ C"]:
+        """Pool."""
+        windows, axes = _windows(h, self.window)
+        return windows.max(axes)
 
 
 @dataclass(frozen=True)
@@ -170,9 +272,9 @@ class GlobalAveragePool:
     each_channel: ClassVar[bool] = True
     smooth: ClassVar[bool] = True
 
-    def __call__(self, h: Float[Array, "N H W C"]) -> Float[Array, "N C"]:
+    def __call__(self, h: Float[Array, "N *S C"]) -> Float[Array, "N C"]:
         """Pool."""
-        return h.mean((1, 2))
+        return h.mean(tuple(range(1, h.ndim - 1)))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,38 @@
-"""Which leaves of a tree of parameters belong together."""
+"""How what is found a layer, or a group, makes up a tree like the parameters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from jaxtyping import Array
 
 from ngd_theory.errors import InputError
+from ngd_theory.networks.layers import Affine
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Layers that are several side by side, such as a convolution in groups.
+
+    Attributes
+    ----------
+    layers : tuple of Affine
+    """
+
+    #: Whether what is joined are affine layers, with inputs and units of their own.
+    has_layers: ClassVar[bool] = True
+    layers: tuple[Affine, ...]
+
+    def join(self, parts: Sequence[dict[str, Array]]) -> tuple[dict[str, Array], ...]:
+        """One dict a part to one dict a layer."""
+        rest = iter(parts)
+        return tuple(layer.join([next(rest) for _ in layer.parts]) for layer in self.layers)
+
+    def split(self, tree) -> tuple[dict[str, Array], ...]:
+        """The inverse of `join`."""
+        pairs = zip(self.layers, tree, strict=True)
+        return tuple(part for layer, params in pairs for part in layer.split(params))
 
 
 @dataclass(frozen=True)
@@ -28,6 +53,7 @@ class Grouping:
         Of the leaves.
     """
 
+    has_layers: ClassVar[bool] = False
     names: tuple[str, ...]
     structure: Any
     leaves: tuple[str, ...]

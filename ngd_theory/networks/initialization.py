@@ -1,7 +1,5 @@
 """Parameterisations and initial parameters other than the NTK's."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -20,18 +18,7 @@ def standard_parameterization(network: Network) -> Network:
     In the terms of `Affine`: ``weight_std = sqrt(fan_in)``, ``bias_std = 1``; a layer without bias gets none.
     Draw its parameters with `scaled_init` or `sparse_init`: entries N(0, 1) saturate every unit.
     """
-    blocks = tuple(
-        replace(
-            block,
-            affine=replace(
-                block.affine,  # pyright: ignore[reportArgumentType]  (every layer type is a dataclass)
-                weight_std=block.affine.layout.fan_in**0.5,
-                bias_std=float(block.affine.layout.has_bias),
-            ),
-        )
-        for block in network.blocks
-    )
-    return replace(network, blocks=blocks)
+    return network.with_layers([layer.standard() for layer in network.affine])
 
 
 @checked
@@ -60,10 +47,10 @@ def scaled_init(
     drawn = network.init(key, dtype)
     return tuple(
         {
-            name: value * (gain**0.5 / b.affine.weight_std) if name == "weight" else 0 * value
+            name: value * (gain**0.5 / y.weight_std) if name == "weight" else 0 * value
             for name, value in layer.items()
         }
-        for b, layer in zip(network.blocks, drawn, strict=True)
+        for y, layer in zip(network.affine, drawn, strict=True)
     )
 
 
@@ -117,8 +104,8 @@ def sparse_init(
     check_range("bias", bias, dtype)
     keys = jax.random.split(key, network.depth)
     return tuple(
-        _sparse_layer(block.affine, layer_key, num_connections, scale, bias, dtype)
-        for block, layer_key in zip(network.blocks, keys, strict=True)
+        _sparse_layer(layer, layer_key, num_connections, scale, bias, dtype)
+        for layer, layer_key in zip(network.affine, keys, strict=True)
     )
 
 

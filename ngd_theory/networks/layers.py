@@ -6,7 +6,8 @@ P x M matrix of its parameters is stored, so a new layer type is one subclass of
 """
 
 import abc
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -14,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ngd_theory.networks.layout import ParameterLayout
+from ngd_theory.arguments import checked_fields
+from ngd_theory.networks.checks import require_scales, require_size
+from ngd_theory.networks.layout import Layout, ParameterLayout
 
 #: On a device or the host.
 AnyArray = Array | np.ndarray
@@ -65,6 +68,42 @@ class Affine(abc.ABC):
         """``patches(h) @ weight``, shaped like the pre-activations."""
 
     @property
+    def parts(self) -> "tuple[Layout, ...]":
+        """The layouts of its factors: one, but for a layer that is several side by side."""
+        return (self.layout,)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each stored array."""
+        return self.layout.shapes
+
+    def split(self, params: dict[str, Array]) -> tuple[dict[str, Array], ...]:
+        """The layer's parameters, or something like them, as one dict a part."""
+        return (params,)
+
+    def join(self, parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
+        """The inverse of `split`."""
+        return parts[0]
+
+    def factors(self, given: Sequence[Array], deltas: Sequence[Array]) -> list[tuple]:
+        """Its factors of the Jacobian: one ``(inputs, sensitivities, layout)`` a part.
+
+        Parameters
+        ----------
+        given : sequence of (N, ...) arrays
+            What the layer was given at each call.
+        deltas : sequence of (K, N, ...) arrays
+            Derivatives of K combinations of the outputs by the pre-activations of that call.
+
+        Returns
+        -------
+        list of ((N, T, P), (N, K, T, M), Layout)
+            T counts the positions of all calls, one call after the other.
+        """
+        inputs = joined([self.inputs(h) for h in given], 1)
+        return [(inputs, by_position(deltas), self.layout)]
+
+    @property
     def thin(self) -> "Affine | None":
         """The layer with one unit on an image of one channel, where it treats all alike; None where it may not.
 
@@ -92,18 +131,49 @@ class Affine(abc.ABC):
         bias = self.bias_std * params["bias"]
         return u + bias.reshape((1,) * (u.ndim - 1) + bias.shape)
 
+    def standard(self) -> "Affine":
+        """The layer with ``u = W h + b``: no factor in front, and a bias where it has one."""
+        return replace(
+            self,  # pyright: ignore[reportArgumentType]  (every layer type is a dataclass)
+            weight_std=self.layout.fan_in**0.5,
+            bias_std=float(self.layout.has_bias),
+        )
+
     def init(self, key, dtype) -> dict:
         """Draw the layer's parameters from N(0, 1)."""
         weight_key, bias_key = jax.random.split(key)
-        params = {"weight": jax.random.normal(weight_key, self.layout.weight_shape, dtype)}
-        if self.layout.has_bias:
+        params = {"weight": jax.random.normal(weight_key, self.layout.shapes["weight"], dtype)}
+        if "bias" in self.layout.shapes:
             params["bias"] = jax.random.normal(bias_key, (self.units,), dtype)
         return params
 
 
+def require_layer(layer: Affine, *sizes: str) -> None:
+    """Raise `InputError` unless the sizes and scales of a layer are those of one."""
+    for name in sizes:
+        require_size(name, getattr(layer, name))
+    require_scales(layer.weight_std, layer.bias_std)
+
+
+def by_position(deltas: Sequence[Float[Array, "K N *T M"]]) -> Float[Array, "N K T M"]:
+    """Derivatives by the pre-activations of each call as sensitivities, the positions of all calls together."""
+    found = [
+        jnp.moveaxis(d, 0, 1).reshape(d.shape[1], d.shape[0], -1, d.shape[-1]) for d in deltas
+    ]
+    return joined(found, 2)
+
+
+def joined(arrays: Sequence[Array], axis: int) -> Array:
+    """Side by side along ``axis``; one array stays as it is."""
+    return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays, axis)
+
+
+@checked_fields
 @dataclass(frozen=True)
 class Dense(Affine):
-    """A fully connected layer: one position (T = 1), fan-in P_w, M units.
+    """A fully connected layer of M units, over the last axis of what it is given.
+
+    At (N, fan_in) it has one position (T = 1); at (N, *positions, fan_in) it is applied at each of them.
 
     Attributes
     ----------
@@ -116,8 +186,11 @@ class Dense(Affine):
     sees_all = True
     fan_in: int
     units: int
-    weight_std: float
-    bias_std: float
+    weight_std: float = 2**0.5
+    bias_std: float = 0.0
+
+    def __post_init__(self):
+        require_layer(self, "fan_in", "units")
 
     @property
     def layout(self) -> ParameterLayout:
@@ -140,8 +213,8 @@ class Dense(Affine):
         return self
 
     def patches(self, h):
-        """All of h, in the one position there is."""
-        return h[:, None, :]
+        """The last axis of h, at each position."""
+        return h.reshape(h.shape[0], -1, h.shape[-1])
 
     def weigh(self, weight, h):
         """``h @ weight``."""

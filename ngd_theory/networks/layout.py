@@ -1,13 +1,16 @@
 """How the (P, M) parameter matrix of an affine layer, or of a group of parameters, is stored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from ngd_theory.pytrees import pytree
 
 
+@pytree()
 @dataclass(frozen=True)
 class ParameterLayout:
     """Shape of a layer's parameters and their place in its (P, M) matrix.
@@ -79,6 +82,7 @@ class ParameterLayout:
         return jnp.concatenate([weight, params["bias"][None]]) if self.has_bias else weight
 
 
+@pytree()
 @dataclass(frozen=True)
 class GroupLayout:
     """How the parameters of a group, a (1, M) matrix, are stored: arrays by name.
@@ -99,6 +103,11 @@ class GroupLayout:
     def num_units(self) -> int:
         """M: parameters of the group."""
         return sum(prod(shape) for _, shape in self.shapes_by_name)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each stored array."""
+        return dict(self.shapes_by_name)
 
     def pull_back(
         self, inputs: Float[Array, "N T 1"], coefficients: Float[Array, "N T M"]
@@ -127,3 +136,70 @@ class GroupLayout:
     def to_matrix(self, params: dict[str, Array]) -> Float[Array, "1 M"]:
         """Join stored parameters; the inverse of `from_matrix`."""
         return jnp.concatenate([params[name].ravel() for name, _ in self.shapes_by_name])[None]
+
+
+@pytree("tokens")
+@dataclass(frozen=True)
+class EmbeddingLayout:
+    """How the (V, M) parameter matrix of an embedding is stored, of which few rows meet a set of samples.
+
+    The inputs of the layer are one-hot. They are written in D coordinates, one for each token that the samples hold, in
+    place of V: what is orthogonal to all of them is never formed.
+
+    Attributes
+    ----------
+    vocabulary, units : int
+        V and M.
+    tokens : (D,)
+        The token of each coordinate; V where a coordinate stands for none. None before there are samples: two layouts
+        are equal whatever their tokens.
+    """
+
+    vocabulary: int
+    units: int
+    tokens: Int[Array, " D"] | None = field(default=None, compare=False)
+
+    @property
+    def num_inputs(self) -> int:
+        """V."""
+        return self.vocabulary
+
+    @property
+    def num_units(self) -> int:
+        """M."""
+        return self.units
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of the stored array."""
+        return {"weight": (self.vocabulary, self.units)}
+
+    def pull_back(
+        self, inputs: Float[Array, "N T D"], coefficients: Float[Array, "N T M"]
+    ) -> dict[str, Array]:
+        """``sum_{n,t} a[n,t] coefficients[n,t]^T`` as parameters; rows of other tokens are zero."""
+        rows = jnp.einsum("ntd,ntm->dm", inputs, coefficients)
+        return self.from_rows(rows)
+
+    def push_forward(
+        self, inputs: Float[Array, "N T D"], tangent: dict[str, Array]
+    ) -> Float[Array, "N T M"]:
+        """``a[n,t] @ tangent``."""
+        # A coordinate for no token reads any row: no input has it.
+        return inputs @ jnp.take(tangent["weight"], self.tokens, axis=0, mode="clip")
+
+    def from_rows(self, rows: Float[Array, "D M"]) -> dict[str, Array]:
+        """Parameters with these rows at the tokens, zero elsewhere."""
+        whole = jnp.zeros((self.vocabulary, self.units), rows.dtype)
+        return {"weight": whole.at[self.tokens].set(rows, mode="drop")}
+
+    def from_matrix(self, matrix: Float[Array, "V M"]) -> dict[str, Array]:
+        """The whole matrix is what is stored."""
+        return {"weight": matrix}
+
+    def to_matrix(self, params: dict[str, Array]) -> Float[Array, "V M"]:
+        """The inverse of `from_matrix`."""
+        return params["weight"]
+
+
+Layout = ParameterLayout | GroupLayout | EmbeddingLayout

@@ -5,23 +5,23 @@ with a network it does with ``a`` and ``delta``; the (NC, P) Jacobian is never f
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
-from ngd_theory.arguments import check_finite, checked
+from ngd_theory.arguments import check_finite, checked, is_floating
 from ngd_theory.errors import InputError
-from ngd_theory.networks.grouping import Grouping
-from ngd_theory.networks.layout import GroupLayout, ParameterLayout
+from ngd_theory.networks.grouping import Grouping, Parts
+from ngd_theory.networks.layout import EmbeddingLayout, Layout
 from ngd_theory.networks.network import Network
 from ngd_theory.pytrees import pytree
 
 
-@pytree("inputs", "sensitivities")
+@pytree("inputs", "sensitivities", "layout")
 @dataclass(frozen=True)
 class LayerLinearization:
     """One affine layer's factors of the Jacobian.
@@ -32,13 +32,14 @@ class LayerLinearization:
         Scaled, bias-augmented inputs a.
     sensitivities : (N, C, T, M)
         ``delta[n,c,t] = d f_c(x_n) / d u[n,t]``.
-    layout : ParameterLayout or GroupLayout
+    layout : ParameterLayout, GroupLayout or EmbeddingLayout
+        Of an embedding, P is the number of tokens that the samples can hold, not the vocabulary.
     """
 
     made_by: ClassVar[str] = "a layer of ngd.networks.linearize(network, params, x).layers"
     inputs: Array
     sensitivities: Array
-    layout: ParameterLayout | GroupLayout
+    layout: Layout
 
     def vjp(self, cotangent: Float[Array, "N C"]) -> dict[str, Array]:
         """``J_l^T cotangent`` as the layer's parameters; no 1/N."""
@@ -49,6 +50,19 @@ class LayerLinearization:
         """``J_l tangent``."""
         change = self.layout.push_forward(self.inputs, tangent)
         return jnp.einsum("nctm,ntm->nc", self.sensitivities, change)
+
+    def in_coordinates_of(self, other: "LayerLinearization") -> "LayerLinearization":
+        """The same layer with inputs in the coordinates of ``other``'s, which two embeddings need not share.
+
+        Products with the inputs of ``other`` are the same; what is orthogonal to all of them is left out.
+        """
+        own, theirs = self.layout, other.layout
+        if not isinstance(own, EmbeddingLayout) or own.tokens is theirs.tokens:
+            return self
+        same = own.tokens[:, None] == theirs.tokens[None, :]
+        shared = same & (own.tokens < own.vocabulary)[:, None]
+        inputs = self.inputs @ shared.astype(self.inputs.dtype)
+        return replace(self, inputs=inputs, layout=theirs)
 
 
 @pytree("outputs", "layers")
@@ -62,14 +76,15 @@ class Linearization:
         f(x) at the point of linearisation.
     layers : tuple of LayerLinearization
         First layer to last.
-    grouping : Grouping or None
-        Where the "layers" are groups of the parameters of some function (`linearize_function`).
+    grouping : Grouping, Parts or None
+        How parameters are made of those of the layers where they are no tuple of them: the "layers" are groups of the
+        parameters of some function (`linearize_function`), or parts of layers.
     """
 
     made_by: ClassVar[str] = "ngd.networks.linearize(network, params, x)"
     outputs: Array
     layers: tuple[LayerLinearization, ...]
-    grouping: Grouping | None = None
+    grouping: Grouping | Parts | None = None
 
     @property
     def num_samples(self) -> int:
@@ -80,6 +95,16 @@ class Linearization:
     def output_dim(self) -> int:
         """C."""
         return self.outputs.shape[1]
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether its layers have inputs and units of their own, as those of a function have not."""
+        return self.grouping is None or self.grouping.has_layers
+
+    def in_coordinates_of(self, other: "Linearization") -> "Linearization":
+        """See `LayerLinearization.in_coordinates_of`."""
+        pairs = zip(self.layers, other.layers, strict=True)
+        return replace(self, layers=tuple(x.in_coordinates_of(y) for x, y in pairs))
 
     def vjp(self, cotangent: Float[Array, "N C"]) -> PyTree[Array]:
         """``J^T cotangent``, like the parameters; no 1/N. One (P, NT, M) matmul a layer."""
@@ -100,7 +125,7 @@ class Linearization:
 
 
 @checked
-def linearize(network: Network, params, x: Float[Array, "N *S"]) -> Linearization:
+def linearize(network: Network, params, x: Shaped[Array, "N *S"]) -> Linearization:
     """Linearise ``network`` about ``params`` at the inputs ``x``.
 
     One forward pass and C backward passes (one vmapped vector-Jacobian product through shifts of the
@@ -129,12 +154,13 @@ def linearize(network: Network, params, x: Float[Array, "N *S"]) -> Linearizatio
 
 @partial(jax.jit, static_argnums=0)
 def _linearize(network, params, x) -> Linearization:
-    return Linearization(*backpropagate_unchecked(network, params, x, _identity_rows))
+    outputs, layers = backpropagate_unchecked(network, params, x, _identity_rows)
+    return Linearization(outputs, layers, network.parts)
 
 
 @checked
 def backpropagate(
-    network: Network, params, x: Float[Array, "N *S"], rows: Callable
+    network: Network, params, x: Shaped[Array, "N *S"], rows: Callable
 ) -> tuple[Float[Array, "N C"], tuple[LayerLinearization, ...]]:
     """Outputs, and the factors of K chosen combinations of them: one forward pass and K backward ones.
 
@@ -164,33 +190,29 @@ def backpropagate(
 def _check(network: Network, params, x) -> None:
     """Raise what `linearize` promises."""
     network.check(params, x)
-    require_precision(jnp.result_type(x, *jax.tree.leaves(params)))
+    require_precision(jnp.result_type(*floating((x, params))))
     check_finite("x", x)
     check_finite("params", params)
 
 
 def backpropagate_unchecked(network: Network, params, x, rows: Callable):
     """`backpropagate` of what is checked."""
-    n = x.shape[0]
-    dtype = jnp.result_type(x, *jax.tree.leaves(params))
-    x, params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (x, params))
-    shifts = [jnp.zeros((n, *b.affine.output_shape), dtype) for b in network.blocks]
-    outputs, pull, hidden = jax.vjp(
+    dtype = jnp.result_type(*floating((x, params)))
+    x, params = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, dtype if is_floating(leaf) else None), (x, params)
+    )
+    shifts = network.zero_shifts(x.shape[0], dtype)
+    outputs, pull, given = jax.vjp(
         lambda shifts: network.forward(params, x, shifts), shifts, has_aux=True
     )
     cotangents = jnp.moveaxis(rows(outputs), 1, 0)
     (deltas,) = jax.vmap(pull)(cotangents)
-    layers = tuple(
-        LayerLinearization(
-            inputs=block.affine.inputs(h),
-            sensitivities=jnp.moveaxis(delta, 0, 1).reshape(
-                n, len(cotangents), block.affine.positions, delta.shape[-1]
-            ),
-            layout=block.affine.layout,
-        )
-        for block, h, delta in zip(network.blocks, hidden, deltas, strict=True)
-    )
-    return outputs, layers
+    return outputs, tuple(LayerLinearization(*found) for found in network.factors(given, deltas))
+
+
+def floating(tree) -> list:
+    """The leaves that are floating: tokens are not."""
+    return [leaf for leaf in jax.tree.leaves(tree) if is_floating(leaf)]
 
 
 def require_precision(dtype) -> None:

@@ -7,6 +7,7 @@ from ngd_theory.arguments import checked
 from ngd_theory.networks import activations
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.block import Block
+from ngd_theory.networks.chain import chain
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.layers import Dense
 from ngd_theory.networks.network import Network
@@ -58,4 +59,4 @@ def mlp(
     layers = [Dense(p, m, *scales) for p, m in pairwise(sizes)]
     linear = phi.name == "identity"
     hidden = tuple(Block(layer, (phi,), phi.active_fraction, linear) for layer in layers[:-1])
-    return Network((sizes[0],), (*hidden, Block(layers[-1])), phi.name)
+    return chain((sizes[0],), (*hidden, Block(layers[-1])), phi.name)

@@ -1,122 +1,196 @@
-"""Networks as a chain of blocks."""
+"""A network is a forward function over named affine layers."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
-from math import prod
-from operator import and_
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ngd_theory.arguments import checked, is_floating
+from ngd_theory.arguments import checked, is_floating, is_known
 from ngd_theory.errors import InputError, NotPredictedError, shown
-from ngd_theory.networks.between import shape_after
-from ngd_theory.networks.block import Block
-from ngd_theory.networks.checks import require_floating
-from ngd_theory.networks.geometry import Geometry, geometries
+from ngd_theory.networks.calls import Call, Layers
+from ngd_theory.networks.checks import require_floating, require_size
+from ngd_theory.networks.geometry import Geometry
+from ngd_theory.networks.grouping import Parts
 from ngd_theory.networks.layers import Affine
 from ngd_theory.networks.sizes import LayerSize
 
 
 @dataclass(frozen=True)
 class Network:
-    """A feed-forward network in the NTK parameterisation. Static and hashable; parameters apart.
+    """A network in the NTK parameterisation. Static and hashable; parameters apart.
+
+    Made by `network`, or by a constructor such as `mlp`.
 
     Attributes
     ----------
     input_shape : tuple of int
         Shape of one sample.
-    blocks : tuple of Block
+    layers : tuple of (str, Affine)
+        The affine layers by name, in the order of the parameters.
+    function : ``(layers, x) -> (N, C)``
+        The forward function; see `network`.
     activation : str
         Name of the hidden activation, for reports.
+    smooth : bool
+        Whether no map of the network is known to have a kink.
+    vocabulary : int or None
+        Where inputs are whole numbers (tokens): how many there are.
     """
 
     made_by: ClassVar[str] = "ngd.networks.mlp(3, [64], 1), say"
     input_shape: tuple[int, ...]
-    blocks: tuple[Block, ...] = field(repr=False)
+    layers: tuple[tuple[str, Affine], ...] = field(repr=False)
+    function: Callable[[Layers, Array], Array] = field(repr=False)
     activation: str = "identity"
+    smooth: bool = False
+    vocabulary: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the layers."""
+        return tuple(name for name, _ in self.layers)
+
+    @property
+    def affine(self) -> tuple[Affine, ...]:
+        """The layers without their names."""
+        return tuple(layer for _, layer in self.layers)
+
+    @property
+    def blocks(self) -> tuple:
+        """The blocks of a chain; `NotPredictedError` where the forward function is none."""
+        blocks = getattr(self.function, "blocks", None)
+        if blocks is None:
+            raise NotPredictedError(_NO_CHAIN)
+        return blocks
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether the layers are called one after the other, with maps between them and nothing else."""
+        return hasattr(self.function, "blocks")
 
     @property
     def depth(self) -> int:
-        """L, the number of affine layers."""
-        return len(self.blocks)
+        """L, the number of affine layers. Each counts once, however often it is called."""
+        return len(self.layers)
+
+    @cached_property
+    def layouts(self) -> tuple:
+        """How the parameters of each factor pair of a linearisation are stored: one a layer, or one a part of it."""
+        return tuple(layout for layer in self.affine for layout in layer.parts)
+
+    @cached_property
+    def parts(self) -> "Parts | None":
+        """How parameters are made of the parts of layers; None where each layer is one part."""
+        return None if all(len(y.parts) == 1 for y in self.affine) else Parts(self.affine)
+
+    @cached_property
+    def calls(self) -> tuple[Call, ...]:
+        """Every call of a layer, in the order of the forward function."""
+        return self._structure[0]
 
     @cached_property
     def output_dim(self) -> int:
         """C, the number of outputs."""
-        last = self.blocks[-1]
-        return prod(shape_after(last.after, last.affine.output_shape))
+        return self._structure[1]
+
+    @cached_property
+    def positions(self) -> tuple[int, ...]:
+        """T of each layer: its positions at all calls together."""
+        counts = [0] * self.depth
+        for call in self.calls:
+            counts[call.layer] += int(np.prod([*call.steps, *call.shape[:-1]]))
+        return tuple(counts)
+
+    @cached_property
+    def _structure(self) -> tuple[tuple[Call, ...], int]:
+        """Calls and C: the forward function is traced, nothing is computed."""
+        with jax.ensure_compile_time_eval():
+            params = tuple(
+                {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in layer.shapes.items()}
+                for layer in self.affine
+            )
+        samples = 3
+        dtype = jnp.int32 if self.vocabulary else jnp.float32
+        x = jax.ShapeDtypeStruct((samples, *self.input_shape), dtype)
+        calls: list[Call] = []
+
+        def trace(params, x):
+            layers = Layers(self.names, self.affine, params)
+            outputs = self.function(layers, x)
+            calls[:] = layers.calls
+            return outputs, layers.given
+
+        try:
+            outputs, given = jax.eval_shape(trace, params, x)
+        except jax.errors.UnexpectedTracerError as error:
+            raise InputError(_LEAKED) from error
+        if getattr(outputs, "ndim", None) != 2 or outputs.shape[0] != samples:
+            found = getattr(outputs, "shape", None) or jax.tree.structure(outputs)
+            raise InputError(
+                f"the forward function gives {found} for {samples} samples; it must give one array (N, C)"
+            )
+        for call, h in zip(calls, given, strict=True):
+            if h.shape[len(call.steps)] != samples:
+                raise InputError(
+                    f"layer {self.names[call.layer]!r} is given an array of shape {h.shape} for {samples} samples: its "
+                    "first axis must be the samples'"
+                )
+        unused = set(range(self.depth)) - {call.layer for call in calls}
+        if unused:
+            never = ", ".join(repr(self.names[number]) for number in sorted(unused))
+            raise InputError(f"the forward function never calls layer {never}: leave it out")
+        return tuple(calls), outputs.shape[1]
 
     @cached_property
     def layer_sizes(self) -> tuple[LayerSize, ...]:
-        """Sizes of the affine layers, first to last.
+        """Sizes of the affine layers (of their parts, where they have several), first to last.
 
-        Counted from shapes; maps other than activations are looked at at a few random points. Where the theory knows no
-        ranks after them, the sizes say why (`LayerSize.unknown`), and raise `NotPredictedError` when asked for a rank.
+        Counted from shapes for a chain of blocks; maps other than activations are looked at at a few random points.
+        Where the theory knows no ranks, the sizes say why (`LayerSize.unknown`), and raise `NotPredictedError` when
+        asked for a rank. `ngd_theory.theory.measured_sizes` measures them on a linearisation.
         """
-        layers = [block.affine for block in self.blocks]
-        layouts = [layer.layout for layer in layers]
-        unknown = None
-        try:
-            geometry, linear = geometries(self.input_shape, self.blocks)
-        except NotPredictedError as error:
-            unknown, linear = str(error), [False] * self.depth
-            geometry = [_without_maps(layer) for layer in layers]
-        # Linear images and sensitivities have no more dimensions than what they pass through. Patches overlap: no bound
-        # is known for those of a linear image.
-        images = accumulate([prod(self.input_shape), *(g.seen for g in geometry)], min)
-        numbers = [g.live_units * g.windows for g in geometry]
-        passed = list(
-            accumulate(map(min, (prod(y.output_shape) for y in layers[::-1]), numbers[::-1]), min)
-        )
-        linear_before = list(accumulate([True, *linear[:-1]], and_))
-        linear_after = list(accumulate(linear[::-1], and_))
-        biased = any(layout.has_bias for layout in layouts)
-        next(images)
+        count = getattr(self.function, "layer_sizes", None)
+        return self._plain_sizes(_NO_CHAIN) if count is None else count(self)
+
+    def _plain_sizes(self, unknown: str) -> tuple[LayerSize, ...]:
         return tuple(
             LayerSize(
-                positions=layer.positions,
+                positions=positions,
                 num_inputs=layout.num_inputs,
-                num_units=layer.units,
-                active_fraction=block.active_fraction,
+                num_units=layout.num_units,
+                active_fraction=1.0,
                 output_dim=self.output_dim,
-                geometry=counts,
-                linear_input_rank=(
-                    image + layout.has_bias if before and layer.positions == 1 else None
+                geometry=Geometry(
+                    positions, layout.num_units, positions, positions, *[layout.num_inputs] * 2
                 ),
-                linear_sensitivity_rank=outputs if after else None,
-                linear_image_rank=image + biased if linear_after[-1] else None,
                 unknown=unknown,
             )
-            for block, layer, layout, counts, image, outputs, before, after in zip(
-                self.blocks,
-                layers,
-                layouts,
-                geometry,
-                images,
-                passed[::-1],
-                linear_before,
-                linear_after[::-1],
-                strict=True,
-            )
+            for layer, positions in zip(self.affine, self.positions, strict=True)
+            for layout in layer.parts
         )
-
-    @property
-    def smooth(self) -> bool:
-        """Whether no map of the network is known to have a kink; one of your own says so with ``smooth=True``."""
-        return all(block.smooth for block in self.blocks)
 
     @cached_property
     def num_parameters(self) -> int:
         """Number of scalar parameters."""
-        layouts = [block.affine.layout for block in self.blocks]
-        return sum(y.num_inputs * y.num_units for y in layouts)
+        return sum(int(np.prod(s)) for layer in self.affine for s in layer.shapes.values())
+
+    def with_layers(self, layers: Sequence[Affine]) -> "Network":
+        """The same forward function over other layers, in the same order."""
+        changed = getattr(self.function, "with_layers", None)
+        return replace(
+            self,
+            layers=tuple(zip(self.names, layers, strict=True)),
+            function=self.function if changed is None else changed(tuple(layers)),
+        )
 
     @checked
     def init(self, key, dtype=None) -> tuple[dict[str, Array], ...]:
-        """Draw parameters, every entry from N(0, 1).
+        """Draw parameters, every entry from N(0, 1) but for the ones and zeros of `ScaleShift`.
 
         Parameters
         ----------
@@ -136,7 +210,7 @@ class Network:
         """
         dtype = require_floating(dtype)
         keys = jax.random.split(key, self.depth)
-        return tuple(b.affine.init(k, dtype) for b, k in zip(self.blocks, keys, strict=True))
+        return tuple(y.init(k, dtype) for y, k in zip(self.affine, keys, strict=True))
 
     def apply(self, params, x: Float[Array, "N *S"]) -> Float[Array, "N C"]:
         """Network outputs f(x)."""
@@ -144,30 +218,43 @@ class Network:
         return self.forward(params, x, None)[0]
 
     def forward(self, params, x, shifts) -> tuple[Array, list[Array]]:
-        """Outputs and hidden inputs of every affine layer, with pre-activations shifted by ``shifts``.
+        """Outputs and what the layer was given at every call, with pre-activations shifted by ``shifts``.
 
-        The derivative of the outputs by ``shifts[l]`` is the sensitivity of layer l.
+        The derivative of the outputs by ``shifts[i]`` is the sensitivity at call i.
         """
-        hidden = []
-        h = x
-        for index, (block, layer_params) in enumerate(zip(self.blocks, params, strict=True)):
-            hidden.append(h)
-            h = block.affine(layer_params, h)
-            if shifts is not None:
-                h = h + shifts[index]
-            for function in block.after:
-                h = function(h)
-        return h, hidden
+        layers = Layers(self.names, self.affine, params, shifts)
+        outputs = self.function(layers, x)
+        return outputs, layers.given
+
+    def zero_shifts(self, num_samples: int, dtype) -> list[Array]:
+        """Shifts of the pre-activations, one a call: zeros (*steps, N, *shape)."""
+        return [jnp.zeros((*c.steps, num_samples, *c.shape), dtype) for c in self.calls]
+
+    def factors(self, given: Sequence[Array], deltas: Sequence[Array]) -> list[tuple]:
+        """``(inputs (N, T, P), sensitivities (N, K, T, M), layout)`` of every layer, or part of one.
+
+        Parameters
+        ----------
+        given : sequence of (*steps, N, ...) arrays
+            What `forward` recorded, one a call.
+        deltas : sequence of (K, *steps, N, *shape) arrays
+            What K cotangents of the outputs are pulled back to, one a call.
+        """
+        by_layer: list[list] = [[] for _ in self.layers]
+        for call, h, delta in zip(self.calls, given, deltas, strict=True):
+            by_layer[call.layer] += _unrolled(h, delta, len(call.steps))
+        return [
+            found
+            for layer, calls in zip(self.affine, by_layer, strict=True)
+            for found in layer.factors(*zip(*calls, strict=True))
+        ]
 
     def check(self, params, x) -> None:
-        """Raise `InputError` unless ``params`` and ``x`` are floating arrays of this network's shapes.
+        """Raise `InputError` unless ``params`` and ``x`` are arrays of this network's shapes and types.
 
         Parameters are a tuple of dicts, as `init` makes them: lists would be another pytree.
         """
-        if not is_floating(x):
-            raise InputError(
-                f"x is {shown(x)}; it must be a floating array: jax.numpy.asarray(x, float)"
-            )
+        self._check_inputs(x)
         shape = x.shape
         if len(shape) != 1 + len(self.input_shape) or shape[1:] != self.input_shape:
             wanted = ", ".join(map(str, self.input_shape))
@@ -175,6 +262,22 @@ class Network:
         if shape[0] == 0:
             raise InputError(f"inputs have shape {shape}: there is no sample")
         self.check_tree("parameters", params)
+
+    def _check_inputs(self, x) -> None:
+        if self.vocabulary is None:
+            if not is_floating(x):
+                raise InputError(
+                    f"x is {shown(x)}; it must be a floating array: jax.numpy.asarray(x, float)"
+                )
+            return
+        if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer)):
+            raise InputError(
+                f"x is {shown(x)}; this network takes tokens, an array of whole numbers below {self.vocabulary}"
+            )
+        if is_known(x) and np.size(x) and not 0 <= np.min(x) <= np.max(x) < self.vocabulary:
+            raise InputError(
+                f"x has tokens from {np.min(x)} to {np.max(x)}; they must be from 0 to {self.vocabulary - 1}"
+            )
 
     def check_tree(self, name: str, tree) -> None:
         """Raise `InputError` unless ``tree`` (plural ``name``) is like the parameters: floating, a tuple of dicts."""
@@ -184,7 +287,7 @@ class Network:
             )
         if len(tree) != self.depth:
             raise InputError(f"{name} of {len(tree)} layers for a network of {self.depth}")
-        for index, (block, given) in enumerate(zip(self.blocks, tree, strict=True), start=1):
+        for index, (layer, given) in enumerate(zip(self.affine, tree, strict=True), start=1):
             where = f"{name} of layer {index}"
             if type(given) is not dict:
                 raise InputError(
@@ -195,13 +298,110 @@ class Network:
                     raise InputError(
                         f"{key!r} in the {where} is {shown(value)}; it must be a floating array"
                     )
-            wanted = block.affine.layout.shapes
+            wanted = layer.shapes
             found = {key: value.shape for key, value in given.items()}
             if found != wanted:
                 raise InputError(f"{where} have shapes {found}, not {wanted}")
 
 
-def _without_maps(layer: Affine) -> Geometry:
-    """Counts of a layer that nothing follows."""
-    t, inputs = layer.positions, layer.layout.num_inputs
-    return Geometry(t, layer.units, t, t, inputs, inputs)
+@checked
+def network(
+    forward: Callable,
+    layers: Mapping[str, Any],
+    input_shape: Sequence[int],
+    *,
+    activation: str = "own",
+    smooth: bool = False,
+    vocabulary: int | None = None,
+) -> Network:
+    """Make a network of a forward function and its layers.
+
+    Parameters
+    ----------
+    forward : ``(layers, x) -> (N, C)``
+        Calls ``layers["name"](h)`` as often and wherever it likes: skip connections, branches, attention, tied weights.
+        Between the calls stands any JAX function without parameters. Loops that call a layer are Python loops or
+        ``layers.scan``. Output n may depend on sample n only. A function of a module can be pickled, a lambda cannot.
+    layers : mapping from names to `Affine`
+        `Dense`, `Convolution`, `Embedding`, `ScaleShift`, or one of your own. Parameters are a tuple in this order.
+    input_shape : sequence of int
+        Shape of one sample.
+    activation : str
+        Name of the hidden activation, for reports.
+    smooth : bool
+        Say so where the function has derivatives of all orders: then claims about the order of the lazy family ask for
+        more (docs/theory.md section 8).
+    vocabulary : int, optional
+        Where inputs are tokens: how many there are.
+
+    Raises
+    ------
+    InputError
+        For a layer that is never called or not there, outputs that are not (N, C), samples that see each other, a layer
+        called inside `jax.lax.scan`, `jax.vmap` or `jax.jit`.
+
+    Examples
+    --------
+    >>> import jax
+    >>> def forward(layers, x):
+    ...     h = layers["in"](x)
+    ...     h = h + layers["hidden"](jax.nn.relu(h))
+    ...     return layers["out"](jax.nn.relu(h))
+    >>> net = network(forward, {"in": Dense(3, 8), "hidden": Dense(8, 8), "out": Dense(8, 1)}, (3,))
+    >>> net.apply(net.init(jax.random.key(0)), jax.numpy.ones((5, 3))).shape
+    (5, 1)
+    """
+    for name, layer in layers.items():
+        if not isinstance(name, str) or not isinstance(layer, Affine):
+            raise InputError(
+                f"layers[{shown(name)}] is {shown(layer)}; it must be a layer such as ngd.networks.Dense(3, 8), under a "
+                "name that is a string"
+            )
+    if not layers:
+        raise InputError("layers is empty; a network has one affine layer at least")
+    if vocabulary is not None:
+        require_size("vocabulary", vocabulary)
+    shape = tuple(require_size(f"input_shape[{i}]", s) for i, s in enumerate(input_shape))
+    made = Network(shape, tuple(layers.items()), forward, activation, smooth, vocabulary)
+    _check_samples(made)
+    return made
+
+
+def _check_samples(net: Network) -> None:
+    """Raise `InputError` where the outputs of a sample depend on another one."""
+    _ = net.calls
+    rng = np.random.default_rng(0)
+    if net.vocabulary:
+        x = rng.integers(0, net.vocabulary, (3, *net.input_shape))
+    else:
+        x = rng.normal(size=(3, *net.input_shape)).astype(np.float32)
+    with jax.ensure_compile_time_eval():
+        params = net.init(jax.random.key(0), jnp.float32)
+        first, second = (
+            np.asarray(jax.jit(net.apply)(params, jnp.asarray(x[rows]))[0])
+            for rows in ([0, 1], [0, 2])
+        )
+    if not np.allclose(first, second, rtol=1e-4, atol=1e-6 * np.abs(first).max(), equal_nan=True):
+        raise InputError(
+            "the outputs of a sample change with the other samples: no normalisation over the batch (take its running "
+            "averages)"
+        )
+
+
+def _unrolled(h: Array, delta: Array, loops: int) -> list[tuple[Array, Array]]:
+    """What one call in ``loops`` nested loops was at every step: inputs (N, ...), sensitivities (K, N, ...)."""
+    if not loops:
+        return [(h, delta)]
+    return [
+        pair for step in range(h.shape[0]) for pair in _unrolled(h[step], delta[:, step], loops - 1)
+    ]
+
+
+_NO_CHAIN = (
+    "sizes tell the ranks of a chain of blocks only (mlp, cnn, chain), and this network has a forward function of its "
+    "own: theory.measured_sizes and theory.measured_constant measure them on a linearisation"
+)
+_LEAKED = (
+    "a layer is called inside jax.lax.scan, jax.lax.map, jax.vmap or jax.jit of the forward function, where its input "
+    "cannot be recorded: use layers.scan for loops; give Dense an array with more axes in place of vmap"
+)

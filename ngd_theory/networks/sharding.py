@@ -69,11 +69,11 @@ def shard_parameters(mesh: Mesh, network: Network, params):
     """
     count = mesh.shape[WIDTH]
     placed = []
-    for index, (layer, size) in enumerate(zip(params, network.layer_sizes, strict=True), start=1):
+    for index, (layer, affine) in enumerate(zip(params, network.affine, strict=True), start=1):
         hidden = index < network.depth
-        if hidden and size.num_units % count:
+        if hidden and affine.units % count:
             raise InputError(
-                f"layer {index} has {size.num_units} units, no multiple of the {count} devices along {WIDTH!r}"
+                f"layer {index} has {affine.units} units, no multiple of the {count} devices along {WIDTH!r}"
             )
         placed.append(
             {

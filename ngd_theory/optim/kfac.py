@@ -14,7 +14,7 @@ from ngd_theory.arguments import check_finite, check_range, checked, is_real
 from ngd_theory.errors import InputError, require_type, shown
 from ngd_theory.fisher.factored_damping import factored_damping
 from ngd_theory.fisher.kronecker import KroneckerFisher, kronecker_fisher
-from ngd_theory.networks import Network
+from ngd_theory.networks import EmbeddingLayout, Network
 from ngd_theory.networks.linearization import backpropagate_unchecked, require_precision
 from ngd_theory.optim.options import OF_THE_STEPS, STRUCTURES, Options
 from ngd_theory.optim.quadratic_model import Minimum, dot, minimise, quadratic_model, value_at
@@ -245,7 +245,12 @@ class _KFAC:
 
     def __post_init__(self):
         options = self.options
-        if self.bandwidth and any(b.affine.positions > 1 for b in self.network.blocks):
+        if any(isinstance(layout, EmbeddingLayout) for layout in self.network.layouts):
+            raise InputError(
+                "the optimiser has no factors for embeddings: train them by another one, or by the natural "
+                "gradients of ngd.fisher.KFAC(), which has them"
+            )
+        if self.bandwidth and any(count > 1 for count in self.network.positions):
             raise InputError(
                 f'structure="{options.structure}" is defined for dense layers; with convolutions use "block-diagonal"'
             )
@@ -396,10 +401,12 @@ class _KFAC:
         return invert(factors, dampings)
 
     def _precondition(self, inverse, grads):
-        layouts = [block.affine.layout for block in self.network.blocks]
+        layouts, parts = self.network.layouts, self.network.parts
+        grads = grads if parts is None else parts.split(grads)
         matrices = [y.to_matrix(g) for y, g in zip(layouts, grads, strict=True)]
         solved = inverse.apply(matrices)
-        return tuple(y.from_matrix(-v) for y, v in zip(layouts, solved, strict=True))
+        steps = tuple(y.from_matrix(-v) for y, v in zip(layouts, solved, strict=True))
+        return steps if parts is None else parts.join(steps)
 
     def _choose(self, model, proposal, previous, pushed_previous) -> Minimum:
         o = self.options

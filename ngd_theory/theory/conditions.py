@@ -83,12 +83,12 @@ def check_conditions(
     """
     require_known("check_conditions", lin, damping)
     rho = float(as_damping(damping, lin.outputs.dtype).value)
-    if lin.grouping is not None and net is not None:
+    if not lin.has_layers and net is not None:
         raise InputError(
             "`lin` is of a function (linearize_function), which has groups of parameters and no layers: give None for "
             "`net`"
         )
-    if lin.grouping is None:
+    if lin.has_layers:
         require_type(
             "net",
             net,
@@ -96,7 +96,7 @@ def check_conditions(
             "the network that was linearised, or None for a function without layers",
         )
         assert net is not None
-        if [block.affine.layout for block in net.blocks] != [y.layout for y in lin.layers]:
+        if list(net.layouts) != [y.layout for y in lin.layers]:
             raise InputError("`lin` is not a linearisation of `net`: their layers differ")
     approximation._check_layers(lin)
     if not is_finite(lin):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ngd_theory as ngd
-from ngd_theory.networks import Network, linearize
+from ngd_theory.networks import chain, linearize
 from ngd_theory.networks.block import Block
 
 
@@ -54,7 +54,7 @@ def reparameterised(net, params, x, rng):
     for block, change in zip(net.blocks[:-1], changes[1:], strict=True):
         phi, *others = block.after
         blocks.append(Block(block.affine, (phi, change, *others), linear=False))
-    new = Network(net.input_shape, (*blocks, net.blocks[-1]), net.activation)
+    new = chain(net.input_shape, (*blocks, net.blocks[-1]), net.activation)
     new_params = tuple(
         undone(b.affine, p, change)
         for b, p, change in zip(net.blocks, params, changes, strict=True)

@@ -11,7 +11,7 @@ from dense import flatten, softmax_fisher
 import ngd_theory as ngd
 from ngd_theory.errors import InputError
 from ngd_theory.kernels import empirical
-from ngd_theory.networks import Network
+from ngd_theory.networks import chain
 from ngd_theory.networks.block import Block
 from ngd_theory.networks.convolution import Convolution, Flatten
 
@@ -157,7 +157,7 @@ def position_wise(channels, activation, kernel_size=1):
         blocks.append(Block(layer, (phi,), 1.0, activation == "identity"))
         shape = layer.output_shape
     blocks[-1] = Block(blocks[-1].affine, (Flatten(),))
-    return Network((2, 3, channels[0]), tuple(blocks), activation)
+    return chain((2, 3, channels[0]), tuple(blocks), activation)
 
 
 def linearized(net, x, seed=0):

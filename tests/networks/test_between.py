@@ -9,7 +9,7 @@ import pytest
 
 import ngd_theory as ngd
 from ngd_theory.errors import InputError, NotPredictedError
-from ngd_theory.networks import Network, between
+from ngd_theory.networks import between, chain
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.block import Block
 from ngd_theory.networks.convolution import AveragePool, Convolution, Flatten, GlobalAveragePool
@@ -133,7 +133,7 @@ def dense(after, gamma=1.0, linear=False, width=12, last=()):
         Block(first, after, gamma, linear),
         Block(Dense(fan_in, 2, 1.3, 0.4), last, 1.0, not last),
     )
-    return Network((5,), blocks, "tanh")
+    return chain((5,), blocks, "tanh")
 
 
 def convolutional(after, gamma=1.0, linear=False, units=24, second=True):
@@ -148,7 +148,7 @@ def convolutional(after, gamma=1.0, linear=False, units=24, second=True):
     elif len(shape) == 3:
         blocks[0] = Block(first, (*after, Flatten()), gamma, linear)
         shape = _shape((Flatten(),), shape)
-    return Network((6, 6, 2), (*blocks, Block(Dense(shape[-1], 2, 1.3, 0.3))), "tanh")
+    return chain((6, 6, 2), (*blocks, Block(Dense(shape[-1], 2, 1.3, 0.3))), "tanh")
 
 
 def _all(after, h):
@@ -180,7 +180,7 @@ KNOWN = {
     "linear, half": (dense((lambda h: h[:, :3],), linear=True), (3, 9)),
     "linear, strided": (convolutional((every_other_image,), linear=True, second=False), (1, 3)),
     "global average of the outputs": (
-        Network(
+        chain(
             (4, 4, 3),
             (Block(Convolution((4, 4, 3), 3, 2, 1, "same", 1.3, 0.0), (GlobalAveragePool(),)),),
         ),

@@ -9,7 +9,7 @@ from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels import infinite, ntk
 from ngd_theory.kernels._neural_tangents import neural_tangents
 from ngd_theory.kernels.infinite import bridge
-from ngd_theory.networks import linearize, mlp
+from ngd_theory.networks import chain, linearize, mlp
 
 pytestmark = pytest.mark.usefixtures("installed")
 
@@ -128,6 +128,6 @@ def test_errors_name_what_does_not_fit(x):
     wide = mlp(5, [9, 9], 2, "relu", 1.0, 0.0)
     with pytest.raises(InputError, match="shapes"):
         infinite.params_from_stax(wide, infinite.params_to_stax(net, net.init(jax.random.key(0))))
-    odd = type(net)((5,), (type(net.blocks[0])(net.blocks[0].affine, (jnp.sin,)), net.blocks[-1]))
+    odd = chain((5,), (type(net.blocks[0])(net.blocks[0].affine, (jnp.sin,)), net.blocks[-1]))
     with pytest.raises(NotPredictedError, match="after layer 1"):
         infinite.to_stax(odd)

@@ -14,7 +14,7 @@ from ngd_theory import kernels
 from ngd_theory.errors import NotPredictedError
 from ngd_theory.kernels import infinite
 from ngd_theory.kernels.infinite import bridge
-from ngd_theory.networks import cnn, linearize
+from ngd_theory.networks import chain, cnn, linearize
 
 FALSE_ALARM, SEEDS, CHANNELS = 1e-4, 20, 192
 CASES = {
@@ -95,4 +95,4 @@ def test_the_closed_form_is_for_perceptrons(images):
     with pytest.raises(NotPredictedError, match="layer 1"):
         odd = network("same, flatten")
         block = type(odd.blocks[0])(odd.blocks[0].affine, (jnp.sin,))
-        bridge.to_stax(type(odd)(odd.input_shape, (block, *odd.blocks[1:])))
+        bridge.to_stax(chain(odd.input_shape, (block, *odd.blocks[1:])))

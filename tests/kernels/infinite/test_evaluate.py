@@ -7,7 +7,7 @@ import pytest
 
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels import infinite
-from ngd_theory.networks import ACTIVATIONS, Network, mlp
+from ngd_theory.networks import ACTIVATIONS, chain, mlp
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.block import Block
 
@@ -119,10 +119,10 @@ def test_errors_name_what_is_wrong(x):
     with pytest.raises(InputError, match="memory_budget"):
         infinite.ntk(net, x, memory_budget=10)
     kink = Activation("absolute", jnp.abs, 1.0)
-    kinked = Network((5,), (Block(net.blocks[0].affine, (kink,)), net.blocks[-1]), "absolute")
+    kinked = chain((5,), (Block(net.blocks[0].affine, (kink,)), net.blocks[-1]), "absolute")
     with pytest.raises(NotPredictedError, match="kink"):
         infinite.ntk(kinked, x)
-    odd = Network((5,), (Block(net.blocks[0].affine, (jnp.sin,)), net.blocks[-1]), "sin")
+    odd = chain((5,), (Block(net.blocks[0].affine, (jnp.sin,)), net.blocks[-1]), "sin")
     with pytest.raises(NotPredictedError, match="neural-tangents"):
         infinite.ntk(odd, x, source="closed-form")
 

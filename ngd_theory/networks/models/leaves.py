@@ -1,0 +1,37 @@
+"""Names of the leaves of a tree of parameters."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Leaf(NamedTuple):
+    """A leaf of a model's parameters: its name, keys joined by "/", and its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def leaf_name(path) -> str:
+    """Keys joined by "/"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def parent(name: str) -> str:
+    """Name of the node that a leaf belongs to; the variables of flax.nnx have one more key, "value"."""
+    return own(name).rpartition("/")[0]
+
+
+def own(name: str) -> str:
+    """The name without that key."""
+    return name.removesuffix("/value")
+
+
+def by_parent(params) -> dict[str, dict[str, Leaf]]:
+    """Leaves of each node by their own last key."""
+    found: dict[str, dict[str, Leaf]] = {}
+    for path, value in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = leaf_name(path)
+        short = own(name).rpartition("/")[2]
+        found.setdefault(parent(name), {})[short] = Leaf(name, tuple(value.shape))
+    return found

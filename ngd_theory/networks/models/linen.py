@@ -1,0 +1,65 @@
+"""Modules of flax.linen: calls of layers are intercepted."""
+
+
+from ngd_theory.errors import InputError
+from ngd_theory.networks.models.flax import MAKERS, general, linear
+from ngd_theory.networks.models.known import Known
+from ngd_theory.networks.models.leaves import by_parent
+
+
+def recognises(model) -> bool:
+    """Whether it is a module of flax.linen."""
+    return any(cls.__module__.startswith("flax.linen") for cls in type(model).__mro__)
+
+
+class Model:
+    """A linen module with its variables; see `ngd_theory.networks.models.linearize.Model`."""
+
+    def __init__(self, model, variables):
+        if not (hasattr(variables, "keys") and "params" in variables):
+            raise InputError(
+                "a flax.linen module needs its variables: linearize_model(module, x, module.init(key, x))"
+            )
+        self._module = model
+        self.params = variables["params"]
+        self._rest = {k: v for k, v in variables.items() if k != "params"}
+        self._leaves = by_parent(self.params)
+        self.known: list[Known] = []
+        #: Path of a module -> number of the layer, None for a module that has no factors.
+        self._numbers: dict[str, int | None] = {}
+
+    def run(self, params, sample, tap):
+        """Outputs (C,) of one sample."""
+        return self._apply(params, sample[None], tap)[0]
+
+    def batch(self, params, x):
+        """Outputs (N, C) of all samples at once."""
+        return self._module.apply({"params": params, **self._rest}, x)
+
+    def _apply(self, params, x, tap):
+        from flax import linen
+
+        def intercept(call, args, options, context):
+            made = call(*args, **options)
+            if context.method_name != "__call__" or not args:
+                return made
+            number = self._number(context.module)
+            return made if number is None else tap(number, args[0], made)
+
+        with linen.intercept_methods(intercept):
+            return self.batch(params, x)
+
+    def _number(self, module) -> int | None:
+        from flax import linen
+
+        name = "/".join(module.path)
+        if name not in self._numbers:
+            makers = {linen.Dense: linear, linen.DenseGeneral: general}
+            makers |= {getattr(linen, k): v for k, v in MAKERS.items()}
+            make, leaves = makers.get(type(module)), self._leaves.get(name)
+            known = make and leaves and make(f"flax.linen.{type(module).__name__}", name, leaves, module)
+            self._numbers[name] = len(self.known) if known else None
+            self.known += [known] if known else []
+        return self._numbers[name]
+
+

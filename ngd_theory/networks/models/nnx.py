@@ -1,0 +1,58 @@
+"""Modules of flax.nnx: in a copy of the model, layers get a class whose call ends at a tap."""
+
+from ngd_theory.networks.models.flax import MAKERS, general, linear
+from ngd_theory.networks.models.known import Known
+from ngd_theory.networks.models.leaves import by_parent
+
+
+def recognises(model) -> bool:
+    """Whether it is a module of flax.nnx."""
+    return any(cls.__module__.startswith("flax.nnx") for cls in type(model).__mro__)
+
+
+class Model:
+    """An nnx module; see `ngd_theory.networks.models.linearize.Model`."""
+
+    def __init__(self, model, variables):
+        from flax import nnx
+
+        self._graph, self.params, self._rest = nnx.split(model, nnx.Param, ...)
+        makers = {nnx.Linear: linear, nnx.LinearGeneral: general}
+        makers |= {getattr(nnx, k): v for k, v in MAKERS.items()}
+        leaves = by_parent(self.params)
+        self.known: list[Known] = []
+        self._numbers: dict[str, int] = {}
+        for path, node in nnx.iter_graph(model):
+            name = "/".join(map(str, path))
+            if type(node) in makers and name in leaves:
+                kind = f"flax.nnx.{type(node).__name__}"
+                known = makers[type(node)](kind, name, leaves[name], node)
+                if known is not None:
+                    self._numbers[name] = len(self.known)
+                    self.known.append(known)
+
+    def run(self, params, sample, tap):
+        """Outputs (C,) of one sample."""
+        from flax import nnx
+
+        model = nnx.merge(self._graph, params, self._rest)
+        for path, node in list(nnx.iter_graph(model)):
+            number = self._numbers.get("/".join(map(str, path)))
+            if number is not None:
+                node.__class__ = _tapped(type(node), number, tap)
+        return model(sample[None])[0]
+
+    def batch(self, params, x):
+        """Outputs (N, C) of all samples at once."""
+        from flax import nnx
+
+        return nnx.merge(self._graph, params, self._rest)(x)
+
+
+def _tapped(cls: type, number: int, tap) -> type:
+    """A class like ``cls`` whose call ends at the tap."""
+
+    def call(self, h, *args, **options):
+        return tap(number, h, cls.__call__(self, h, *args, **options))
+
+    return type(cls.__name__, (cls,), {"__call__": call})

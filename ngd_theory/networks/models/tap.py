@@ -1,0 +1,78 @@
+"""Taps: what a layer was given at each call, and a shift of what it made, through any number of `jax.vmap`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+@dataclass
+class Tapped:
+    """One call of a layer, as the outermost `jax.vmap` sees it.
+
+    Attributes
+    ----------
+    layer : int
+    depth : int
+        How many maps are around it, that over the samples included.
+    given, made : (N, *mapped, ...) arrays
+        The layer's input and its output.
+    """
+
+    layer: int
+    depth: int
+    given: Array
+    made: Array
+
+
+class Tap:
+    """Stands behind every layer while a model runs on one sample, under `jax.vmap` over the samples.
+
+    A value inside `jax.vmap` cannot be kept: it is of one sample only as far as the function sees. The rule of
+    `jax.custom_batching.custom_vmap` is told the whole batch, one map after the other, and keeps what the last one
+    tells.
+
+    Parameters
+    ----------
+    sample : array
+        The sample, so that every call depends on it.
+    calls : list
+        What is found is put here.
+    shifts : sequence of arrays, optional
+        One a call, like `Tapped.made`.
+    depths : sequence of int, optional
+        Of each call, where there are shifts.
+    """
+
+    def __init__(
+        self,
+        sample,
+        calls: list[Tapped | None],
+        shifts: Sequence[Array] | None = None,
+        depths: Sequence[int] | None = None,
+    ):
+        self._sample, self._calls, self._shifts, self._depths = sample, calls, shifts, depths
+
+    def __call__(self, layer: int, given: Array, made: Array) -> Array:
+        """``made``, shifted."""
+        number = len(self._calls)
+        self._calls.append(None)
+        return self._mark(number, layer, 1)(given, made, self._sample)
+
+    def _mark(self, number: int, layer: int, depth: int):
+        mark = jax.custom_batching.custom_vmap(lambda given, made, sample: made)
+
+        @mark.def_vmap
+        def rule(size, mapped, given, made, sample):
+            given, made, sample = (
+                value if is_mapped else jnp.broadcast_to(value, (size, *jnp.shape(value)))
+                for value, is_mapped in zip((given, made, sample), mapped, strict=True)
+            )
+            self._calls[number] = Tapped(layer, depth, given, made)
+            if self._shifts is not None and self._depths[number] == depth:
+                return made + self._shifts[number], True
+            return self._mark(number, layer, depth + 1)(given, made, sample), True
+
+        return mark

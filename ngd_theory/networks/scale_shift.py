@@ -1,0 +1,86 @@
+"""Scale and shift of every unit: what normalisation layers learn."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.arguments import checked_fields
+from ngd_theory.errors import InputError
+from ngd_theory.networks.checks import require_size
+from ngd_theory.networks.layers import Affine, by_position
+from ngd_theory.networks.layout import GroupLayout
+
+
+@checked_fields
+@dataclass(frozen=True)
+class ScaleShift(Affine):
+    """``u = gamma * h + beta``, unit by unit: the parameters of a normalisation, which itself has none.
+
+    A unit's input is its own, so that the layer is no matrix: it is a small group of 2 M parameters, with the constant
+    input 1 and the columns of its Jacobian as sensitivities. To K-FAC its block is then exact; to unit-wise every
+    parameter is a unit. gamma begins at 1 and beta at 0.
+
+    Attributes
+    ----------
+    units : int
+        M, the size of the last axis.
+    shift : bool
+        Whether there is a beta.
+    """
+
+    units: int
+    shift: bool = True
+
+    weight_std = 1.0
+    bias_std = 0.0
+
+    def __post_init__(self):
+        require_size("units", self.units)
+
+    @property
+    def layout(self) -> GroupLayout:
+        """A scale (M,) and a shift (M,)."""
+        names = ("scale", "shift") if self.shift else ("scale",)
+        return GroupLayout(tuple((name, (self.units,)) for name in names))
+
+    @property
+    def positions(self) -> int:
+        """1: positions are summed over."""
+        return 1
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """``(M,)``."""
+        return (self.units,)
+
+    def standard(self):
+        """Itself."""
+        return self
+
+    def patches(self, h):
+        """Raise `InputError`: no input is common to its units."""
+        raise InputError("ScaleShift has no inputs that all units share")
+
+    weigh = patches
+
+    def __call__(self, params, h: Float[Array, "N *T M"]):
+        """``gamma * h + beta``."""
+        u = params["scale"] * h
+        return u + params["shift"] if self.shift else u
+
+    def init(self, key, dtype) -> dict:
+        """Ones and zeros."""
+        fill = {"scale": jnp.ones, "shift": jnp.zeros}
+        return {name: fill[name](shape, dtype) for name, shape in self.layout.shapes_by_name}
+
+    def factors(self, given, deltas):
+        """One pair, of the group of its parameters."""
+        total = 0.0
+        for h, delta in zip(given, deltas, strict=True):
+            delta = by_position([delta])
+            columns = [jnp.einsum("nktm,ntm->nkm", delta, h.reshape(len(h), -1, self.units))]
+            columns += [delta.sum(2)] * self.shift
+            total = total + jnp.concatenate(columns, axis=-1)
+        sensitivities = jnp.asarray(total)[:, :, None]
+        return [(jnp.ones((len(sensitivities), 1, 1), sensitivities.dtype), sensitivities, self.layout)]
