@@ -88,7 +88,7 @@ class KFAC(Approximation):
     def precondition(self, lin, cotangent, damping):
         """A vjp of the whitened factors."""
         layers = self._whitened(lin, damping)
-        return tuple(layer.vjp(cotangent / lin.num_samples) for layer in layers)
+        return lin.like_params([layer.vjp(cotangent / lin.num_samples) for layer in layers])
 
     def preconditioned_map(self, lin, damping, at):
         """``sum_l (a(at) A^-1 a^T) o (delta(at) B^-1 delta^T) / N``."""

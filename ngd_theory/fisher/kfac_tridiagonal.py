@@ -158,11 +158,13 @@ def _by_samples(self: KFACTridiagonal, lin: Linearization, cotangent, damping: D
         return sample_factors(layer, root, dampings)
 
     found = coordinates([factors(y) for y in lin.layers], root, cotangent)
-    return tuple(
-        y.layout.from_matrix(
-            y.inputs[:, 0].T @ x @ y.sensitivities.reshape(-1, y.sensitivities.shape[-1])
-        )
-        for y, x in zip(lin.layers, found, strict=True)
+    return lin.like_params(
+        [
+            y.layout.from_matrix(
+                y.inputs[:, 0].T @ x @ y.sensitivities.reshape(-1, y.sensitivities.shape[-1])
+            )
+            for y, x in zip(lin.layers, found, strict=True)
+        ]
     )
 
 
@@ -177,9 +179,11 @@ def _columns(self: KFACTridiagonal, lin: Linearization, damping: Damping, at: Li
 def _natural_gradient(self: KFACTridiagonal, lin: Linearization, cotangent, damping: Damping):
     small, bases = zip(*map(_compress, lin.layers), strict=True)
     solved = self._solve(lin, small, cotangent, damping)
-    return tuple(
-        layer.layout.from_matrix(a @ v @ b.T)
-        for layer, (a, b), v in zip(lin.layers, bases, solved, strict=True)
+    return lin.like_params(
+        [
+            layer.layout.from_matrix(a @ v @ b.T)
+            for layer, (a, b), v in zip(lin.layers, bases, solved, strict=True)
+        ]
     )
 
 

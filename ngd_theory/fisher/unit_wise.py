@@ -62,7 +62,7 @@ class UnitWise(Approximation):
 
     def precondition(self, lin, cotangent, damping):
         """Per layer: solve each unit's dual problem, then one matmul with the inputs."""
-        return tuple(_layer_gradient(layer, cotangent, damping) for layer in lin.layers)
+        return lin.like_params([_layer_gradient(y, cotangent, damping) for y in lin.layers])
 
     def preconditioned_map(self, lin, damping, at):
         """Sum over layers and units of ``J_i(at) J_i^T``-sized projections."""

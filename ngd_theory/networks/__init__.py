@@ -24,6 +24,7 @@ from ngd_theory.networks.linearization import (
     linearize,
 )
 from ngd_theory.networks.mlp import mlp
+from ngd_theory.networks.models import linearize_model
 from ngd_theory.networks.network import Network, network
 from ngd_theory.networks.scale_shift import ScaleShift
 from ngd_theory.networks.sharding import device_mesh, shard_parameters, shard_samples
@@ -56,6 +57,7 @@ __all__ = [
     "device_mesh",
     "linearize",
     "linearize_function",
+    "linearize_model",
     "mlp",
     "network",
     "scaled_init",

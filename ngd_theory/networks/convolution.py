@@ -56,8 +56,9 @@ class Convolution(Affine):
         M, the output channels.
     kernel_size, stride, dilation : int or one int a dimension
         A dilation of d leaves d - 1 places between neighbours of the kernel.
-    padding : {"same", "valid", "circular"}
-        Zeros, nothing, or the image as a torus; the first and the last give ``ceil(size/stride)`` positions.
+    padding : {"same", "valid", "circular"}, or (before, after) of every dimension
+        Zeros, nothing, or the image as a torus; the first and the last give ``ceil(size/stride)`` positions. Pairs tell
+        how many zeros to add.
     weight_std, bias_std : float
         See `Affine`.
     groups : int
@@ -69,14 +70,19 @@ class Convolution(Affine):
     units: int
     kernel_size: int | tuple[int, ...] = 3
     stride: int | tuple[int, ...] = 1
-    padding: str = "same"
+    padding: str | tuple[tuple[int, int], ...] = "same"
     weight_std: float = 2**0.5
     bias_std: float = 0.0
     dilation: int | tuple[int, ...] = 1
     groups: int = 1
 
     def __post_init__(self):
-        choose(PADDINGS, self.padding, "padding")
+        if isinstance(self.padding, str):
+            choose(PADDINGS, self.padding, "padding")
+        elif len(self.padding) != self.dimensions:
+            raise InputError(
+                f"padding is {self.padding} for {self.dimensions} dimensions; give one pair a dimension, or a name"
+            )
         if len(self.input_shape) < 2:
             raise InputError(
                 f"input_shape is {self.input_shape}; it must be sizes and channels, such as (28, 28, 1)"
@@ -195,12 +201,15 @@ class Convolution(Affine):
 
     @property
     def _pads(self) -> tuple[tuple[int, int], ...]:
+        if not isinstance(self.padding, str):
+            return self.padding
         needed, _ = PADDINGS[self.padding]
         found = zip(self.input_shape, self._extents, self._each(self.stride), strict=False)
         return tuple(needed(*each) for each in found)
 
     def _padded(self, h: Float[AnyArray, "N *S C"]):
-        return _numpy_of(h).pad(h, ((0, 0), *self._pads, (0, 0)), mode=PADDINGS[self.padding][1])
+        mode = PADDINGS[self.padding][1] if isinstance(self.padding, str) else "constant"
+        return _numpy_of(h).pad(h, ((0, 0), *self._pads, (0, 0)), mode=mode)
 
     def _shifts(self, h: Float[AnyArray, "N *S C"]):
         """What each place of the kernel sees of the image, (N, *sizes, C)."""

@@ -113,8 +113,12 @@ def linearize_function(
 def _check_samples(apply, params, x, outputs) -> None:
     """Raise `InputError` where outputs of all samples at once are not those of each by itself; not inside jit."""
     all_at_once = apply(params, x)
-    if not (is_known(outputs) and is_known(all_at_once)):
-        return
+    if is_known(outputs) and is_known(all_at_once):
+        check_together(all_at_once, outputs)
+
+
+def check_together(all_at_once, outputs) -> None:
+    """Raise `InputError` where outputs of all samples at once are not those of each by itself."""
     check_finite("apply(params, x)", all_at_once, "its range must be that of its type")
     apart, together = np.asarray(outputs), np.asarray(all_at_once)
     difference, scale = np.max(np.abs(together - apart)), np.max(np.abs(together))

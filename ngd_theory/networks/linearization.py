@@ -7,7 +7,7 @@ with a network it does with ``a`` and ``delta``; the (NC, P) Jacobian is never f
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from ngd_theory.arguments import check_finite, checked, is_floating
 from ngd_theory.errors import InputError
-from ngd_theory.networks.grouping import Grouping, Parts
-from ngd_theory.networks.layout import EmbeddingLayout, Layout
+from ngd_theory.networks.layout import EmbeddingLayout, GroupLayout, Layout
 from ngd_theory.networks.network import Network
 from ngd_theory.pytrees import pytree
 
@@ -76,15 +75,18 @@ class Linearization:
         f(x) at the point of linearisation.
     layers : tuple of LayerLinearization
         First layer to last.
-    grouping : Grouping, Parts or None
+    grouping : Grouping, Parts, ModelTree or None
         How parameters are made of those of the layers where they are no tuple of them: the "layers" are groups of the
         parameters of some function (`linearize_function`), or parts of layers.
+    names : tuple of str
+        Of the layers, for `describe`.
     """
 
     made_by: ClassVar[str] = "ngd.networks.linearize(network, params, x)"
     outputs: Array
     layers: tuple[LayerLinearization, ...]
-    grouping: Grouping | Parts | None = None
+    grouping: Any = None
+    names: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -100,6 +102,20 @@ class Linearization:
     def has_layers(self) -> bool:
         """Whether its layers have inputs and units of their own, as those of a function have not."""
         return self.grouping is None or self.grouping.has_layers
+
+    def describe(self) -> str:
+        """A table of the layers in words: name, shapes of its parameters, whether it has factors, positions."""
+        rows = [("", "layer", "parameters", "is")]
+        names = self.names or ("",) * len(self.layers)
+        for number, (name, layer) in enumerate(zip(names, self.layers, strict=True), start=1):
+            shapes = ", ".join(f"{k.removesuffix('/value').rpartition('/')[2]} {s}" for k, s in layer.layout.shapes.items())
+            count = layer.inputs.shape[1]
+            is_group = isinstance(layer.layout, GroupLayout)
+            what = "a group" if is_group else f"factored, {count} position{'s' * (count > 1)}"
+            rows.append((str(number), name, shapes, what))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
 
     def in_coordinates_of(self, other: "Linearization") -> "Linearization":
         """See `LayerLinearization.in_coordinates_of`."""
@@ -155,7 +171,12 @@ def linearize(network: Network, params, x: Shaped[Array, "N *S"]) -> Linearizati
 @partial(jax.jit, static_argnums=0)
 def _linearize(network, params, x) -> Linearization:
     outputs, layers = backpropagate_unchecked(network, params, x, _identity_rows)
-    return Linearization(outputs, layers, network.parts)
+    names = tuple(
+        f"{name} ({type(layer).__name__})"
+        for name, layer in network.layers
+        for _ in layer.parts
+    )
+    return Linearization(outputs, layers, network.parts, names)
 
 
 @checked

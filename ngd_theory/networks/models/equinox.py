@@ -12,13 +12,26 @@ def recognises(model) -> bool:
     return any(cls.__module__.startswith("equinox") for cls in type(model).__mro__)
 
 
+def split(model, variables):
+    """What can be hashed of the model, its parameters, and its other arrays."""
+    import equinox
+
+    params, others = equinox.partition(model, equinox.is_inexact_array)
+    rest, static = equinox.partition(others, equinox.is_array)
+    leaves, structure = jax.tree.flatten(static)
+    return (structure, tuple(leaves)), params, rest
+
+
 class Model:
     """An equinox model; see `ngd_theory.networks.models.linearize.Model`."""
 
-    def __init__(self, model, variables):
+    def __init__(self, static, params, rest):
         import equinox
 
-        self.params, self._static = equinox.partition(model, equinox.is_inexact_array)
+        structure, leaves = static
+        self.params = params
+        self._others = equinox.combine(rest, jax.tree.unflatten(structure, leaves))
+        model = equinox.combine(params, self._others)
         self._makers: dict[type, Callable] = {
             equinox.nn.Linear: _linear,
             equinox.nn.Embedding: _embedding,
@@ -42,7 +55,7 @@ class Model:
         """Outputs (C,) of one sample."""
         import equinox
 
-        model = equinox.combine(params, self._static)
+        model = equinox.combine(params, self._others)
         leaves, structure = jax.tree.flatten(model, is_leaf=self._is_layer)
         tapped = [
             _Tapped(leaf, self._numbers[index], tap) if index in self._numbers else leaf

@@ -35,12 +35,14 @@ class Place:
 
     def to_leaf(self, value: Array) -> Array:
         """Ours as the model's."""
-        return jnp.transpose(value.reshape(self.shape), self.axes)
+        value = value.reshape(self.shape)
+        return value if self.axes is None else jnp.transpose(value, self.axes)
 
     def from_leaf(self, value: Array, shape: tuple[int, ...]) -> Array:
         """The inverse; ``shape`` is ours."""
-        back = None if self.axes is None else [self.axes.index(i) for i in range(len(self.axes))]
-        return jnp.transpose(value, back).reshape(shape)
+        if self.axes is not None:
+            value = jnp.transpose(value, [self.axes.index(i) for i in range(len(self.axes))])
+        return value.reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,20 @@ def recognises(model) -> bool:
     return any(cls.__module__.startswith("flax.linen") for cls in type(model).__mro__)
 
 
+def split(model, variables):
+    """The module, its parameters, and its other variables."""
+    if not (hasattr(variables, "keys") and "params" in variables):
+        raise InputError(
+            "a flax.linen module needs its variables: linearize_model(module, x, module.init(key, x))"
+        )
+    return model, variables["params"], {k: v for k, v in variables.items() if k != "params"}
+
+
 class Model:
     """A linen module with its variables; see `ngd_theory.networks.models.linearize.Model`."""
 
-    def __init__(self, model, variables):
-        if not (hasattr(variables, "keys") and "params" in variables):
-            raise InputError(
-                "a flax.linen module needs its variables: linearize_model(module, x, module.init(key, x))"
-            )
-        self._module = model
-        self.params = variables["params"]
-        self._rest = {k: v for k, v in variables.items() if k != "params"}
+    def __init__(self, static, params, rest):
+        self._module, self.params, self._rest = static, params, rest
         self._leaves = by_parent(self.params)
         self.known: list[Known] = []
         #: Path of a module -> number of the layer, None for a module that has no factors.

@@ -10,13 +10,21 @@ def recognises(model) -> bool:
     return any(cls.__module__.startswith("flax.nnx") for cls in type(model).__mro__)
 
 
+def split(model, variables):
+    """The module's graph, its parameters, and its other state."""
+    from flax import nnx
+
+    return nnx.split(model, nnx.Param, ...)
+
+
 class Model:
     """An nnx module; see `ngd_theory.networks.models.linearize.Model`."""
 
-    def __init__(self, model, variables):
+    def __init__(self, static, params, rest):
         from flax import nnx
 
-        self._graph, self.params, self._rest = nnx.split(model, nnx.Param, ...)
+        self._graph, self.params, self._rest = static, params, rest
+        model = nnx.merge(static, params, rest)
         makers = {nnx.Linear: linear, nnx.LinearGeneral: general}
         makers |= {getattr(nnx, k): v for k, v in MAKERS.items()}
         leaves = by_parent(self.params)

@@ -1,0 +1,334 @@
+"""Linearise a model of another library: factors of the layers that we know, groups of the other parameters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from ngd_theory.arguments import check_finite, checked, is_array, is_floating, is_known
+from ngd_theory.errors import InputError, shown
+from ngd_theory.networks.function import check_together
+from ngd_theory.networks.layers import Affine
+from ngd_theory.networks.layout import GroupLayout
+from ngd_theory.networks.linearization import LayerLinearization, Linearization, require_precision
+from ngd_theory.networks.models import equinox, linen, nnx
+from ngd_theory.networks.models.known import Known, Place
+from ngd_theory.networks.models.leaves import leaf_name, parent
+from ngd_theory.networks.models.tap import Tap, Tapped
+
+
+class Model(Protocol):
+    """A model of some library.
+
+    Attributes
+    ----------
+    params : pytree
+        Its floating parameters, in the model's own tree.
+    known : sequence of Known
+        The layers that we know; complete after `run` was called once.
+    """
+
+    params: Any
+    known: list[Known]
+    #: ``(params, x (N, ...)) -> (N, C)`` where a model takes many samples, else None.
+    batch: Any
+
+    def run(self, params, sample, tap) -> Float[Array, " C"]:
+        """Outputs of one sample; layer number i calls ``tap(i, input, output)`` and goes on with what that returns."""
+        ...
+
+
+#: Who recognises a model, and makes a `Model` of it and its variables.
+LIBRARIES = (equinox, linen, nnx)
+
+
+@dataclass(frozen=True)
+class ModelTree:
+    """How the parameters of a model are made of those of its layers and groups.
+
+    Attributes
+    ----------
+    structure : jax tree definition
+        Of the parameters.
+    leaves, dtypes : tuple of str
+        Names and types of its leaves.
+    layers : tuple of (Affine, tuple of Place)
+        The layers that have factors.
+    groups : tuple of tuple of str
+        Names of the leaves of each group.
+    """
+
+    has_layers: ClassVar[bool] = True
+    structure: Any
+    leaves: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    layers: tuple[tuple[Affine, tuple[Place, ...]], ...]
+    groups: tuple[tuple[str, ...], ...]
+
+    def join(self, found: Sequence[dict[str, Array]]):
+        """One dict a layer, or part of one, and group, to a tree like the parameters."""
+        rest = iter(found)
+        leaves = {}
+        for layer, places in self.layers:
+            params = layer.join([next(rest) for _ in layer.parts])
+            leaves |= {place.leaf: place.to_leaf(params[place.key]) for place in places}
+        for group in rest:
+            leaves |= group
+        ordered = [
+            leaves[name].astype(dtype) for name, dtype in zip(self.leaves, self.dtypes, strict=True)
+        ]
+        return jax.tree.unflatten(self.structure, ordered)
+
+    def split(self, tree) -> list[dict[str, Array]]:
+        """The inverse of `join`."""
+        if jax.tree.structure(tree) != self.structure:
+            raise InputError(
+                f"a tree like the parameters is wanted, {self.structure}; got {jax.tree.structure(tree)}"
+            )
+        leaves = dict(zip(self.leaves, jax.tree.leaves(tree), strict=True))
+        found = []
+        for layer, places in self.layers:
+            shapes = layer.shapes
+            params = {p.key: p.from_leaf(leaves[p.leaf], shapes[p.key]) for p in places}
+            found += layer.split(params)
+        return found + [{name: leaves[name] for name in names} for names in self.groups]
+
+
+@checked
+def linearize_model(
+    model,
+    x: Shaped[Array, "N *S"],
+    variables=None,
+    *,
+    groups: Sequence[str] = (),
+) -> Linearization:
+    """Linearise a model of equinox, flax.linen or flax.nnx about its parameters, layer by layer.
+
+    Linear layers, convolutions and embeddings of these libraries become factors, so that every approximation serves
+    them, K-FAC and unit-wise too. All other parameters (normalisation, positions, layers of your own) are groups: one
+    for each node that holds some, with its whole Jacobian. `Linearization.describe` tells which is which.
+
+    Parameters
+    ----------
+    model : equinox.Module, flax.linen.Module or flax.nnx.Module
+        An equinox model takes one sample, the others all of them; output n depends on sample n only. Dropout is off, and
+        normalisation over the batch takes its running averages (``equinox.nn.inference_mode``, ``model.eval()``).
+    x : (N, *sample_shape)
+        Floating, or whole numbers for a model that begins with an embedding.
+    variables : dict, optional
+        Of a flax.linen module: what its ``init`` returned. Only "params" are parameters.
+    groups : sequence of str
+        Layers to treat as groups: beginnings of their names, as `Linearization.describe` shows them.
+
+    Returns
+    -------
+    Linearization
+        Gradients are trees like the model's own parameters: ``equinox.filter(model, equinox.is_inexact_array)``,
+        ``variables["params"]``, ``nnx.state(model, nnx.Param)``.
+
+    Raises
+    ------
+    InputError
+        For a model of another library, outputs that are not (N, C), samples that see each other, and a layer whose
+        parameters are used in another way than by its call (tied weights): name it in ``groups``.
+    """
+    library = next((library for library in LIBRARIES if library.recognises(model)), None)
+    if library is None:
+        raise InputError(
+            f"model is {shown(model)}; it must be a module of equinox, flax.linen or flax.nnx. For any other function "
+            "take linearize_function(apply, params, x)"
+        )
+    if not is_array(x) or x.ndim == 0 or len(x) == 0:
+        raise InputError(f"x is {shown(x)}; it must be an array with one sample at least")
+    static, params, rest = library.split(model, variables)
+    check_finite("the model's parameters", params)
+    if is_floating(x):
+        check_finite("x", x)
+    given = _Static(library, static), params, rest, jnp.asarray(x)
+    lin = _linearize(*given, tuple(groups))
+    _check_factors(given, lin)
+    return lin
+
+
+class _Static:
+    """A model without its arrays, for `jax.jit`: equal to another where what it holds can be compared and is equal."""
+
+    def __init__(self, library, value):
+        self._library, self._value = library, value
+        try:
+            self._hash = hash(value)
+        except TypeError:
+            self._hash = None
+
+    def __hash__(self):
+        return id(self) if self._hash is None else self._hash
+
+    def __eq__(self, other):
+        if self is other:
+            return True
+        known = isinstance(other, _Static) and None not in (self._hash, other._hash)
+        return known and self._library is other._library and bool(self._value == other._value)
+
+    def model(self, params, rest) -> Model:
+        """With arrays."""
+        return self._library.Model(self._value, params, rest)
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _linearize(static: _Static, params, rest, x, groups: tuple[str, ...]) -> Linearization:
+    model = static.model(params, rest)
+    calls = _calls(model, x)
+    paths, structure = jax.tree_util.tree_flatten_with_path(model.params)
+    leaves = {leaf_name(path): leaf for path, leaf in paths}
+    _check_groups(groups, leaves, model.known)
+    called = {call.layer for call in calls}
+    factored = [
+        number
+        for number, known in enumerate(model.known)
+        if number in called and not _is_in(known.name, groups)
+    ]
+    taken = {place.leaf for number in factored for place in model.known[number].places}
+    others = {name: leaf for name, leaf in leaves.items() if name not in taken}
+
+    def params_with(others):
+        return jax.tree.unflatten(structure, [others.get(name, leaves[name]) for name in leaves])
+
+    outputs, given, deltas, jacobian = _backpropagate(model, x, calls, others, params_with)
+    require_precision(outputs.dtype)
+    layers, placed, names = [], [], []
+    for number in factored:
+        known = model.known[number]
+        own = [i for i, call in enumerate(calls) if call.layer == number]
+        layer, parts = known.factors([given[i] for i in own], [deltas[i] for i in own])
+        placed.append((layer, known.places))
+        layers += [LayerLinearization(*part) for part in parts]
+        names += [f"{known.name or 'model'} ({known.kind})"] * len(parts)
+    members: dict[str, list[str]] = {}
+    for name in others:
+        members.setdefault(parent(name), []).append(name)
+    for node, group in members.items():
+        columns = [jacobian[name].reshape(*outputs.shape, 1, -1) for name in group]
+        layout = GroupLayout(tuple((name, tuple(leaves[name].shape)) for name in group))
+        ones = jnp.ones((len(x), 1, 1), outputs.dtype)
+        layers.append(LayerLinearization(ones, jnp.concatenate(columns, -1), layout))
+        names.append(node or "model")
+    tree = ModelTree(
+        structure,
+        tuple(leaves),
+        tuple(jnp.result_type(leaf).name for leaf in leaves.values()),
+        tuple(placed),
+        tuple(map(tuple, members.values())),
+    )
+    return Linearization(outputs, tuple(layers), tree, tuple(names))
+
+
+def _over_samples(model: Model, params_with, x, rest, calls, shifts=None, depths=None):
+    """Outputs (N, C), every sample with its own copy of the leaves in ``rest``."""
+
+    def one(sample, rest):
+        return model.run(params_with(rest), sample, Tap(sample, calls, shifts, depths))
+
+    return jax.vmap(one)(x, rest)
+
+
+def _calls(model: Model, x) -> list[Tapped]:
+    """Every call of a layer that we know, with shapes in place of arrays; nothing is computed."""
+    calls: list[Tapped] = []
+
+    def trace(params, x):
+        calls.clear()
+        outputs = _over_samples(model, lambda _: params, x, {}, calls)
+        return outputs, [(call.given, call.made) for call in calls]
+
+    try:
+        outputs, arrays = jax.eval_shape(trace, model.params, x)
+    except jax.errors.UnexpectedTracerError as error:
+        raise InputError(
+            "a layer of the model is called inside jax.lax.scan, jax.checkpoint or jax.jit of its own, where its input "
+            "cannot be recorded: linearize_function takes such a model, with groups of parameters"
+        ) from error
+    if getattr(outputs, "ndim", None) != 2:
+        raise InputError(
+            f"the model gives {outputs} for {len(x)} samples; it must give one array (N, C)"
+        )
+    return [
+        Tapped(call.layer, call.depth, given, made)
+        for call, (given, made) in zip(calls, arrays, strict=True)
+    ]
+
+
+def _backpropagate(model: Model, x, calls: list[Tapped], rest: dict[str, Array], params_with):
+    """Outputs; inputs and sensitivities (C, N, ...) of every call; Jacobian (N, C, ...) by every leaf in ``rest``."""
+    n = len(x)
+    shifts = [jnp.zeros(call.made.shape, call.made.dtype) for call in calls]
+    rows = {name: jnp.broadcast_to(leaf, (n, *leaf.shape)) for name, leaf in rest.items()}
+    depths = [call.depth for call in calls]
+
+    def run(shifts, rows):
+        tapped: list[Tapped] = []
+        outputs = _over_samples(model, params_with, x, rows, tapped, shifts, depths)
+        return outputs, [call.given for call in tapped]
+
+    outputs, pull, given = jax.vjp(run, shifts, rows, has_aux=True)
+    c = outputs.shape[1]
+    basis = jnp.broadcast_to(jnp.eye(c, dtype=outputs.dtype)[:, None], (c, n, c))
+    deltas, jacobian = jax.vmap(pull)(basis)
+    return outputs, given, deltas, {k: jnp.moveaxis(v, 0, 1) for k, v in jacobian.items()}
+
+
+def _is_in(name: str, groups: Sequence[str]) -> bool:
+    return any(f"{name}/".startswith(f"{group}/") for group in groups)
+
+
+def _check_groups(groups, leaves, known: Sequence[Known]) -> None:
+    for group in groups:
+        if not any(_is_in(known.name, [group]) for known in known):
+            there = ", ".join(known.name for known in known)
+            raise InputError(f"groups names {group!r}; the layers that have factors are {there}")
+
+
+def _check_factors(given, lin: Linearization) -> None:
+    """Raise `InputError` where a gradient is not that of automatic differentiation; not inside jit."""
+    static, params, rest, x = given
+    if not all(map(is_known, jax.tree.leaves((lin.outputs, params, rest, x)))):
+        return
+    check_finite("the model's outputs", lin.outputs)
+    cotangent = jax.random.normal(jax.random.key(0), lin.outputs.shape, lin.outputs.dtype)
+    together, wanted = _gradient(*given, cotangent)
+    if together is not None:
+        check_together(together, lin.outputs)
+    found = lin.vjp(cotangent)
+    # Of the coarsest type in use: parameters may be of float32 and inputs of float64.
+    types = [lin.outputs.dtype, *(leaf.dtype for leaf in jax.tree.leaves(wanted))]
+    tolerance = max(float(jnp.finfo(dtype).eps) for dtype in types) ** 0.5
+    paths = [leaf_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    pairs = zip(paths, jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True)
+    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(wanted))
+    for name, there, here in pairs:
+        size = max(float(jnp.max(jnp.abs(there))), tolerance * scale)
+        # A NaN fails.
+        if not float(jnp.max(jnp.abs(here - there))) <= tolerance * size:
+            raise InputError(
+                f"the gradient by {name!r} is not the one that its layer's calls explain: the model uses it in another "
+                f"way too, as tied weights do. Treat it as a group: linearize_model(..., groups=[{parent(name)!r}])"
+            )
+
+
+@partial(jax.jit, static_argnums=0)
+def _gradient(static: _Static, params, rest, x, cotangent):
+    """Outputs of all samples at once, None where a model takes one, and the gradient without any tap."""
+    model = static.model(params, rest)
+
+    def plain(params):
+        return jax.vmap(lambda sample: model.run(params, sample, _no_tap))(x)
+
+    _, pull = jax.vjp(plain, params)
+    return None if model.batch is None else model.batch(params, x), pull(cotangent)[0]
+
+
+def _no_tap(layer: int, given: Array, made: Array) -> Array:
+    return made
