@@ -26,9 +26,13 @@ from ngd_theory.networks.linearization import (
 from ngd_theory.networks.mlp import mlp
 from ngd_theory.networks.models import linearize_model
 from ngd_theory.networks.network import Network, network
+from ngd_theory.networks.normalization import layer_norm, rms_norm
+from ngd_theory.networks.recurrent import recurrent
+from ngd_theory.networks.resnet import resnet
 from ngd_theory.networks.scale_shift import ScaleShift
 from ngd_theory.networks.sharding import device_mesh, shard_parameters, shard_samples
 from ngd_theory.networks.sizes import LayerSize
+from ngd_theory.networks.transformer import transformer
 
 __all__ = [
     "ACTIVATIONS",
@@ -55,14 +59,19 @@ __all__ = [
     "chain",
     "cnn",
     "device_mesh",
+    "layer_norm",
     "linearize",
     "linearize_function",
     "linearize_model",
     "mlp",
     "network",
+    "recurrent",
+    "resnet",
+    "rms_norm",
     "scaled_init",
     "shard_parameters",
     "shard_samples",
     "sparse_init",
     "standard_parameterization",
+    "transformer",
 ]

@@ -14,10 +14,9 @@ from ngd_theory.arguments import checked, is_floating, is_known
 from ngd_theory.errors import InputError, NotPredictedError, shown
 from ngd_theory.networks.calls import Call, Layers
 from ngd_theory.networks.checks import require_floating, require_size
-from ngd_theory.networks.geometry import Geometry
 from ngd_theory.networks.grouping import Parts
 from ngd_theory.networks.layers import Affine
-from ngd_theory.networks.sizes import LayerSize
+from ngd_theory.networks.sizes import LayerSize, plain_size
 
 
 @dataclass(frozen=True)
@@ -155,21 +154,10 @@ class Network:
         asked for a rank. `ngd_theory.theory.measured_sizes` measures them on a linearisation.
         """
         count = getattr(self.function, "layer_sizes", None)
-        return self._plain_sizes(_NO_CHAIN) if count is None else count(self)
-
-    def _plain_sizes(self, unknown: str) -> tuple[LayerSize, ...]:
+        if count is not None:
+            return count(self)
         return tuple(
-            LayerSize(
-                positions=positions,
-                num_inputs=layout.num_inputs,
-                num_units=layout.num_units,
-                active_fraction=1.0,
-                output_dim=self.output_dim,
-                geometry=Geometry(
-                    positions, layout.num_units, positions, positions, *[layout.num_inputs] * 2
-                ),
-                unknown=unknown,
-            )
+            plain_size(layout, positions, self.output_dim, _NO_CHAIN)
             for layer, positions in zip(self.affine, self.positions, strict=True)
             for layout in layer.parts
         )

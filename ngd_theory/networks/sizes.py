@@ -6,6 +6,7 @@ from scipy.special import bdtrc
 
 from ngd_theory.errors import NotPredictedError
 from ngd_theory.networks.geometry import Geometry
+from ngd_theory.networks.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,15 @@ class LayerSize:
         factors = self.input_rank(num_samples) * self.sensitivity_rank(num_samples, output_dim)
         image = num_samples if self.linear_image_rank is None else self.linear_image_rank
         return min(min(num_samples, image) * output_dim, factors)
+
+
+def plain_size(layout: Layout, positions: int, output_dim: int, unknown: str) -> LayerSize:
+    """Sizes of a layer of which ``positions`` and shapes are all that is known."""
+    inputs, units = layout.num_inputs, layout.num_units
+    geometry = Geometry(positions, units, positions, positions, inputs, inputs)
+    return LayerSize(positions, inputs, units, 1.0, output_dim, geometry, unknown=unknown)
+
+
+def plain_sizes(layers, output_dim: int, unknown: str) -> tuple[LayerSize, ...]:
+    """`plain_size` of the layers of a linearisation."""
+    return tuple(plain_size(y.layout, y.inputs.shape[1], output_dim, unknown) for y in layers)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ngd_theory.arguments import checked, is_finite, require_known
-from ngd_theory.errors import InputError, NotPredictedError, SingularKernelError, require_type
+from ngd_theory.errors import InputError, SingularKernelError, require_type
 from ngd_theory.fisher import Approximation, tridiagonal_coupling
 from ngd_theory.fisher.damping import as_damping
 from ngd_theory.fisher.solve import gram_floor, gram_rank, round_off
 from ngd_theory.kernels import layer_kernel
 from ngd_theory.networks import Linearization, Network
-from ngd_theory.theory.constants import unit_wise_dispersion
+from ngd_theory.networks.sizes import plain_sizes
+from ngd_theory.theory.constants import dispersion_of_units
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def check_conditions(
     ----------
     approximation : Approximation
     net : Network or None
-        None for a linearisation by `ngd_theory.networks.linearize_function`.
+        None for a linearisation by `ngd_theory.networks.linearize_model` or `linearize_function`: what sizes would tell
+        is then measured, or not known.
     lin : Linearization
         Of ``net`` at the training inputs; its values are read, so call this outside jit.
     damping : float or scalar array
@@ -83,19 +85,8 @@ def check_conditions(
     """
     require_known("check_conditions", lin, damping)
     rho = float(as_damping(damping, lin.outputs.dtype).value)
-    if not lin.has_layers and net is not None:
-        raise InputError(
-            "`lin` is of a function (linearize_function), which has groups of parameters and no layers: give None for "
-            "`net`"
-        )
-    if lin.has_layers:
-        require_type(
-            "net",
-            net,
-            Network,
-            "the network that was linearised, or None for a function without layers",
-        )
-        assert net is not None
+    if net is not None:
+        require_type("net", net, Network, "the network that was linearised, or None for a model")
         if list(net.layouts) != [y.layout for y in lin.layers]:
             raise InputError("`lin` is not a linearisation of `net`: their layers differ")
     approximation._check_layers(lin)
@@ -109,17 +100,23 @@ def check_conditions(
                 "the linearisation has a NaN or infinity: the weights or inputs have, or are too large for their type",
             ),
         )
+    sizes = plain_sizes(lin.layers, lin.output_dim, _A_MODEL) if net is None else net.layer_sizes
     return tuple(
         condition
         for name in approximation.requirements
-        for condition in CHECKS[name](name, approximation, net, lin, rho)
+        for condition in CHECKS[name](name, approximation, sizes, lin, rho)
     )
 
 
-def _distinct_inputs(name, approximation, net, lin, damping) -> Iterator[Condition]:
-    if net is None:
+_A_MODEL = "sizes tell no ranks of a model or a function; theory.measured_sizes measures them"
+
+
+def _distinct_inputs(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
+    if not lin.has_layers:
         return  # a function shows its Jacobian only
-    x = np.asarray(lin.layers[0].inputs).reshape(lin.num_samples, -1)
+    # What the layers of a chain are given follows from what the first is.
+    shown = lin.layers[:1] if sizes[0].unknown is None else lin.layers
+    x = np.concatenate([np.asarray(y.inputs).reshape(lin.num_samples, -1) for y in shown], axis=1)
     # Squares of large and of tiny numbers are out of range.
     scale = np.abs(x).max() or 1
     x = x / scale
@@ -160,13 +157,13 @@ def _positive_definite(name, matrix, what, layer, advice) -> Condition:
     )
 
 
-def _positive_definite_ntk(name, approximation, net, lin, damping) -> Iterator[Condition]:
+def _positive_definite_ntk(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     total = sum(np.asarray(layer_kernel(y)) for y in lin.layers) / lin.num_samples
     advice = "remove duplicated inputs, widen the network or use fewer samples"
     yield _positive_definite(name, total, "Theta", None, advice)
 
 
-def _positive_definite_layer_kernels(name, approximation, net, lin, damping) -> Iterator[Condition]:
+def _positive_definite_layer_kernels(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     advice = (
         "the layer alone cannot move every output: remove duplicated inputs, widen it, use fewer "
         "samples, or biases"
@@ -176,7 +173,7 @@ def _positive_definite_layer_kernels(name, approximation, net, lin, damping) -> 
         yield _positive_definite(name, kernel, f"Theta_{index}", index, advice)
 
 
-def _invertible_coupling(name, approximation, net, lin, damping) -> Iterator[Condition]:
+def _invertible_coupling(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     depth = len(lin.layers)
     smallest = float(np.abs(np.linalg.eigvalsh(tridiagonal_coupling(depth))).min())
     holds = depth % 3 != 2
@@ -193,7 +190,7 @@ def _invertible_coupling(name, approximation, net, lin, damping) -> Iterator[Con
     )
 
 
-def _well_conditioned_damped_system(name, approximation, net, lin, damping) -> Iterator[Condition]:
+def _well_conditioned_damped_system(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     if damping == 0:
         return
     coupling = tridiagonal_coupling(len(lin.layers))
@@ -221,7 +218,7 @@ def _well_conditioned_damped_system(name, approximation, net, lin, damping) -> I
     )
 
 
-def _positive_damped_map(name, approximation, net, lin, damping) -> Iterator[Condition]:
+def _positive_damped_map(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     if damping == 0:
         return
     try:
@@ -263,7 +260,7 @@ def _live(layer) -> np.ndarray:
     return np.any(np.asarray(layer.sensitivities) != 0, axis=(0, 1, 3))
 
 
-def _equal_leverages(name, approximation, net, lin, damping) -> Iterator[Condition]:
+def _equal_leverages(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     for index, layer in enumerate(lin.layers[:-1], start=1):
         n, t, p = layer.inputs.shape
         leverages = _leverages(np.asarray(layer.inputs).reshape(n * t, p)).reshape(n, t)
@@ -286,8 +283,8 @@ def _equal_leverages(name, approximation, net, lin, damping) -> Iterator[Conditi
     yield _full_rank(name, lin.layers[-1], len(lin.layers))
 
 
-def _general_position(name, approximation, net, lin, damping) -> Iterator[Condition]:
-    for index, (layer, size) in enumerate(zip(lin.layers, net.layer_sizes, strict=True), start=1):
+def _general_position(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
+    for index, (layer, size) in enumerate(zip(lin.layers, sizes, strict=True), start=1):
         if size.unknown is not None:
             return  # no constant is stated
         a = np.asarray(layer.inputs).reshape(-1, layer.inputs.shape[-1])
@@ -302,15 +299,15 @@ def _general_position(name, approximation, net, lin, damping) -> Iterator[Condit
         yield Condition(name, rank == expected, rank, expected, why, index)
 
 
-def _full_rank_inputs(name, approximation, net, lin, damping) -> Iterator[Condition]:
-    for index, (layer, size) in enumerate(zip(lin.layers, net.layer_sizes, strict=True), start=1):
+def _full_rank_inputs(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
+    for index, (layer, size) in enumerate(zip(lin.layers, sizes, strict=True), start=1):
         n, c, _, _ = layer.sensitivities.shape
         # A unit has at most so many independent Jacobian rows a sample, all in the range of a.
         rows = size.positions if size.unknown else size.geometry.windows
         yield _full_rank(name, layer, index, n * min(c, rows))
 
 
-def _full_rank_features(name, approximation, net, lin, damping) -> Iterator[Condition]:
+def _full_rank_features(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     # Layers before the last two add nothing to K, so that the network's inputs matter in short networks only.
     first = 0 if len(lin.layers) <= 2 else 1
     for index, layer in enumerate(lin.layers[first:], start=first + 1):
@@ -334,9 +331,9 @@ def _full_rank(name, layer, index, needed: int | None = None) -> Condition:
     return Condition(name, rank >= needed, rank, needed, why, index)
 
 
-def _full_rank_sensitivities(name, approximation, net, lin, damping) -> Iterator[Condition]:
+def _full_rank_sensitivities(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     last = len(lin.layers)
-    for index, (layer, size) in enumerate(zip(lin.layers, net.layer_sizes, strict=True), start=1):
+    for index, (layer, size) in enumerate(zip(lin.layers, sizes, strict=True), start=1):
         delta = np.asarray(layer.sensitivities)
         n, c, t, m = delta.shape
         if index == last and (delta == delta[:1]).all() and gram_rank(delta[0].reshape(c, -1)) == c:
@@ -355,31 +352,35 @@ def _full_rank_sensitivities(name, approximation, net, lin, damping) -> Iterator
         yield Condition(name, rank == needed, rank, needed, why, index)
 
 
-def _many_units(name, approximation, net, lin, damping) -> Iterator[Condition]:
-    try:
-        expected = unit_wise_dispersion(net)
-    except NotPredictedError as error:
-        yield Condition(name, False, np.nan, 0.1, str(error))
-        return
-    units = sum(s.live_units for s in net.layer_sizes[:-1])
+def _many_units(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
+    if sizes[0].unknown is None:
+        expected, units = dispersion_of_units(sizes), sum(s.live_units for s in sizes[:-1])
+        origin = "expected"
+    else:
+        # Sizes tell nothing of such a network: how its units move the outputs is measured.
+        expected, units = _spread(_all_projectors(lin))[1], sum(s.num_units for s in sizes[:-1])
+        origin = "measured"
     holds = expected < 0.1
     yield Condition(
         name,
         holds,
         expected,
         0.1,
-        f"isotropic only as the width grows: dispersion {expected:.2g} expected of {units} hidden units"
+        f"isotropic only as the width grows: dispersion {expected:.2g} {origin} of {units} hidden units"
         + ("" if holds else "; widen the network"),
     )
 
 
-def _active_units(name, approximation, net, lin, damping) -> Iterator[Condition]:
-    n, c = lin.outputs.shape
-    total = np.zeros((n, c, c))
-    for index, (layer, size) in enumerate(zip(lin.layers, net.layer_sizes, strict=True), start=1):
-        projectors = _projectors(np.asarray(layer.sensitivities))
-        total += projectors
-        if size.unknown or index == net.depth:
+def _active_units(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
+    c, each = lin.output_dim, _all_projectors(lin)
+    for index, (projectors, size) in enumerate(zip(each, sizes, strict=True), start=1):
+        if index == len(sizes):
+            continue
+        if size.unknown is not None:
+            moved = float(np.trace(projectors, axis1=1, axis2=2).mean())
+            why = f"units of layer {index} move {moved:.3g} outputs a sample, all together"
+            why += "" if moved > 0 else ": no output depends on the layer"
+            yield Condition(name, moved > 0, moved, 0.0, why, index)
             continue
         most, expected = min(c, size.geometry.windows), size.unit_rank(c)
         found = float(np.trace(projectors, axis1=1, axis2=2).mean()) / size.live_units
@@ -390,15 +391,27 @@ def _active_units(name, approximation, net, lin, damping) -> Iterator[Condition]
         if not off <= limit:
             why += ": units are dead or saturated, weights behind them zero, or there are too few"
         yield Condition(name, off <= limit, off, limit, why, index)
-    if any(size.unknown for size in net.layer_sizes):
+    if sizes[0].unknown is not None:
         return  # many-units says so
-    alpha = float(np.trace(total, axis1=1, axis2=2).mean()) / c
-    spread = float(np.sqrt(np.sum((total - alpha * np.eye(c)) ** 2) / (n * c)))
-    spread, limit = spread / alpha if alpha > 0 else np.nan, 0.05 + 3 * unit_wise_dispersion(net)
+    _, spread = _spread(each)
+    limit = 0.05 + 3 * dispersion_of_units(sizes)
     why = f"units move all outputs at all samples alike, but for {spread:.2g}"
     if not spread <= limit:
         why += ": at some samples more units are dead than at others, or weights of some outputs are zero or alike"
     yield Condition(name, spread <= limit, spread, limit, why)
+
+
+def _all_projectors(lin: Linearization) -> list[np.ndarray]:
+    return [_projectors(np.asarray(layer.sensitivities)) for layer in lin.layers]
+
+
+def _spread(projectors: list[np.ndarray]) -> tuple[float, float]:
+    """Mean and dispersion of the sum over all units, of which K is made where a unit sees all samples apart."""
+    total = sum(projectors[1:], projectors[0])
+    n, c, _ = total.shape
+    alpha = float(np.trace(total, axis1=1, axis2=2).mean()) / c
+    deviation = float(np.sqrt(np.sum((total - alpha * np.eye(c)) ** 2) / (n * c)))
+    return alpha, deviation / alpha if alpha > 0 else np.nan
 
 
 def _projectors(delta: np.ndarray) -> np.ndarray:
@@ -415,7 +428,7 @@ def _projectors(delta: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
-def _isotropic_at_some_width(name, approximation, net, lin, damping) -> Iterator[Condition]:
+def _isotropic_at_some_width(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     yield Condition(
         name, False, np.nan, np.nan, "the map keeps a spectrum of its own at every width"
     )

@@ -1,5 +1,6 @@
 """Isotropy constants, predicted dispersions and the step sizes that follow (docs/theory.md section 3)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from ngd_theory.arguments import checked
 from ngd_theory.errors import NotPredictedError
 from ngd_theory.fisher import Approximation
 from ngd_theory.linalg import eigvalsh
-from ngd_theory.networks import Network
+from ngd_theory.networks import LayerSize, Network
 from ngd_theory.networks.checks import require_size
 from ngd_theory.theory.isotropy import brought_into_range, require_map
 
@@ -111,10 +112,15 @@ def unit_wise_dispersion(net: Network) -> float:
     NotPredictedError
         For a network whose maps between layers the theory has no ranks for; it names the layer.
     """
-    hidden = net.layer_sizes[:-1]
+    return dispersion_of_units(net.layer_sizes)
+
+
+def dispersion_of_units(sizes: Sequence[LayerSize]) -> float:
+    """`unit_wise_dispersion` of a network with these sizes."""
+    hidden = sizes[:-1]
     if not hidden:
         return 0.0
-    c = net.output_dim
+    c = sizes[-1].output_dim
     ranks = [(s.live_units, s.unit_rank(c)) for s in hidden]
     variance = sum(units * (rank - rank**2 / c) for units, rank in ranks)
     mean = sum(units * rank / c for units, rank in ranks)
