@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ngd_theory import data, fisher, losses, networks
 from ngd_theory.data.sources.npz import npz_input_dim, npz_output_dim
 from ngd_theory.errors import InputError
-from ngd_theory.experiment.settings import Settings
+from ngd_theory.experiment.settings import IMAGES, Settings
 
 
 def load_data(settings: Settings) -> data.Dataset:
@@ -51,7 +51,7 @@ def data_size(settings: Settings) -> DataSize:
     if input_dim is not None and output_dim is not None:
         return DataSize(input_dim, output_dim)
     path = Path(settings.dataset).expanduser()
-    if path.suffix == ".npz" and settings.architecture == "mlp":
+    if path.suffix == ".npz" and settings.architecture not in IMAGES:
         coding = _target_coding(settings)
         found = npz_output_dim(path, settings.chosen_classes, coding, output_dim)
         return DataSize(input_dim or npz_input_dim(path), found)
@@ -74,31 +74,98 @@ def make_network(settings: Settings, dataset: data.Dataset | DataSize) -> networ
     Raises
     ------
     InputError
-        For a cnn on data that are no images.
+        For a cnn on data that are no images, or inputs that cannot be cut into tokens.
     """
-    scales = (settings.weight_std, settings.bias_std)
-    hidden = [settings.width] * (settings.depth - 1)
-    if settings.architecture == "mlp":
-        return networks.mlp(
-            dataset.input_dim, hidden, dataset.output_dim, settings.activation, *scales
+    return _BUILDERS[settings.architecture](settings, dataset)
+
+
+def _mlp(s: Settings, dataset) -> networks.Network:
+    hidden = [s.width] * (s.depth - 1)
+    return networks.mlp(dataset.input_dim, hidden, dataset.output_dim, *_activation(s))
+
+
+def _cnn(s: Settings, dataset) -> networks.Network:
+    return networks.cnn(
+        _image_shape(s, dataset),
+        [s.width] * (s.depth - 1),
+        dataset.output_dim,
+        s.kernel_size,
+        s.stride,
+        s.padding,
+        s.activation,
+        s.readout,
+        s.weight_std,
+        s.bias_std,
+        pool=s.pool,
+    )
+
+
+def _resnet(s: Settings, dataset) -> networks.Network:
+    shape = _image_shape(s, dataset) if s.architecture in IMAGES else dataset.input_dim
+    return networks.resnet(
+        shape,
+        s.width,
+        s.depth - 2,
+        dataset.output_dim,
+        *_activation(s),
+        norm=s.norm,
+        kernel_size=s.kernel_size,
+    )
+
+
+def _transformer(s: Settings, dataset) -> networks.Network:
+    return networks.transformer(
+        s.tokens,
+        _token_dim(s, dataset),
+        s.width,
+        s.depth - 2,
+        dataset.output_dim,
+        *_activation(s),
+        heads=s.heads,
+        causal=s.causal,
+        readout=s.token_readout,
+        norm=s.norm,
+    )
+
+
+def _recurrent(s: Settings, dataset) -> networks.Network:
+    return networks.recurrent(
+        s.tokens, _token_dim(s, dataset), s.width, dataset.output_dim, *_activation(s)
+    )
+
+
+_BUILDERS = {
+    "mlp": _mlp,
+    "cnn": _cnn,
+    "resnet": _resnet,
+    "conv-resnet": _resnet,
+    "transformer": _transformer,
+    "recurrent": _recurrent,
+}
+
+
+def _activation(s: Settings) -> tuple[str, float, float]:
+    return s.activation, s.weight_std, s.bias_std
+
+
+def _token_dim(s: Settings, dataset) -> int:
+    """Numbers of a token: the inputs are cut into ``tokens`` of one size."""
+    if dataset.input_dim % s.tokens:
+        raise InputError(
+            f"inputs of {dataset.input_dim} numbers cannot be cut into {s.tokens} tokens: change tokens or input_dim"
         )
-    shape = settings.image_shape or dataset.input_shape
+    return dataset.input_dim // s.tokens
+
+
+def _image_shape(s: Settings, dataset) -> tuple[int, ...]:
+    shape = s.image_shape or dataset.input_shape
     if len(shape) == 2:
         shape = (*shape, 1)
     if len(shape) != 3:
-        raise InputError(f"a cnn takes images; the inputs of {settings.dataset} have shape {shape}")
-    return networks.cnn(
-        shape,
-        hidden,
-        dataset.output_dim,
-        settings.kernel_size,
-        settings.stride,
-        settings.padding,
-        settings.activation,
-        settings.readout,
-        *scales,
-        pool=settings.pool,
-    )
+        raise InputError(
+            f"a {s.architecture} takes images; the inputs of {s.dataset} have shape {shape}"
+        )
+    return shape
 
 
 def shaped(network, inputs, dtype):

@@ -125,6 +125,14 @@ COLUMNS: dict[str, Column] = {
         layered=True,
         of_a_constant=True,
     ),
+    "constant_from": Column(
+        "string",
+        "sizes: predicted before anything is drawn; ranks: follows from the ranks measured",
+        lambda e, _: e.constant_from,
+        "isotropy",
+        layered=True,
+        of_a_constant=True,
+    ),
     "constant_error": Column(
         "float64",
         "abs(measured / predicted - 1)",
@@ -270,6 +278,9 @@ COLUMNS: dict[str, Column] = {
         layered=True,
     ),
     "layer": Column("int64", "from 1; 0: the whole network", lambda e, _: e.layer, layered=True),
+    "layer_name": Column(
+        "string", "its name; empty: the whole network", lambda e, _: e.layer_name, layered=True
+    ),
     "positions": Column(
         "int64", "T of the layer", lambda e, _: e.positions, "layers", layered=True
     ),

@@ -13,9 +13,10 @@ from ngd_theory.dynamics import Trajectory
 from ngd_theory.experiment.damped import DampedMap
 from ngd_theory.experiment.gaps import gaps, reach, residual_ratios, sup_gap
 from ngd_theory.fisher import Approximation
-from ngd_theory.networks import Network
-from ngd_theory.theory import Condition, Isotropy, unit_wise_dispersion
+from ngd_theory.networks import LayerSize, Network
+from ngd_theory.theory import Condition, Isotropy
 from ngd_theory.theory.conditions import NEVER_ISOTROPIC
+from ngd_theory.theory.constants import dispersion_of_units
 
 #: Step size of the run beyond the edge of stability, times alpha: |1 - 2.5| = 1.5 a step; and its steps.
 EDGE_SCALE, EDGE_STEPS = 2.5, 3
@@ -86,6 +87,9 @@ class LayerEvidence:
         Of K_l.
     constant : float or None
         Predicted alpha_l.
+    layer_name : str
+    constant_from : {"sizes", "ranks"}
+        Whether ``constant`` is the theory's, of sizes, or follows from the ranks measured.
     """
 
     layer: int
@@ -96,6 +100,8 @@ class LayerEvidence:
     full_rank: bool
     isotropy: Isotropy
     constant: float | None
+    layer_name: str = ""
+    constant_from: str = "sizes"
 
 
 @dataclass(frozen=True)
@@ -181,6 +187,8 @@ class Evidence:
         Dispersion of a unit-wise K that comes of several outputs, whose sensitivities are not orthogonal.
     judged_damping : float
         The damping of the map of ``undamped``; rho without it.
+    measured_sizes : tuple of LayerSize
+        Sizes with measured ranks, of a network whose ranks the theory does not know; else empty.
     damped : DampedMap or None
         K on a few samples at a large damping, beside dense algebra.
     """
@@ -228,6 +236,17 @@ class Evidence:
     judged_damping: float = 0.0
     solve_condition: float = np.inf
     map_condition: float = np.inf
+    measured_sizes: tuple[LayerSize, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[LayerSize, ...]:
+        """Of the layers, with ranks that the theory knows beforehand or, where it knows none, measured ones."""
+        return self.measured_sizes or self.network.layer_sizes
+
+    @property
+    def constant_from(self) -> str:
+        """ "sizes": alpha is predicted before anything is drawn; "ranks": it follows from the ranks measured."""
+        return "ranks" if self.measured_sizes else "sizes"
 
     @property
     def name(self) -> str:
@@ -236,6 +255,7 @@ class Evidence:
 
     #: Of the row of the whole network, beside those of `layers`.
     layer, place, positions, input_rank, sensitivity_rank = 0, "network", None, None, None
+    layer_name = ""
 
     @property
     def full_rank(self) -> bool | None:
@@ -517,13 +537,13 @@ class Evidence:
         return self.isotropy if self.undamped is None else self.undamped
 
     def constant_spread(self) -> float:
-        """Four relative standard deviations of alpha over initialisations; 0 where it has none.
+        """Four relative standard deviations of alpha over initialisations; 0 where it has none, or is of measured ranks.
 
         Unit-wise alpha counts active (unit, sample) pairs. Given the layer before, units are independent: the
         standard error of their mean share says how far it may be from gamma. Where positions share weights a share is
         at most a Bernoulli(gamma)'s spread.
         """
-        if not self.approximation.asymptotic:
+        if not self.approximation.asymptotic or self.measured_sizes:
             return 0.0
         hidden = self.network.layer_sizes[:-1]
         if self.active_shares is None:
@@ -549,7 +569,7 @@ class Evidence:
             return 0.0
         n = self.num_samples
         chance = (2 * float(gammaincinv(n / 2, FOUR_SIGMA_PROBABILITY)) / n) ** 0.5
-        return float(np.hypot(chance * unit_wise_dispersion(self.network), self.output_spread))
+        return float(np.hypot(chance * dispersion_of_units(self.sizes), self.output_spread))
 
     def map_error(self) -> float:
         """``||K/alpha - I||``, root mean square over directions, that theory allows: dispersion, spread and damping."""

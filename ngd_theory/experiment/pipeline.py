@@ -137,6 +137,18 @@ class Experiment:
         """(N, C) array."""
         return jnp.asarray(self.dataset.targets, self.dtype)
 
+    @cached_property
+    def sizes(self) -> tuple[networks.LayerSize, ...]:
+        """Of the layers: with ranks that the theory knows beforehand, or else with measured ones."""
+        if self.constant_from == "sizes":
+            return self.network.layer_sizes
+        return theory.measured_sizes(self.lin)
+
+    @property
+    def constant_from(self) -> str:
+        """See `Evidence.constant_from`."""
+        return "sizes" if self.network.layer_sizes[0].unknown is None else "ranks"
+
     @property
     def dtype(self):
         """Of all numbers."""
@@ -172,7 +184,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     k = approximation.function_space_map(lin, damping)
     isotropy, judged = judged_map(k, lin.outputs, settings.loss)
     mse = settings.loss == "mse"
-    constant = theory.isotropy_constant(approximation, net, lin.num_samples)
+    constant = approximation.isotropy_constant(experiment.sizes, lin.num_samples)
     rate = largest_eigenvalue(k) if constant is None else constant
     step_size = checked_step_size(name, settings.step_scale, rate)
 
@@ -274,6 +286,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         broken_premises=broken_premises(settings, net, name),
         lazy=lazy,
         maps=(k, q),
+        measured_sizes=experiment.sizes if experiment.constant_from == "ranks" else (),
         active_shares=_active_shares(lin),
         damped=_damped(experiment, approximation) if "damped" in parts else None,
         **(_step(experiment, approximation, k, q, damping) if "step" in parts else {}),
@@ -430,20 +443,31 @@ def _kernel_distance(experiment: Experiment) -> float:
 
 def _layers(experiment: Experiment, approximation, damping) -> tuple[LayerEvidence, ...]:
     """Each layer's share of a map that is a sum over them, and the ranks of what it is made of."""
-    lin, net = experiment.lin, experiment.network
-    constants = approximation.layer_constants(net.layer_sizes, lin.num_samples)
+    lin = experiment.lin
+    constants = approximation.layer_constants(experiment.sizes, lin.num_samples)
     maps = approximation.layer_maps(lin, damping)
     found = []
-    for i, (layer, size, k) in enumerate(zip(lin.layers, net.layer_sizes, maps, strict=True)):
+    for i, (layer, size, k) in enumerate(zip(lin.layers, experiment.sizes, maps, strict=True)):
         n, c, t, _ = layer.sensitivities.shape
         ranks = [
             gram_rank(np.asarray(v).reshape(-1, v.shape[-1]))
             for v in (layer.inputs, layer.sensitivities)
         ]
-        place = "output" if i == net.depth - 1 else "hidden" if i else "first"
+        place = "output" if i == len(lin.layers) - 1 else "hidden" if i else "first"
         full = ranks == [n * t, n * c * size.geometry.live_positions]
-        alpha = None if constants is None else constants[i]
-        found.append(LayerEvidence(i + 1, place, t, ranks[0], ranks[1], full, summarise(k), alpha))
+        found.append(
+            LayerEvidence(
+                i + 1,
+                place,
+                t,
+                *ranks,
+                full,
+                summarise(k),
+                None if constants is None else constants[i],
+                lin.names[i].partition(" ")[0],
+                experiment.constant_from,
+            )
+        )
     return tuple(found)
 
 

@@ -35,6 +35,24 @@ def _option(default: Any, help: str, shown: bool = True) -> Any:
     return Field(default, description=help, json_schema_extra={"shown": shown})
 
 
+#: Architectures that take images, and those whose kernels of infinite width are known.
+IMAGES, LIMITS = ("cnn", "conv-resnet"), ("mlp", "cnn")
+#: The least depth of each, and what depth is there.
+DEPTHS = {
+    "mlp": (1, ""),
+    "cnn": (2, "a cnn has a convolution and a dense layer at least: depth 2"),
+    "resnet": (3, "a resnet has depth - 2 blocks between its first and last layer: depth 3 at least"),
+    "conv-resnet": (3, "a conv-resnet has depth - 2 blocks between its first and last layer: depth 3 at least"),
+    "transformer": (
+        3,
+        "a transformer has depth - 2 blocks of six layers between its first and last one: depth 3 at least",
+    ),
+    "recurrent": (3, "a recurrent network has three layers: depth 3"),
+}
+#: Settings that came later: at their defaults they are no part of what a cell is known by.
+LATER = ("tokens", "heads", "causal", "token_readout", "norm")
+
+
 class Settings(BaseModel):
     """One network, its data and its training; descriptions and defaults are those of ``ngd-theory verify``."""
 
@@ -65,7 +83,9 @@ class Settings(BaseModel):
     output_dim: PositiveInt | None = _option(None, "C, for gaussian.")
     data_dir: Path | None = _option(None, "Folder of original data files.")
     kernel: Literal["empirical", "infinite"] = _option("empirical", "empirical, or infinite too.")
-    architecture: Literal["mlp", "cnn"] = _option("mlp", "mlp or cnn.")
+    architecture: Literal["mlp", "cnn", "resnet", "conv-resnet", "transformer", "recurrent"] = (
+        _option("mlp", "mlp, cnn, resnet, conv-resnet, transformer or recurrent.")
+    )
     image_size: PositiveInt | None = _option(
         None, "Rows and columns of gaussian images.", shown=False
     )
@@ -82,6 +102,17 @@ class Settings(BaseModel):
         "flatten",
         "flatten, or pool: the last layer sees all positions of a cnn, or their mean.",
         shown=False,
+    )
+    tokens: PositiveInt = _option(
+        4, "T: a transformer or recurrent network takes the inputs as so many tokens.", shown=False
+    )
+    heads: PositiveInt = _option(1, "Of a transformer's attention.", shown=False)
+    causal: bool = _option(False, "Whether a token sees those before it only.", shown=False)
+    token_readout: Literal["mean", "last"] = _option(
+        "mean", "mean or last: which token's features a transformer's outputs are of.", shown=False
+    )
+    norm: Literal["layer", "rms", "none"] = _option(
+        "layer", "layer, rms or none: normalisation of a resnet or transformer.", shown=False
     )
     sharing: Literal["expand", "reduce"] = _option(
         "expand",
@@ -136,20 +167,28 @@ class Settings(BaseModel):
             )
         if self.kernel == "infinite" and self.loss != "mse":
             raise InputError("--kernel infinite predicts under mse only; use --kernel empirical")
-        if self.architecture == "cnn":
+        if self.kernel == "infinite" and self.architecture not in LIMITS:
+            raise InputError(
+                f"there is no infinite-width kernel of a {self.architecture} here; use --kernel empirical"
+            )
+        self._check_depth()
+        if self.architecture in IMAGES:
             self._check_images()
         if self.sharing == "reduce" and (
-            self.architecture != "cnn" or self.chosen_approximations != ("kfac",)
+            self.architecture == "mlp" or self.chosen_approximations != ("kfac",)
         ):
             raise InputError(
-                f"sharing = reduce is K-FAC's, on a cnn; {', '.join(self.chosen_approximations)} on "
+                f"sharing = reduce is K-FAC's, where positions share weights; {', '.join(self.chosen_approximations)} on "
                 f"an {self.architecture} does not take it"
             )
         return self
 
+    def _check_depth(self) -> None:
+        least, why = DEPTHS[self.architecture]
+        if self.depth < least or (self.architecture == "recurrent" and self.depth > least):
+            raise InputError(f"depth is {self.depth}: {why}")
+
     def _check_images(self) -> None:
-        if self.depth < 2:
-            raise InputError("a cnn has a convolution and a dense layer at least: depth 2")
         if self.dataset == "gaussian" and self.image_size is None:
             raise InputError("a cnn on gaussian images needs image_size")
         dims = prod(self.image_shape or ())

@@ -47,6 +47,8 @@ def _stated_constant(evidence: Evidence) -> float | None:
 
     Written apart from `Approximation.layer_constants`, which the step sizes come from.
     """
+    if not evidence.network.is_chain:
+        return None
     n, depth = evidence.num_samples, evidence.network.depth
     hidden = evidence.network.layer_sizes[:-1]
     active = sum(s.active_fraction * s.num_units for s in hidden)

@@ -62,15 +62,14 @@ class Network:
     @property
     def blocks(self) -> tuple:
         """The blocks of a chain; `NotPredictedError` where the forward function is none."""
-        blocks = getattr(self.function, "blocks", None)
-        if blocks is None:
+        if not self.is_chain:
             raise NotPredictedError(_NO_CHAIN)
-        return blocks
+        return self.function.blocks  # pyright: ignore[reportFunctionMemberAccess]
 
     @property
     def is_chain(self) -> bool:
         """Whether the layers are called one after the other, with maps between them and nothing else."""
-        return hasattr(self.function, "blocks")
+        return hasattr(self.function, "layer_sizes")
 
     @property
     def depth(self) -> int:

@@ -145,6 +145,8 @@ class AnyStudy(BaseModel, abc.ABC, metaclass=InWords):
     columns: ClassVar[Mapping[str, Column]]
     #: Settings that are columns too.
     config_columns: ClassVar[tuple[str, ...]]
+    #: Of settings that stored cells may leave out.
+    config_defaults: ClassVar[dict[str, Any]] = {}
 
     kind: Any
     precision: Any

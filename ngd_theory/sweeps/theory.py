@@ -25,7 +25,7 @@ from ngd_theory.experiment.building import (
 from ngd_theory.experiment.claim import NotApplicableError
 from ngd_theory.experiment.columns import COLUMNS, Column, rows
 from ngd_theory.experiment.pipeline import Experiment, measure
-from ngd_theory.experiment.settings import Settings
+from ngd_theory.experiment.settings import LATER, Settings
 from ngd_theory.fisher import PREMISES
 from ngd_theory.sweeps.base import AnyClaim, AnyStudy
 from ngd_theory.sweeps.cells import (
@@ -70,7 +70,7 @@ _MSE_MEASUREMENTS = frozenset(("rivals", "limit"))
 #: Which settings each table of the file may hold. `GRID` may vary anything but what a process has one of.
 NETWORK = (
     *("activation", "weight_std", "bias_std", "width", "depth", "architecture", "kernel_size"),
-    *("stride", "pool", "padding", "readout", "sharing"),
+    *("stride", "pool", "padding", "readout", "sharing", *LATER),
 )
 DATA = (
     *("dataset", "classes", "num_train", "num_test", "forster", "input_dim", "output_dim"),
@@ -115,6 +115,9 @@ class TheoryCell(Cell):
         found["settings"]["approximations"] = sorted(self.settings.chosen_approximations)
         if "lazy" not in self.measured:
             del found["settings"]["laziness"]  # of runs that are not made
+        for name in LATER:
+            if getattr(self.settings, name) == Settings.model_fields[name].default:
+                del found["settings"][name]
         return {**found, "measure": sorted(self.measured)}
 
     @property
@@ -455,6 +458,7 @@ class Study(AnyStudy):
 
     columns: ClassVar[Mapping[str, Column]] = COLUMNS
     config_columns: ClassVar[tuple[str, ...]] = CONFIG_COLUMNS
+    config_defaults: ClassVar[dict[str, Any]] = {n: Settings.model_fields[n].default for n in LATER}
 
     kind: Literal["theory"] = "theory"
     approximations: tuple[str, ...] = Field(min_length=1)
