@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from ngd_theory import losses
 from ngd_theory.arguments import check_finite, checked, require_known
@@ -31,13 +31,13 @@ DIVERGENCE_FACTOR = 1e8
 def train(
     network: Network,
     params,
-    x: Float[Array, "N *S"],
+    x: Shaped[Array, "N *S"],
     y: Float[Array, "N C"],
     approximation: Approximation,
     step_size: float | Array,
     num_steps: int,
     damping: float | Array | Damping,
-    x_test: Float[Array, "M *S"] | None = None,
+    x_test: Shaped[Array, "M *S"] | None = None,
     loss: str | losses.Loss = "mse",
     on_step: Callable[[int, float], None] | None = None,
     laziness: float = 1.0,

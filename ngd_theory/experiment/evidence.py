@@ -245,7 +245,7 @@ class Evidence:
 
     @property
     def constant_from(self) -> str:
-        """ "sizes": alpha is predicted before anything is drawn; "ranks": it follows from the ranks measured."""
+        """Where alpha comes from: "sizes", before anything is drawn, or the "ranks" measured."""
         return "ranks" if self.measured_sizes else "sizes"
 
     @property
@@ -537,7 +537,7 @@ class Evidence:
         return self.isotropy if self.undamped is None else self.undamped
 
     def constant_spread(self) -> float:
-        """Four relative standard deviations of alpha over initialisations; 0 where it has none, or is of measured ranks.
+        """Four relative standard deviations of alpha over initialisations; 0 where it has none or is measured.
 
         Unit-wise alpha counts active (unit, sample) pairs. Given the layer before, units are independent: the
         standard error of their mean share says how far it may be from gamma. Where positions share weights a share is

@@ -388,7 +388,9 @@ def _switched(experiment: Experiment, params) -> int:
 @partial(jax.jit, static_argnums=0)
 def _sides(network, params, x):
     """Whether each pre-activation before a function that may have a kink is above 0."""
-    smooth = [b.smooth for b in network.blocks] if network.is_chain else [network.smooth] * network.depth
+    smooth = (
+        [b.smooth for b in network.blocks] if network.is_chain else [network.smooth] * network.depth
+    )
     _, given = network.forward(params, x, None)
     found = []
     for call, h in zip(network.calls, given, strict=True):

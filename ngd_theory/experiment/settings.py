@@ -41,8 +41,14 @@ IMAGES, LIMITS = ("cnn", "conv-resnet"), ("mlp", "cnn")
 DEPTHS = {
     "mlp": (1, ""),
     "cnn": (2, "a cnn has a convolution and a dense layer at least: depth 2"),
-    "resnet": (3, "a resnet has depth - 2 blocks between its first and last layer: depth 3 at least"),
-    "conv-resnet": (3, "a conv-resnet has depth - 2 blocks between its first and last layer: depth 3 at least"),
+    "resnet": (
+        3,
+        "a resnet has depth - 2 blocks between its first and last layer: depth 3 at least",
+    ),
+    "conv-resnet": (
+        3,
+        "a conv-resnet has depth - 2 blocks between its first and last layer: depth 3 at least",
+    ),
     "transformer": (
         3,
         "a transformer has depth - 2 blocks of six layers between its first and last one: depth 3 at least",
@@ -178,8 +184,8 @@ class Settings(BaseModel):
             self.architecture == "mlp" or self.chosen_approximations != ("kfac",)
         ):
             raise InputError(
-                f"sharing = reduce is K-FAC's, where positions share weights; {', '.join(self.chosen_approximations)} on "
-                f"an {self.architecture} does not take it"
+                "sharing = reduce is K-FAC's, where positions share weights; "
+                f"{', '.join(self.chosen_approximations)} on an {self.architecture} does not take it"
             )
         return self
 

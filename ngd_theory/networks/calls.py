@@ -50,7 +50,9 @@ class Layers:
         """The layer called ``name``, from its input (N, ...) to its pre-activation."""
         if name not in self._numbers:
             known = ", ".join(map(repr, self._numbers))
-            raise InputError(f"the forward function asks for layer {shown(name)}; there are {known}")
+            raise InputError(
+                f"the forward function asks for layer {shown(name)}; there are {known}"
+            )
         return partial(self._call, self._numbers[name])
 
     def _call(self, number: int, h: Array) -> Array:
@@ -91,9 +93,7 @@ class Layers:
         shifts = self._shifts
         if shifts is not None:
             # How many of the shifts are the loop's own: counted without computing anything.
-            jax.eval_shape(
-                lambda: jax.lax.scan(lambda c, x: body(c, (x, None)), carry, xs, length)
-            )
+            jax.eval_shape(lambda: jax.lax.scan(lambda c, x: body(c, (x, None)), carry, xs, length))
             shifts = shifts[first : first + len(calls)]
         carry, (ys, given) = jax.lax.scan(body, carry, (xs, shifts), length)
         steps = jax.tree.leaves((xs, ys, given))[0].shape[0] if length is None else length

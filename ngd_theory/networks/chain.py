@@ -131,5 +131,3 @@ def _check_shapes(network: Network, layers: list[Affine]) -> None:
     for number, layer in enumerate(layers, start=1):
         if len(layer.parts) > 1:
             raise NotPredictedError(f"layer {number} has {len(layer.parts)} groups of channels")
-
-

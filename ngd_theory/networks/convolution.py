@@ -46,7 +46,7 @@ class Convolution(Affine):
     """A convolution of one, two, three or more dimensions: T positions share a weight (*k, C_in/G, M).
 
     Its inputs a are the patches that the kernel sees, in the weight's own order (row, column, channel); the fan-in is
-    ``prod(k) C_in / G``. With G > 1 groups of channels the layer is G convolutions side by side, each a part of its own.
+    ``prod(k) C_in / G``. With G > 1 groups of channels the layer is G convolutions side by side, each a part of it.
 
     Attributes
     ----------
@@ -161,7 +161,9 @@ class Convolution(Affine):
     @property
     def output_shape(self) -> tuple[int, ...]:
         """``(*sizes, M)``."""
-        found = zip(self.input_shape, self._pads, self._extents, self._each(self.stride), strict=False)
+        found = zip(
+            self.input_shape, self._pads, self._extents, self._each(self.stride), strict=False
+        )
         return (*((size + sum(pad) - k) // s + 1 for size, pad, k, s in found), self.units)
 
     @property
@@ -269,9 +271,13 @@ class MaxPool:
     window: int
 
     def __call__(self, h: Float[Array, "N *S C"]) -> Float[Array, "N *_ C"]:
-        """Pool."""
+        """Pool; the first of equal places is chosen."""
         windows, axes = _windows(h, self.window)
-        return windows.max(axes)
+        # Chosen by place: who compares with the maximum may find no equal in what a compiler computes a second time.
+        flat = jnp.moveaxis(windows, axes, range(-len(axes), 0))
+        flat = flat.reshape(*flat.shape[: -len(axes)], -1)
+        place = jnp.argmax(flat, axis=-1, keepdims=True)
+        return jnp.take_along_axis(flat, place, axis=-1)[..., 0]
 
 
 @dataclass(frozen=True)

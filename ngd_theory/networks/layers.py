@@ -155,11 +155,9 @@ def require_layer(layer: Affine, *sizes: str) -> None:
     require_scales(layer.weight_std, layer.bias_std)
 
 
-def by_position(deltas: Sequence[Float[Array, "K N *T M"]]) -> Float[Array, "N K T M"]:
-    """Derivatives by the pre-activations of each call as sensitivities, the positions of all calls together."""
-    found = [
-        jnp.moveaxis(d, 0, 1).reshape(d.shape[1], d.shape[0], -1, d.shape[-1]) for d in deltas
-    ]
+def by_position(deltas: Sequence[Array]) -> Float[Array, "N K T M"]:
+    """Derivatives (K, N, *T, M) by the pre-activations of each call as sensitivities, all positions together."""
+    found = [jnp.moveaxis(d, 0, 1).reshape(d.shape[1], d.shape[0], -1, d.shape[-1]) for d in deltas]
     return joined(found, 2)
 
 

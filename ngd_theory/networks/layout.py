@@ -178,28 +178,24 @@ class EmbeddingLayout:
         self, inputs: Float[Array, "N T D"], coefficients: Float[Array, "N T M"]
     ) -> dict[str, Array]:
         """``sum_{n,t} a[n,t] coefficients[n,t]^T`` as parameters; rows of other tokens are zero."""
-        rows = jnp.einsum("ntd,ntm->dm", inputs, coefficients)
-        return self.from_rows(rows)
+        return self.from_matrix(jnp.einsum("ntd,ntm->dm", inputs, coefficients))
 
     def push_forward(
         self, inputs: Float[Array, "N T D"], tangent: dict[str, Array]
     ) -> Float[Array, "N T M"]:
         """``a[n,t] @ tangent``."""
-        # A coordinate for no token reads any row: no input has it.
-        return inputs @ jnp.take(tangent["weight"], self.tokens, axis=0, mode="clip")
+        return inputs @ self.to_matrix(tangent)
 
-    def from_rows(self, rows: Float[Array, "D M"]) -> dict[str, Array]:
-        """Parameters with these rows at the tokens, zero elsewhere."""
-        whole = jnp.zeros((self.vocabulary, self.units), rows.dtype)
-        return {"weight": whole.at[self.tokens].set(rows, mode="drop")}
+    def from_matrix(self, matrix: Float[Array, "D M"]) -> dict[str, Array]:
+        """Rows of the tokens as parameters, zero elsewhere."""
+        whole = jnp.zeros((self.vocabulary, self.units), matrix.dtype)
+        return {"weight": whole.at[self.tokens].set(matrix, mode="drop")}
 
-    def from_matrix(self, matrix: Float[Array, "V M"]) -> dict[str, Array]:
-        """The whole matrix is what is stored."""
-        return {"weight": matrix}
-
-    def to_matrix(self, params: dict[str, Array]) -> Float[Array, "V M"]:
-        """The inverse of `from_matrix`."""
-        return params["weight"]
+    def to_matrix(self, params: dict[str, Array]) -> Float[Array, "D M"]:
+        """Rows of the tokens, zero for no token; all where there are no samples."""
+        if self.tokens is None:
+            return params["weight"]
+        return jnp.take(params["weight"], self.tokens, axis=0, mode="fill", fill_value=0)
 
 
 Layout = ParameterLayout | GroupLayout | EmbeddingLayout

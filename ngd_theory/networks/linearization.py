@@ -108,7 +108,10 @@ class Linearization:
         rows = [("", "layer", "parameters", "is")]
         names = self.names or ("",) * len(self.layers)
         for number, (name, layer) in enumerate(zip(names, self.layers, strict=True), start=1):
-            shapes = ", ".join(f"{k.removesuffix('/value').rpartition('/')[2]} {s}" for k, s in layer.layout.shapes.items())
+            shapes = ", ".join(
+                f"{k.removesuffix('/value').rpartition('/')[2]} {s}"
+                for k, s in layer.layout.shapes.items()
+            )
             count = layer.inputs.shape[1]
             is_group = isinstance(layer.layout, GroupLayout)
             what = "a group" if is_group else f"factored, {count} position{'s' * (count > 1)}"
@@ -172,9 +175,7 @@ def linearize(network: Network, params, x: Shaped[Array, "N *S"]) -> Linearizati
 def _linearize(network, params, x) -> Linearization:
     outputs, layers = backpropagate_unchecked(network, params, x, _identity_rows)
     names = tuple(
-        f"{name} ({type(layer).__name__})"
-        for name, layer in network.layers
-        for _ in layer.parts
+        f"{name} ({type(layer).__name__})" for name, layer in network.layers for _ in layer.parts
     )
     return Linearization(outputs, layers, network.parts, names)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from ngd_theory.arguments import checked, is_floating, is_known
 from ngd_theory.errors import InputError, NotPredictedError, shown
@@ -199,7 +199,7 @@ class Network:
         keys = jax.random.split(key, self.depth)
         return tuple(y.init(k, dtype) for y, k in zip(self.affine, keys, strict=True))
 
-    def apply(self, params, x: Float[Array, "N *S"]) -> Float[Array, "N C"]:
+    def apply(self, params, x: Shaped[Array, "N *S"]) -> Float[Array, "N C"]:
         """Network outputs f(x)."""
         self.check(params, x)
         return self.forward(params, x, None)[0]
@@ -341,8 +341,8 @@ def network(
     for name, layer in layers.items():
         if not isinstance(name, str) or not isinstance(layer, Affine):
             raise InputError(
-                f"layers[{shown(name)}] is {shown(layer)}; it must be a layer such as ngd.networks.Dense(3, 8), under a "
-                "name that is a string"
+                f"layers[{shown(name)}] is {shown(layer)}; it must be a layer such as ngd.networks.Dense(3, 8), under "
+                "a name that is a string"
             )
     if not layers:
         raise InputError("layers is empty; a network has one affine layer at least")

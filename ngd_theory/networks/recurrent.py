@@ -42,8 +42,8 @@ def recurrent(
 ) -> Network:
     """Build a recurrent network, three affine layers: "in" and "hidden", called at every step, and "out".
 
-    ``h_t = phi(W h_{t-1} + U x_t)`` from ``h_0 = 0``; the outputs are read off ``h_T``. To a linearisation the steps are
-    positions, as those of a convolution (T = ``num_steps``).
+    ``h_t = phi(W h_{t-1} + U x_t)`` from ``h_0 = 0``; the outputs are read off ``h_T``. To a linearisation the steps
+    are positions, as those of a convolution (T = ``num_steps``).
 
     Parameters
     ----------

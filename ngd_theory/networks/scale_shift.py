@@ -83,4 +83,6 @@ class ScaleShift(Affine):
             columns += [delta.sum(2)] * self.shift
             total = total + jnp.concatenate(columns, axis=-1)
         sensitivities = jnp.asarray(total)[:, :, None]
-        return [(jnp.ones((len(sensitivities), 1, 1), sensitivities.dtype), sensitivities, self.layout)]
+        return [
+            (jnp.ones((len(sensitivities), 1, 1), sensitivities.dtype), sensitivities, self.layout)
+        ]

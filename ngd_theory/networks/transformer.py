@@ -125,7 +125,9 @@ def transformer(
     choose(NORMS, norm, "norm")
     choose(TOKEN_READOUTS, readout, "readout")
     if (token_dim is None) == (vocabulary is None):
-        raise InputError("give token_dim for tokens that are vectors, or vocabulary for whole numbers")
+        raise InputError(
+            "give token_dim for tokens that are vectors, or vocabulary for whole numbers"
+        )
     tokens = require_size("num_tokens", num_tokens)
     width, outputs = require_size("width", width), require_size("output_dim", output_dim)
     blocks, heads = require_size("blocks", blocks), require_size("heads", heads)

@@ -189,7 +189,9 @@ def load(results: str | Path) -> pd.DataFrame:
         found = chain.from_iterable(pool.map(lambda part: [read(path) for path in part], parts))
         for path, (table, config) in zip(paths, found, strict=True):
             tables.append(table)
-            settings = config_row({**kind.config_defaults, **config["settings"]}, kind.config_columns)
+            settings = config_row(
+                {**kind.config_defaults, **config["settings"]}, kind.config_columns
+            )
             configs.append({"cell": path.stem, **settings})
             counts.append(table.num_rows)
     measured = arrow.concat_tables(tables) if tables else columns.empty_table()

@@ -163,7 +163,9 @@ def _positive_definite_ntk(name, approximation, sizes, lin, damping) -> Iterator
     yield _positive_definite(name, total, "Theta", None, advice)
 
 
-def _positive_definite_layer_kernels(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
+def _positive_definite_layer_kernels(
+    name, approximation, sizes, lin, damping
+) -> Iterator[Condition]:
     advice = (
         "the layer alone cannot move every output: remove duplicated inputs, widen it, use fewer "
         "samples, or biases"
@@ -190,7 +192,9 @@ def _invertible_coupling(name, approximation, sizes, lin, damping) -> Iterator[C
     )
 
 
-def _well_conditioned_damped_system(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
+def _well_conditioned_damped_system(
+    name, approximation, sizes, lin, damping
+) -> Iterator[Condition]:
     if damping == 0:
         return
     coupling = tridiagonal_coupling(len(lin.layers))

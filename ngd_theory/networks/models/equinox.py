@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 
 from ngd_theory.networks.models.known import Known, Place, convolution, dense, embedding
+from ngd_theory.networks.models.model import AnyModel
 
 
 def recognises(model) -> bool:
@@ -22,8 +23,10 @@ def split(model, variables):
     return (structure, tuple(leaves)), params, rest
 
 
-class Model:
-    """An equinox model; see `ngd_theory.networks.models.linearize.Model`."""
+class Model(AnyModel):
+    """An equinox model; it takes one sample, so that others cannot be seen."""
+
+    takes_batches = False
 
     def __init__(self, static, params, rest):
         import equinox
@@ -62,9 +65,6 @@ class Model:
             for index, leaf in enumerate(leaves)
         ]
         return jax.tree.unflatten(structure, tapped)(sample).reshape(-1)
-
-    #: A model takes one sample: others cannot be seen.
-    batch = None
 
 
 class _Tapped:
@@ -106,7 +106,9 @@ def _conv(layer, name):
         return None
     units, channels, *kernel = layer.weight.shape
     padding = layer.padding.lower() if isinstance(layer.padding, str) else layer.padding
-    if layer.padding_mode.lower() != "zeros" or isinstance(padding, str) and padding not in ("same", "valid"):
+    if layer.padding_mode.lower() != "zeros" or (
+        isinstance(padding, str) and padding not in ("same", "valid")
+    ):
         return None
     weight = Place(
         "weight", _name(name, "weight"), (*kernel, channels, units), (d + 1, d, *range(d))

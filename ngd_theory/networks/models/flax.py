@@ -21,7 +21,13 @@ def general(kind: str, name: str, leaves: dict, layer) -> Known | None:
     inputs, outputs = shape[: len(axes)], shape[len(axes) :]
     sizes = prod(inputs), prod(outputs)
     return dense(
-        name, kind, _place(leaves, "kernel"), _bias(leaves, outputs), sizes, len(inputs), len(outputs)
+        name,
+        kind,
+        _place(leaves, "kernel"),
+        _bias(leaves, outputs),
+        sizes,
+        len(inputs),
+        len(outputs),
     )
 
 

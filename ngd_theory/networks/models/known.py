@@ -72,8 +72,10 @@ class Known:
     outputs: int = 1
     channels_first: bool = False
 
-    def factors(self, given: Sequence[Array], deltas: Sequence[Array]) -> tuple[Affine, list[tuple]]:
-        """Our layer, and what its `Affine.factors` are; inputs (N, *mapped, ...), sensitivities (K, N, *mapped, ...)."""
+    def factors(
+        self, given: Sequence[Array], deltas: Sequence[Array]
+    ) -> tuple[Affine, list[tuple]]:
+        """Our layer, and its factors of inputs (N, *mapped, ...) and sensitivities (K, N, *mapped, ...)."""
         by_layer: dict[Affine, list] = {}
         for h, delta in zip(given, deltas, strict=True):
             shape = h.shape[h.ndim - self.inputs :]
@@ -102,7 +104,13 @@ class Known:
 
 
 def dense(
-    name: str, kind: str, weight: Place, bias: Place | None, sizes: tuple[int, int], inputs=1, outputs=1
+    name: str,
+    kind: str,
+    weight: Place,
+    bias: Place | None,
+    sizes: tuple[int, int],
+    inputs=1,
+    outputs=1,
 ) -> Known:
     """A dense layer ``u = W h + b`` of (fan-in, units) ``sizes``."""
     fan_in, units = sizes
@@ -115,7 +123,9 @@ def embedding(name: str, kind: str, weight: Place, vocabulary: int, units: int) 
     return Known(name, kind, (weight,), _Always(Embedding(vocabulary, units, 1.0)), inputs=0)
 
 
-def convolution(name: str, kind: str, weight: Place, bias: Place | None, options: dict, first=False) -> Known:
+def convolution(
+    name: str, kind: str, weight: Place, bias: Place | None, options: dict, first=False
+) -> Known:
     """A convolution ``u = W * h + b`` with the options of `Convolution` but its input's shape."""
     make = _Convolution(tuple(options.items()), float(bias is not None))
     dimensions = len(options["kernel_size"])

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Shaped
 
 from ngd_theory.arguments import check_finite, checked, is_array, is_floating, is_known
 from ngd_theory.errors import InputError, shown
@@ -18,31 +18,10 @@ from ngd_theory.networks.linearization import LayerLinearization, Linearization,
 from ngd_theory.networks.models import equinox, linen, nnx
 from ngd_theory.networks.models.known import Known, Place
 from ngd_theory.networks.models.leaves import leaf_name, parent
+from ngd_theory.networks.models.model import AnyModel
 from ngd_theory.networks.models.tap import Tap, Tapped
 
-
-class Model(Protocol):
-    """A model of some library.
-
-    Attributes
-    ----------
-    params : pytree
-        Its floating parameters, in the model's own tree.
-    known : sequence of Known
-        The layers that we know; complete after `run` was called once.
-    """
-
-    params: Any
-    known: list[Known]
-    #: ``(params, x (N, ...)) -> (N, C)`` where a model takes many samples, else None.
-    batch: Any
-
-    def run(self, params, sample, tap) -> Float[Array, " C"]:
-        """Outputs of one sample; layer number i calls ``tap(i, input, output)`` and goes on with what that returns."""
-        ...
-
-
-#: Who recognises a model, and makes a `Model` of it and its variables.
+#: Who recognises a model, and makes an `AnyModel` of it and its variables.
 LIBRARIES = (equinox, linen, nnx)
 
 
@@ -115,8 +94,9 @@ def linearize_model(
     Parameters
     ----------
     model : equinox.Module, flax.linen.Module or flax.nnx.Module
-        An equinox model takes one sample, the others all of them; output n depends on sample n only. Dropout is off, and
-        normalisation over the batch takes its running averages (``equinox.nn.inference_mode``, ``model.eval()``).
+        An equinox model takes one sample, the others all of them; output n depends on sample n only. Dropout is
+        off, and normalisation over the batch takes its running averages (``equinox.nn.inference_mode``,
+        ``model.eval()``).
     x : (N, *sample_shape)
         Floating, or whole numbers for a model that begins with an embedding.
     variables : dict, optional
@@ -173,7 +153,7 @@ class _Static:
         known = isinstance(other, _Static) and None not in (self._hash, other._hash)
         return known and self._library is other._library and bool(self._value == other._value)
 
-    def model(self, params, rest) -> Model:
+    def model(self, params, rest) -> AnyModel:
         """With arrays."""
         return self._library.Model(self._value, params, rest)
 
@@ -226,7 +206,7 @@ def _linearize(static: _Static, params, rest, x, groups: tuple[str, ...]) -> Lin
     return Linearization(outputs, tuple(layers), tree, tuple(names))
 
 
-def _over_samples(model: Model, params_with, x, rest, calls, shifts=None, depths=None):
+def _over_samples(model: AnyModel, params_with, x, rest, calls, shifts=None, depths=None):
     """Outputs (N, C), every sample with its own copy of the leaves in ``rest``."""
 
     def one(sample, rest):
@@ -235,7 +215,7 @@ def _over_samples(model: Model, params_with, x, rest, calls, shifts=None, depths
     return jax.vmap(one)(x, rest)
 
 
-def _calls(model: Model, x) -> list[Tapped]:
+def _calls(model: AnyModel, x) -> list[Tapped]:
     """Every call of a layer that we know, with shapes in place of arrays; nothing is computed."""
     calls: list[Tapped] = []
 
@@ -261,7 +241,7 @@ def _calls(model: Model, x) -> list[Tapped]:
     ]
 
 
-def _backpropagate(model: Model, x, calls: list[Tapped], rest: dict[str, Array], params_with):
+def _backpropagate(model: AnyModel, x, calls: list[Tapped], rest: dict[str, Array], params_with):
     """Outputs; inputs and sensitivities (C, N, ...) of every call; Jacobian (N, C, ...) by every leaf in ``rest``."""
     n = len(x)
     shifts = [jnp.zeros(call.made.shape, call.made.dtype) for call in calls]
@@ -293,7 +273,7 @@ def _check_groups(groups, leaves, known: Sequence[Known]) -> None:
 
 def _check_factors(given, lin: Linearization) -> None:
     """Raise `InputError` where a gradient is not that of automatic differentiation; not inside jit."""
-    static, params, rest, x = given
+    _, params, rest, x = given
     if not all(map(is_known, jax.tree.leaves((lin.outputs, params, rest, x)))):
         return
     check_finite("the model's outputs", lin.outputs)
@@ -327,7 +307,7 @@ def _gradient(static: _Static, params, rest, x, cotangent):
         return jax.vmap(lambda sample: model.run(params, sample, _no_tap))(x)
 
     _, pull = jax.vjp(plain, params)
-    return None if model.batch is None else model.batch(params, x), pull(cotangent)[0]
+    return model.batch(params, x) if model.takes_batches else None, pull(cotangent)[0]
 
 
 def _no_tap(layer: int, given: Array, made: Array) -> Array:

@@ -1,10 +1,10 @@
 """Modules of flax.linen: calls of layers are intercepted."""
 
-
 from ngd_theory.errors import InputError
 from ngd_theory.networks.models.flax import MAKERS, general, linear
 from ngd_theory.networks.models.known import Known
 from ngd_theory.networks.models.leaves import by_parent
+from ngd_theory.networks.models.model import AnyModel
 
 
 def recognises(model) -> bool:
@@ -21,8 +21,8 @@ def split(model, variables):
     return model, variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
 
-class Model:
-    """A linen module with its variables; see `ngd_theory.networks.models.linearize.Model`."""
+class Model(AnyModel):
+    """A linen module with its variables; see `AnyModel`."""
 
     def __init__(self, static, params, rest):
         self._module, self.params, self._rest = static, params, rest
@@ -60,9 +60,11 @@ class Model:
             makers = {linen.Dense: linear, linen.DenseGeneral: general}
             makers |= {getattr(linen, k): v for k, v in MAKERS.items()}
             make, leaves = makers.get(type(module)), self._leaves.get(name)
-            known = make and leaves and make(f"flax.linen.{type(module).__name__}", name, leaves, module)
+            known = (
+                make
+                and leaves
+                and make(f"flax.linen.{type(module).__name__}", name, leaves, module)
+            )
             self._numbers[name] = len(self.known) if known else None
             self.known += [known] if known else []
         return self._numbers[name]
-
-

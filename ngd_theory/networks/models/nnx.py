@@ -3,6 +3,7 @@
 from ngd_theory.networks.models.flax import MAKERS, general, linear
 from ngd_theory.networks.models.known import Known
 from ngd_theory.networks.models.leaves import by_parent
+from ngd_theory.networks.models.model import AnyModel
 
 
 def recognises(model) -> bool:
@@ -17,8 +18,8 @@ def split(model, variables):
     return nnx.split(model, nnx.Param, ...)
 
 
-class Model:
-    """An nnx module; see `ngd_theory.networks.models.linearize.Model`."""
+class Model(AnyModel):
+    """An nnx module; see `AnyModel`."""
 
     def __init__(self, static, params, rest):
         from flax import nnx
