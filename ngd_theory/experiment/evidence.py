@@ -44,6 +44,26 @@ class LazyRun:
 
 
 @dataclass(frozen=True)
+class LazyGap:
+    """The gap of the rescaled network of one epsilon.
+
+    Attributes
+    ----------
+    epsilon : float
+        1 is the network itself.
+    gap : float
+        The largest over all steps, on both sets, relative as `Evidence.scale` says; infinite for a run that is not
+        whole.
+    rounding : float
+        `Evidence.rounding_floor`: a gap up to it says nothing.
+    """
+
+    epsilon: float
+    gap: float
+    rounding: float
+
+
+@dataclass(frozen=True)
 class GapOrder:
     """How a gap falls with epsilon.
 
@@ -291,6 +311,15 @@ class Evidence:
     def lazy_gap(self, run: LazyRun) -> float:
         """`gap_of` a run."""
         return self.gap_of(run.training)
+
+    @property
+    def lazy_gaps(self) -> tuple[LazyGap, ...]:
+        """The gap of every run of the lazy family, from the smallest epsilon to the network itself."""
+        runs = sorted((*self.lazy, self.plain), key=lambda run: run.laziness)
+        return tuple(
+            LazyGap(run.laziness, self.lazy_gap(run), self.rounding_floor(run.laziness))
+            for run in runs
+        )
 
     def distance_error(self, run: LazyRun) -> float:
         """``abs(||theta_T - theta_0|| / predicted - 1)``; infinite for a run that is not whole."""
