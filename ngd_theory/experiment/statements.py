@@ -13,6 +13,7 @@ from ngd_theory.experiment.claim import (
     claim,
     verdict,
 )
+from ngd_theory.experiment.damped import no_reference
 from ngd_theory.experiment.evidence import (
     EDGE_SCALE,
     EDGE_STEPS,
@@ -174,15 +175,18 @@ def step_scale(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 @claim(
     "damped-map",
     "K at a damping as large as its eigenvalues is what dense algebra makes of the definition of G",
-    "docs/theory.md, section 3",
-    lambda evidence: evidence.damped is not None,
+    "docs/theory.md, sections 3, 6 and 7",
+    _everything,
 )
 def damped_map(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """`DampedMap.error` below half of the digits: so damped, no solve loses more.
 
     Which damping goes where, and every scale of a factor, shows there, as nothing of alpha is left at so large a rho.
     """
-    assert evidence.damped is not None
+    if why := no_reference(evidence.name, evidence.network.output_dim, evidence.loss):
+        raise NotApplicableError(why)
+    if evidence.damped is None:
+        raise UndecidedError("no map at a large damping was compared")
     measured, tolerance = evidence.damped.error, evidence.epsilon**0.5
     why = f"||K - K'||/||K'||, K' by dense algebra, {len(evidence.damped.measured)} rows"
     return verdict(measured <= tolerance, measured, 0.0, tolerance, tolerance, why)
