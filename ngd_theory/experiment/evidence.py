@@ -460,21 +460,41 @@ class Evidence:
 
         On the test set, norms are root mean squares over samples times sqrt(N).
         """
-        way = reach(self.prediction.outputs)
+        way = self.training_travel() * self.scale
         if (test := self.prediction.test_outputs) is not None:
             way = max(way, reach(test) * (self.num_samples / test.shape[1]) ** 0.5)
         return way / self.scale if self.scale > 0 else np.inf
 
-    def jacobian_change(self) -> float:
-        """Relative change of the Jacobian that a finite width allows along the predicted path.
+    def training_travel(self) -> float:
+        """`travel` on the training set alone."""
+        return reach(self.prediction.outputs) / self.scale if self.scale > 0 else np.inf
+
+    def way(self, residuals: float | None = None) -> tuple[float, float]:
+        """How far the outputs of a run travel, and its `displacement`.
+
+        Parameters
+        ----------
+        residuals : float, optional
+            Of a run with another step size, where ``K = alpha I``: what its outputs travel on the training set, over
+            `scale`. All such runs go along one line, in outputs and in parameters, so that both lengths are in the same
+            proportion. That of the prediction when left out.
+        """
+        if residuals is None:
+            return self.travel(), self.displacement
+        own = self.training_travel()
+        return residuals, (self.displacement * residuals / own if own > 0 else np.inf)
+
+    def jacobian_change(self, residuals: float | None = None) -> float:
+        """Relative change of the Jacobian that a finite width allows along the predicted path, or another (`way`).
 
         `width_ratio` is that of a minimum-norm step of length 1 and proportional to the length. A method
         that takes longer ways through parameter space is allowed its own `displacement`; both are
         O(1/sqrt(M)).
         """
         # Not Python's max, which may pass over NaN.
-        allowed = self.width_ratio() * np.maximum(1.0, self.travel())
-        return float(np.maximum(allowed, self.displacement))
+        travel, displacement = self.way(residuals)
+        allowed = self.width_ratio() * np.maximum(1.0, travel)
+        return float(np.maximum(allowed, displacement))
 
     def finite_width_tolerance(self, laziness: float = 1.0) -> float:
         """`jacobian_change` times `travel`: what the change of K adds to outputs that travel so far.

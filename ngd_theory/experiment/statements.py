@@ -252,9 +252,10 @@ def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     run = evidence.first_step
     if run is None:
         raise NotApplicableError("no step of 1/alpha was made")
-    need_lazy_prediction(evidence, run.laziness)
+    travel = 1.0
+    need_lazy_prediction(evidence, run.laziness, travel)
     measured = float(evidence.residual_ratios(run, 1)[1] ** 2)
-    root = _limit_tolerance(evidence, run, 1.0) + evidence.map_error()
+    root = _limit_tolerance(evidence, run, travel) + evidence.map_error()
     why = f"loss after one step / initial{at(run.laziness)}"
     return verdict(measured <= root**2, measured, 0.0, root**2, root, why)
 
@@ -268,15 +269,18 @@ def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Growth a step of the residual at eta = 2.5/alpha: above 1, and 1.5 to tolerance.
 
-    Outputs of such a run travel ``1 + 1.5^T`` residuals; the map's own error enters times 2.5.
+    Outputs of such a run travel ``1 + 1.5^T`` residuals, whatever the main run's do: its premises are about that. The
+    map's own error enters times 2.5.
     """
     need_mse(evidence)
     need_isotropy(evidence)
     run = evidence.beyond_edge
     if run is None:
         raise NotApplicableError("no run beyond the edge was made")
-    need_lazy_prediction(evidence, run.laziness)
-    need_lazy_solves(evidence, run.laziness)
+    predicted = abs(1 - EDGE_SCALE)
+    travel = 1 + predicted**EDGE_STEPS
+    need_lazy_prediction(evidence, run.laziness, travel)
+    need_lazy_solves(evidence, run.laziness, travel)
     margin = EDGE_SCALE * evidence.map_error()
     if not margin < EDGE_SCALE - 2:
         raise NotApplicableError(
@@ -284,8 +288,7 @@ def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
             f"{EDGE_SCALE}/alpha need not lie beyond the edge"
         )
     measured = float(evidence.residual_ratios(run, EDGE_STEPS)[-1] ** (1 / EDGE_STEPS))
-    predicted = abs(1 - EDGE_SCALE)
-    tolerance = margin + _limit_tolerance(evidence, run, 1 + predicted**EDGE_STEPS)
+    tolerance = margin + _limit_tolerance(evidence, run, travel)
     return verdict(
         measured > 1 and abs(measured - predicted) <= tolerance,
         measured,
