@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ngd_theory import losses, networks
@@ -292,11 +293,12 @@ def damped_map(approximation, network, params, x, y, loss: str) -> DampedMap | N
     if no_reference(approximation.name, network.output_dim, loss) is not None:
         return None
     reference, few = REFERENCES[approximation.name], max(1, ROWS // network.output_dim)
-    lin = networks.linearize(network, params, x[:few])
+    x, y = (jnp.asarray(np.asarray(a)[:few]) for a in (x, y))
+    lin = networks.linearize(network, params, x)
     inputs = [np.asarray(layer.inputs, float) for layer in lin.layers]
     sensitivities = [np.asarray(layer.sensitivities, float) for layer in lin.layers]
     sharing = getattr(approximation, "sharing", "expand")
-    fisher = _hessian(loss, lin.outputs, y[:few])
+    fisher = _hessian(loss, lin.outputs, y)
     problem = Problem(inputs, sensitivities, fisher, 1.0, sharing)
     trace = float(np.sum([np.trace(k) for k in problem.layer_kernels()]))
     problem = replace(problem, damping=trace / reference.systems(problem))

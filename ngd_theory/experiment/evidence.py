@@ -376,9 +376,11 @@ class Evidence:
         Outputs lose ``ROUNDINGS`` machine epsilons a step, of their own size (on the set where it is larger) and that
         of the targets. Where K is far larger across than along r, K r loses more.
         """
-        sizes = [np.linalg.norm(self.training.outputs[0])]
+        sizes = [np.linalg.norm(np.asarray(self.training.outputs)[0])]
         if (test := self.training.test_outputs) is not None:
-            sizes.append(np.linalg.norm(test[0]) * (self.num_samples / test.shape[1]) ** 0.5)
+            sizes.append(
+                np.linalg.norm(np.asarray(test)[0]) * (self.num_samples / test.shape[1]) ** 0.5
+            )
         size = np.max(sizes) + np.linalg.norm(self.targets)
         steps = max(1, self.prediction.num_steps)
         size_of_map = self.num_samples * self.network.output_dim
@@ -444,7 +446,7 @@ class Evidence:
     @property
     def scale(self) -> float:
         """``||f_0 - y||``; under cross-entropy, where targets are at infinity, the predicted distance."""
-        start = np.asarray(self.training.outputs[0])
+        start = np.asarray(self.training.outputs)[0]
         if self.loss == "mse":
             return float(np.linalg.norm(start - self.targets))
         return reach(self.prediction.outputs)
