@@ -157,7 +157,21 @@ def _by_triangles(factor, rhs):
     return _triangular_solve(factor, _triangular_solve(factor, rhs), transpose=True)
 
 
+def _by_columns(factor, rhs):
+    """As many columns at a time as OpenBLAS takes one thread for."""
+    size, columns = rhs.shape
+    count = -(-columns // ((SOLVED_ALONE - 1) // size))
+    width = -(-columns // count)
+    padded = jnp.pad(rhs, ((0, 0), (0, count * width - columns)))
+    pieces = jnp.moveaxis(padded.reshape(size, count, width), 1, 0)
+    solved = jax.lax.map(lambda piece: _by_triangles(factor, piece), pieces)
+    return jnp.moveaxis(solved, 0, 1).reshape(size, -1)[:, :columns]
+
+
 def _by_pieces(factor, rhs):
+    # Up to there the few columns at a time cost less than six products.
+    if len(factor) <= FACTORED_ALONE:
+        return _by_columns(factor, rhs)
     inverse = _inverse_of_pieces(factor)
     return _solved(factor.T, inverse.T, _solved(factor, inverse, rhs))
 

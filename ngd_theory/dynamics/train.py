@@ -146,7 +146,7 @@ def train(
             params, f, value, finite = take(params)
         else:
             f, finite = _outputs(network, params, x, first, epsilon), True
-            value = objective.value(f, y)
+            value = loss_value(objective, f, y)
         if step == 0:
             allowed = DIVERGENCE_FACTOR * np.maximum(float(value), float(limits.tiny))
             ceiling = np.asarray(min(allowed, float(limits.max)), eta.dtype)
@@ -209,6 +209,12 @@ def _step(
 
 
 _apply = jax.jit(lambda network, params, x: network.apply(params, x), static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def loss_value(objective, outputs, targets):
+    """``objective.value`` in one program."""
+    return objective.value(outputs, targets)
 
 
 def _outputs(network, params, x, first, laziness):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ngd_theory.experiment.evidence import Evidence, LayerEvidence
+from ngd_theory.experiment.evidence import Evidence, LayerEvidence, LazyGap
 from ngd_theory.experiment.gaps import residual_ratios
 
 Others = Mapping[str, Evidence]
@@ -28,6 +28,9 @@ class Column:
         Whether it is of the last step alone.
     layered : bool
         Whether each layer has one too: ``value`` then takes a `LayerEvidence` as well.
+    lazy : bool
+        Whether it is of the rows of the lazy family, one an epsilon, and of no others: ``value`` then takes a
+        `LazyGap`.
     of_a_constant : bool
         Whether it is empty where the theory states no constant.
     """
@@ -38,6 +41,7 @@ class Column:
     measured_by: str | None = None
     last: bool = False
     layered: bool = False
+    lazy: bool = False
     of_a_constant: bool = False
 
 
@@ -220,6 +224,27 @@ COLUMNS: dict[str, Column] = {
         "lazy",
         last=True,
     ),
+    "epsilon": Column(
+        "float64",
+        "of the lazy family: the row is of this run; 1 is the network itself",
+        lambda run, _: run.epsilon,
+        "lazy",
+        lazy=True,
+    ),
+    "epsilon_gap": Column(
+        "float64",
+        "the larger gap on both sets over all steps at this epsilon; infinite where the run is not whole",
+        lambda run, _: run.gap,
+        "lazy",
+        lazy=True,
+    ),
+    "epsilon_rounding": Column(
+        "float64",
+        "what rounding may make of that gap: one up to it says nothing",
+        lambda run, _: run.rounding,
+        "lazy",
+        lazy=True,
+    ),
     "rival_ratio": Column(
         "float64",
         "test_gap over the distance to the nearest prediction of another approximation, last step",
@@ -305,7 +330,7 @@ COLUMNS: dict[str, Column] = {
 
 
 def rows(evidence: Evidence, others: Others, measured: Iterable[str]) -> list[dict[str, Any]]:
-    """The columns of some measurements: a row a step, then a row a layer if those are measured.
+    """The columns of some measurements: a row a step, then a row a layer and one an epsilon if those are measured.
 
     Parameters
     ----------
@@ -320,17 +345,31 @@ def rows(evidence: Evidence, others: Others, measured: Iterable[str]) -> list[di
     length = evidence.training.num_steps + 1
     found: list[dict[str, Any]] = [{} for _ in range(length)]
     for name, column in columns.items():
+        if column.lazy:
+            continue
         value = column.value(evidence, others)
         steps = [value] * length if np.ndim(value) == 0 else list(value[:length])
         for step, one in enumerate(steps):
             if one is not None and (step == length - 1 or not column.last):
                 found[step][name] = _plain(one)
+    first, last = (_common(found[step]) for step in (0, -1))
     if "layers" in wanted:
-        common = {n: v for n, v in found[0].items() if COLUMNS[n].measured_by is None}
-        for layer in evidence.layers:
-            own = {n: c.value(layer, others) for n, c in columns.items() if c.layered}
-            found.append({**common, **{n: _plain(v) for n, v in own.items() if v is not None}})
+        layered = {n: c for n, c in columns.items() if c.layered}
+        found += [first | _values(layered, layer, others) for layer in evidence.layers]
+    if "lazy" in wanted:
+        lazy = {n: c for n, c in columns.items() if c.lazy}
+        found += [last | _values(lazy, run, others) for run in evidence.lazy_gaps]
     return found
+
+
+def _common(row: dict[str, Any]) -> dict[str, Any]:
+    """What is not measured, of a step's row."""
+    return {n: v for n, v in row.items() if COLUMNS[n].measured_by is None}
+
+
+def _values(columns: Mapping[str, Column], piece: LayerEvidence | LazyGap, others: Others):
+    found = {n: c.value(piece, others) for n, c in columns.items()}
+    return {n: _plain(v) for n, v in found.items() if v is not None}
 
 
 def _plain(value: Any) -> Any:

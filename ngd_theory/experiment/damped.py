@@ -1,7 +1,7 @@
 """Function-space maps at a large damping, on a few samples, by dense algebra: a second opinion on where damping enters.
 
-Each reference is written from the definition of its G (docs/theory.md, section 3), with Gram matrices of the layers'
-factors and dense solves in NumPy; nothing of `ngd_theory.fisher` is in it.
+Each reference is written from the definition of its G (docs/theory.md, sections 3, 6 and 7), with the layers' factors
+and dense solves in NumPy; nothing of `ngd_theory.fisher` is in it.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ngd_theory import losses, networks
@@ -19,7 +20,7 @@ ROWS, MOST_ROWS = 8, 64
 
 @dataclass(frozen=True)
 class DampedMap:
-    """K of a few samples, damped by the mean eigenvalue of a layer's kernel.
+    """K of a few samples, damped by the mean eigenvalue of what the approximation inverts.
 
     Attributes
     ----------
@@ -53,18 +54,27 @@ class Problem:
     fisher : (nC, nC) array or None
         Lambda; None is I.
     damping : float
+    sharing : {"expand", "reduce"}
+        How K-FAC takes positions that share a weight: as rows of their own, or the mean of their inputs and the sum of
+        their sensitivities.
     """
 
     inputs: Sequence[np.ndarray]
     sensitivities: Sequence[np.ndarray]
     fisher: np.ndarray | None
     damping: float
+    sharing: str = "expand"
 
     @property
     def size(self) -> tuple[int, int]:
         """The numbers n and nC."""
         n, c = self.sensitivities[0].shape[:2]
         return n, n * c
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Lambda, (nC, nC)."""
+        return np.eye(self.size[1]) if self.fisher is None else self.fisher
 
     def unit_kernels(self, layer: int) -> np.ndarray:
         """``J_i J_i^T / n`` of every unit i, (M, nC, nC)."""
@@ -104,9 +114,9 @@ def block_tridiagonal(problem: Problem, coupled: Callable[[int, int], bool] = ne
     for kernel in problem.layer_kernels():
         values, vectors = np.linalg.eigh(kernel)
         roots.append(vectors * np.sqrt(np.maximum(values, 0)))
-    fisher = np.eye(rows) if problem.fisher is None else problem.fisher
     blocks = [
-        [a.T @ fisher @ b * coupled(i, j) for j, b in enumerate(roots)] for i, a in enumerate(roots)
+        [a.T @ problem.weights @ b * coupled(i, j) for j, b in enumerate(roots)]
+        for i, a in enumerate(roots)
     ]
     whole = np.block(blocks) + problem.damping * np.eye(len(roots) * rows)
     z = np.concatenate(roots, axis=1)
@@ -118,20 +128,90 @@ def _unit_wise(problem: Problem) -> np.ndarray:
     return np.sum([problem.damped(problem.unit_kernels(layer)).sum(0) for layer in layers], axis=0)
 
 
-def kfac(problem: Problem, pi: Callable[[float], float] = lambda ratio: ratio**0.5):
-    """``A + pi sqrt(rho)``, ``B + sqrt(rho)/pi``, ``pi^2 = (tr A / dim A)/(tr B / dim B)``; dense layers."""
+def _span(rows: np.ndarray) -> np.ndarray:
+    """Rows (..., P) in an orthonormal basis of their span, (..., k); outside it every factor is its damping alone."""
+    triangle: Any = np.linalg.qr(rows.reshape(-1, rows.shape[-1]).T, mode="r")
+    return triangle.T.reshape(*rows.shape[:-1], -1)
+
+
+def _ratio(ratio: float) -> float:
+    """``pi`` of ``pi^2 = (tr A / dim A)/(tr B / dim B)``."""
+    return ratio**0.5
+
+
+def _factor_dampings(problem: Problem, layer: int, moments, pi) -> tuple[float, float]:
+    """``pi sqrt(rho)`` and ``sqrt(rho)/pi`` of a layer's A and B; their dimensions are those of the whole factors."""
+    sizes = problem.inputs[layer].shape[-1], problem.sensitivities[layer].shape[-1]
+    mean_a, mean_b = (np.trace(m) / size for m, size in zip(moments, sizes, strict=True))
+    split, root = pi(mean_a / mean_b), problem.damping**0.5
+    return split * root, root / split
+
+
+def kfac(problem: Problem, pi: Callable[[float], float] = _ratio):
+    """``A + pi sqrt(rho)``, ``B + sqrt(rho)/pi``, A the sum over positions of ``a a^T`` and B the mean of theirs.
+
+    With ``sharing`` "reduce" both are of one position, the mean of a and the sum of delta.
+    """
     n, rows = problem.size
-    root, total = problem.damping**0.5, np.zeros((rows, rows))
-    for a, delta in zip(problem.inputs, problem.sensitivities, strict=True):
-        a, delta = a[:, 0], delta[:, :, 0].reshape(rows, -1)
-        mean_a, mean_b = (np.sum(x**2) / n / x.shape[1] for x in (a, delta))
-        split = pi(mean_a / mean_b)
-        # x (x^T x/n + s)^-1 x^T = n H (H + s)^-1 with H = x x^T/n.
-        whitened = [
-            x @ x.T @ np.linalg.inv(x @ x.T / n + s * np.eye(len(x)))
-            for x, s in ((a, split * root), (delta, root / split))
+    total = np.zeros((rows, rows))
+    for layer, (a, delta) in enumerate(zip(problem.inputs, problem.sensitivities, strict=True)):
+        x = _span(a)
+        y = _span(delta).reshape(rows, delta.shape[2], -1)
+        seen_x, seen_y = x, y
+        if problem.sharing == "reduce":
+            seen_x, seen_y = x.mean(1, keepdims=True), y.sum(1, keepdims=True)
+        at_positions = [
+            seen_y[:, t].T @ problem.weights @ seen_y[:, t] for t in range(seen_y.shape[1])
         ]
-        total += np.repeat(np.repeat(whitened[0], rows // n, 0), rows // n, 1) * whitened[1] / n
+        moments = np.einsum("ntp,ntq->pq", seen_x, seen_x) / n, np.mean(at_positions, axis=0) / n
+        dampings = _factor_dampings(problem, layer, moments, pi)
+        left, right = (
+            z @ np.linalg.solve(m + s * np.eye(len(m)), z.T)
+            for z, m, s in zip(
+                (x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])),
+                moments,
+                dampings,
+                strict=True,
+            )
+        )
+        # (n, T, n, T) of the inputs and (n, C, T, n, C, T) of the sensitivities.
+        t, c = x.shape[1], rows // n
+        left, right = left.reshape(n, t, n, t), right.reshape(n, c, t, n, c, t)
+        total += np.einsum("ntms,nctmds->ncmd", left, right).reshape(rows, rows) / n
+    return total
+
+
+def kfac_tridiagonal(problem: Problem, pi: Callable[[float], float] = _ratio):
+    """``Xi^T diag(S^-1) Xi``, ``Psi_i = F_{i,i+1} F_{i+1,i+1}^-1``, ``S_i = F_ii - Psi_i F_{i+1,i+1} Psi_i^T``.
+
+    Xi is unit upper block-bidiagonal, with ``-Psi_i``.
+    Blocks are ``A_ij (x) B_ij``, those on the diagonal damped as in `kfac`, in bases of each layer's rows.
+    """
+    n, rows = problem.size
+    x = [_span(a[:, 0]) for a in problem.inputs]
+    y = [_span(delta[:, :, 0]).reshape(rows, -1) for delta in problem.sensitivities]
+
+    def factors(i, j):
+        return x[i].T @ x[j] / n, y[i].T @ problem.weights @ y[j] / n
+
+    def own(i):
+        moments = factors(i, i)
+        dampings = _factor_dampings(problem, i, moments, pi)
+        return np.kron(*(m + s * np.eye(len(m)) for m, s in zip(moments, dampings, strict=True)))
+
+    # J_i^T in these bases, a column a sample and output.
+    columns = [
+        np.einsum("np,ncq->pqnc", a, b.reshape(n, rows // n, -1)) for a, b in zip(x, y, strict=True)
+    ]
+    columns = [j.reshape(-1, rows) for j in columns]
+    total = np.zeros((rows, rows))
+    for i, column in enumerate(columns):
+        block, rest = own(i), column
+        if i + 1 < len(columns):
+            after = own(i + 1)
+            psi = np.kron(*factors(i, i + 1)) @ np.linalg.inv(after)
+            block, rest = block - psi @ after @ psi.T, column - psi @ columns[i + 1]
+        total += rest.T @ np.linalg.solve(block, rest) / n
     return total
 
 
@@ -146,38 +226,84 @@ def entry_wise(problem: Problem, moment: Callable[[np.ndarray], np.ndarray] = np
     return total
 
 
-def _is_dense(problem: Problem) -> bool:
-    return all(a.shape[1] == 1 for a in problem.inputs)
+@dataclass(frozen=True)
+class Reference:
+    """Dense algebra of one approximation.
+
+    Attributes
+    ----------
+    map : ``Problem -> (nC, nC) array``
+        K.
+    systems : ``Problem -> int``
+        How many eigenvalues the matrices that it inverts have together: their sum is the trace of all layers' kernels.
+    any_fisher : bool
+        Whether ``map`` takes another Lambda than I.
+    """
+
+    map: Callable[..., Any]
+    systems: Callable[[Problem], int]
+    any_fisher: bool = True
 
 
-#: By name: the map, and whether it is defined for a problem.
-REFERENCES: dict[str, tuple[Callable[[Problem], Any], Callable[[Problem], bool]]] = {
-    "identity": (lambda problem: np.sum(problem.layer_kernels(), axis=0), lambda problem: True),
-    "exact": (_exact, lambda problem: True),
-    "block-diagonal": (_block_diagonal, lambda problem: True),
-    "block-tridiagonal": (block_tridiagonal, lambda problem: True),
-    "unit-wise": (_unit_wise, lambda problem: problem.fisher is None),
-    "kfac": (kfac, lambda problem: problem.fisher is None and _is_dense(problem)),
-    "entry-wise": (entry_wise, lambda problem: problem.fisher is None),
+def _layers(problem: Problem) -> int:
+    return len(problem.inputs) * problem.size[1]
+
+
+def _units(problem: Problem) -> int:
+    return sum(delta.shape[-1] for delta in problem.sensitivities) * problem.size[1]
+
+
+def _entries(problem: Problem) -> int:
+    pairs = zip(problem.inputs, problem.sensitivities, strict=True)
+    return sum(a.shape[-1] * delta.shape[-1] for a, delta in pairs)
+
+
+#: By the name of the approximation.
+REFERENCES: dict[str, Reference] = {
+    "identity": Reference(lambda problem: np.sum(problem.layer_kernels(), axis=0), _layers),
+    "exact": Reference(_exact, _layers),
+    "block-diagonal": Reference(_block_diagonal, _layers),
+    "block-tridiagonal": Reference(block_tridiagonal, _layers),
+    "unit-wise": Reference(_unit_wise, _units, any_fisher=False),
+    "kfac": Reference(kfac, _layers),
+    "kfac-tridiagonal": Reference(kfac_tridiagonal, _layers),
+    "entry-wise": Reference(entry_wise, _entries, any_fisher=False),
 }
 
 
+def no_reference(name: str, output_dim: int, loss: str) -> str | None:
+    """Why there is no damped map to compare with, and what to do; None where there is one."""
+    found = REFERENCES.get(name)
+    if found is None:
+        return (
+            f"{name} has no dense reference: add one to ngd_theory.experiment.damped.REFERENCES "
+            "(docs/how-to/new_approximation.md)"
+        )
+    if not (losses.by_name(loss).unit_fisher or found.any_fisher):
+        return f"the dense reference of {name} is that of the MSE loss"
+    if output_dim > MOST_ROWS:
+        return (
+            f"one sample has {output_dim} outputs, and dense algebra takes at most {MOST_ROWS} rows"
+        )
+    return None
+
+
 def damped_map(approximation, network, params, x, y, loss: str) -> DampedMap | None:
-    """Both maps on the first samples of ``x`` and ``y``; None for an approximation without a reference here."""
-    few = max(1, ROWS // network.output_dim)
-    if few * network.output_dim > MOST_ROWS:
+    """Both maps on the first samples of ``x`` and ``y``; None where there is `no_reference`."""
+    if no_reference(approximation.name, network.output_dim, loss) is not None:
         return None
-    lin = networks.linearize(network, params, x[:few])
+    reference, few = REFERENCES[approximation.name], max(1, ROWS // network.output_dim)
+    x, y = (jnp.asarray(np.asarray(a)[:few]) for a in (x, y))
+    lin = networks.linearize(network, params, x)
     inputs = [np.asarray(layer.inputs, float) for layer in lin.layers]
     sensitivities = [np.asarray(layer.sensitivities, float) for layer in lin.layers]
-    problem = Problem(inputs, sensitivities, _hessian(loss, lin.outputs, y[:few]), 1.0)
-    reference, defined = REFERENCES.get(approximation.name, (None, lambda problem: False))
-    if reference is None or not defined(problem):
-        return None
-    mean = float(np.mean([np.trace(k) for k in problem.layer_kernels()])) / problem.size[1]
-    problem = replace(problem, damping=mean)
-    measured = np.asarray(approximation.function_space_map(lin, mean), float)
-    return DampedMap(problem, measured, reference(problem))
+    sharing = getattr(approximation, "sharing", "expand")
+    fisher = _hessian(loss, lin.outputs, y)
+    problem = Problem(inputs, sensitivities, fisher, 1.0, sharing)
+    trace = float(np.sum([np.trace(k) for k in problem.layer_kernels()]))
+    problem = replace(problem, damping=trace / reference.systems(problem))
+    measured = np.asarray(approximation.function_space_map(lin, problem.damping), float)
+    return DampedMap(problem, measured, reference.map(problem))
 
 
 def _hessian(loss: str, outputs, targets) -> np.ndarray | None:

@@ -45,6 +45,26 @@ class LazyRun:
 
 
 @dataclass(frozen=True)
+class LazyGap:
+    """The gap of the rescaled network of one epsilon.
+
+    Attributes
+    ----------
+    epsilon : float
+        1 is the network itself.
+    gap : float
+        The largest over all steps, on both sets, relative as `Evidence.scale` says; infinite for a run that is not
+        whole.
+    rounding : float
+        `Evidence.rounding_floor`: a gap up to it says nothing.
+    """
+
+    epsilon: float
+    gap: float
+    rounding: float
+
+
+@dataclass(frozen=True)
 class GapOrder:
     """How a gap falls with epsilon.
 
@@ -312,6 +332,15 @@ class Evidence:
         """`gap_of` a run."""
         return self.gap_of(run.training)
 
+    @property
+    def lazy_gaps(self) -> tuple[LazyGap, ...]:
+        """The gap of every run of the lazy family, from the smallest epsilon to the network itself."""
+        runs = sorted((*self.lazy, self.plain), key=lambda run: run.laziness)
+        return tuple(
+            LazyGap(run.laziness, self.lazy_gap(run), self.rounding_floor(run.laziness))
+            for run in runs
+        )
+
     def distance_error(self, run: LazyRun) -> float:
         """``abs(||theta_T - theta_0|| / predicted - 1)``; infinite for a run that is not whole."""
         distances = run.training.parameter_distances
@@ -367,9 +396,11 @@ class Evidence:
         Outputs lose ``ROUNDINGS`` machine epsilons a step, of their own size (on the set where it is larger) and that
         of the targets. Where K is far larger across than along r, K r loses more.
         """
-        sizes = [np.linalg.norm(self.training.outputs[0])]
+        sizes = [np.linalg.norm(np.asarray(self.training.outputs)[0])]
         if (test := self.training.test_outputs) is not None:
-            sizes.append(np.linalg.norm(test[0]) * (self.num_samples / test.shape[1]) ** 0.5)
+            sizes.append(
+                np.linalg.norm(np.asarray(test)[0]) * (self.num_samples / test.shape[1]) ** 0.5
+            )
         size = np.max(sizes) + np.linalg.norm(self.targets)
         steps = max(1, self.prediction.num_steps)
         size_of_map = self.num_samples * self.network.output_dim
@@ -435,7 +466,7 @@ class Evidence:
     @property
     def scale(self) -> float:
         """``||f_0 - y||``; under cross-entropy, where targets are at infinity, the predicted distance."""
-        start = np.asarray(self.training.outputs[0])
+        start = np.asarray(self.training.outputs)[0]
         if self.loss == "mse":
             return float(np.linalg.norm(start - self.targets))
         return reach(self.prediction.outputs)
@@ -451,21 +482,41 @@ class Evidence:
 
         On the test set, norms are root mean squares over samples times sqrt(N).
         """
-        way = reach(self.prediction.outputs)
+        way = self.training_travel() * self.scale
         if (test := self.prediction.test_outputs) is not None:
             way = max(way, reach(test) * (self.num_samples / test.shape[1]) ** 0.5)
         return way / self.scale if self.scale > 0 else np.inf
 
-    def jacobian_change(self) -> float:
-        """Relative change of the Jacobian that a finite width allows along the predicted path.
+    def training_travel(self) -> float:
+        """`travel` on the training set alone."""
+        return reach(self.prediction.outputs) / self.scale if self.scale > 0 else np.inf
+
+    def way(self, residuals: float | None = None) -> tuple[float, float]:
+        """How far the outputs of a run travel, and its `displacement`.
+
+        Parameters
+        ----------
+        residuals : float, optional
+            Of a run with another step size, where ``K = alpha I``: what its outputs travel on the training set, over
+            `scale`. All such runs go along one line, in outputs and in parameters, so that both lengths are in the same
+            proportion. That of the prediction when left out.
+        """
+        if residuals is None:
+            return self.travel(), self.displacement
+        own = self.training_travel()
+        return residuals, (self.displacement * residuals / own if own > 0 else np.inf)
+
+    def jacobian_change(self, residuals: float | None = None) -> float:
+        """Relative change of the Jacobian that a finite width allows along the predicted path, or another (`way`).
 
         `width_ratio` is that of a minimum-norm step of length 1 and proportional to the length. A method
         that takes longer ways through parameter space is allowed its own `displacement`; both are
         O(1/sqrt(M)).
         """
         # Not Python's max, which may pass over NaN.
-        allowed = self.width_ratio() * np.maximum(1.0, self.travel())
-        return float(np.maximum(allowed, self.displacement))
+        travel, displacement = self.way(residuals)
+        allowed = self.width_ratio() * np.maximum(1.0, travel)
+        return float(np.maximum(allowed, displacement))
 
     def finite_width_tolerance(self, laziness: float = 1.0) -> float:
         """`jacobian_change` times `travel`: what the change of K adds to outputs that travel so far.

@@ -14,6 +14,7 @@ from scipy.sparse.linalg import svds
 from ngd_theory import data, dynamics, losses, networks, theory
 from ngd_theory.arguments import check_range
 from ngd_theory.dynamics import Trajectory
+from ngd_theory.dynamics.train import loss_value
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.experiment.building import (
     broken_premises,
@@ -53,6 +54,7 @@ NEARLY_UNDAMPED = 1e-4
 _LIMIT_UNITS = 20_000
 
 _kernel = jax.jit(lambda lin: ntk(lin) / lin.num_samples)
+_norm = jax.jit(norm)
 _init = jax.jit(networks.Network.init, static_argnums=0)
 
 
@@ -112,7 +114,7 @@ class Experiment:
 
         lin = linearize(dataset.inputs)
         at = linearize(dataset.test_inputs) if trained and dataset.num_test else None
-        if settings.loss == "mse" and not bool(jnp.any(lin.outputs != dataset.targets)):
+        if settings.loss == "mse" and not np.any(np.asarray(lin.outputs) != dataset.targets):
             raise SingularKernelError(
                 "the network gives its targets at its start already, so there is no residual to train away: change the "
                 "seed or the targets"
@@ -256,7 +258,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         step_size=step_size,
         constant=constant,
         isotropy=isotropy,
-        spectrum=np.linalg.eigvalsh(np.asarray((k + k.T) / 2)),
+        spectrum=_symmetric_spectrum(k),
         damping_bias=bias,
         undamped=undamped,
         damping_shift=shift,
@@ -270,8 +272,8 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         training=training,
         first_step=first,
         beyond_edge=beyond,
-        predicted_distance=np.inf if moved is None else float(norm(moved)),
-        parameter_norm=float(norm(experiment.params)),
+        predicted_distance=np.inf if moved is None else float(_norm(moved)),
+        parameter_norm=float(_norm(experiment.params)),
         displacement=_operator_displacement(net, furthest),
         ntk_condition=experiment.condition,
         epsilon=float(jnp.finfo(k.dtype).eps),
@@ -296,9 +298,14 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
 def _start(experiment: Experiment) -> Trajectory:
     """A run of no step."""
     lin, at = experiment.lin, experiment.at
-    value = losses.by_name(experiment.settings.loss).value(lin.outputs, experiment.targets)
-    test = None if at is None else at.outputs[None]
-    return Trajectory(lin.outputs[None], test, value[None], jnp.zeros(1, value.dtype))
+    value = loss_value(losses.by_name(experiment.settings.loss), lin.outputs, experiment.targets)
+    test = None if at is None else _alone(at.outputs)
+    return Trajectory(_alone(lin.outputs), test, _alone(value), jnp.zeros(1, value.dtype))
+
+
+def _alone(array):
+    """One entry of a trajectory; by NumPy, as each shape would be a program."""
+    return jnp.asarray(np.asarray(array)[None])
 
 
 def _predict(experiment: Experiment, approximation, k, q, step_size, damping) -> Trajectory:
@@ -315,18 +322,29 @@ def _derivative(network, params, x, direction):
     return jax.jvp(lambda p: network.apply(p, x), (params,), (direction,))[1]
 
 
+@jax.jit
+def _against(image, a_map, residual):
+    """Distance of ``image`` from K r, and how much more K r is rounded than K, both over ``||K r||``."""
+    expected = a_map @ residual.reshape(-1)
+    size = norm(expected)
+    return norm(image.reshape(-1) - expected) / size, norm(a_map) * norm(residual) / size
+
+
+@partial(jax.jit, static_argnums=0)
+def _residual(objective, outputs, targets):
+    return objective.residual(outputs, targets)
+
+
 def _step(experiment: Experiment, approximation, k, q, damping) -> dict[str, float]:
     """``step_error`` and ``step_amplification`` of `Evidence`."""
     lin, settings = experiment.lin, experiment.settings
-    residual = losses.by_name(settings.loss).residual(lin.outputs, experiment.targets)
+    residual = _residual(losses.by_name(settings.loss), lin.outputs, experiment.targets)
     direction = approximation.natural_gradient(lin, residual, damping)
     found = []
     for x, a_map in ((experiment.x, k), (experiment.x_test, q)):
         if a_map is not None:
-            image = _derivative(experiment.network, experiment.params, x, direction).reshape(-1)
-            expected = a_map @ residual.reshape(-1)
-            pair = norm(image - expected), norm(a_map) * norm(residual)
-            found.append([float(number / norm(expected)) for number in pair])
+            image = _derivative(experiment.network, experiment.params, x, direction)
+            found.append([float(number) for number in _against(image, a_map, residual)])
     error, amplification = np.max(np.asarray(found), axis=0)
     return {"step_error": float(error), "step_amplification": float(amplification)}
 
@@ -366,7 +384,8 @@ def _nearly_undamped(experiment, approximation, k, damping, parts):
     except SingularKernelError:
         return damping, None, np.inf
     isotropy, _ = judged_map(bare, lin.outputs, experiment.settings.loss)
-    return nearly, isotropy, float(norm(k - bare) / norm(bare))
+    shift = np.linalg.norm(np.asarray(k) - np.asarray(bare)) / np.linalg.norm(bare)
+    return nearly, isotropy, float(shift)
 
 
 def _damped(experiment: Experiment, approximation):
@@ -377,15 +396,17 @@ def _damped(experiment: Experiment, approximation):
 
 def _switched(experiment: Experiment, params) -> int:
     """See `LazyRun.switched`; of all samples, whether a run was told of the test set or not."""
-    found = 0
-    for x in (experiment.x, experiment.x_test):
-        if x is not None:
-            before, after = (_sides(experiment.network, p, x) for p in (experiment.params, params))
-            found += sum(int(jnp.sum(a != b)) for a, b in zip(before, after, strict=True))
-    return found
+    sets = [x for x in (experiment.x, experiment.x_test) if x is not None]
+    return sum(int(_changes(experiment.network, experiment.params, params, x)) for x in sets)
 
 
 @partial(jax.jit, static_argnums=0)
+def _changes(network, before, after, x):
+    """How many pre-activations before a function with a kink are on another side of 0."""
+    pairs = zip(_sides(network, before, x), _sides(network, after, x), strict=True)
+    return sum((jnp.sum(a != b) for a, b in pairs), start=jnp.zeros((), int))
+
+
 def _sides(network, params, x):
     """Whether each pre-activation before a function that may have a kink is above 0."""
     smooth = (
@@ -478,16 +499,18 @@ def _moves(experiment: Experiment, approximation, prediction, step_size, damping
     if experiment.settings.loss != "mse":
         return prediction.displacement, prediction.displacement
 
+    outputs, targets = np.asarray(prediction.outputs), np.asarray(experiment.targets)
+
     def move(step: int):
-        residuals = step_size * (prediction.outputs[:step] - experiment.targets).sum(0)
-        if not bool(jnp.isfinite(residuals).all()):
+        residuals = step_size * (outputs[:step] - targets).sum(0)
+        if not np.isfinite(residuals).all():
             return None
-        return approximation.natural_gradient(experiment.lin, residuals, damping)
+        return approximation.natural_gradient(experiment.lin, jnp.asarray(residuals), damping)
 
     last = prediction.num_steps
-    travelled = (prediction.outputs - experiment.lin.outputs).reshape(last + 1, -1)
-    reach = jnp.linalg.norm(travelled, axis=1)
-    turn, moved = int(jnp.argmax(reach)), move(last)
+    travelled = (outputs - np.asarray(experiment.lin.outputs)).reshape(last + 1, -1)
+    reach = np.linalg.norm(travelled, axis=1)
+    turn, moved = int(np.argmax(reach)), move(last)
     # Steps that do not turn back are furthest at the last, up to round-off.
     return moved, move(turn) if reach[turn] > 1.01 * reach[last] else moved
 
@@ -532,7 +555,12 @@ def judged_map(k, outputs, loss: str) -> tuple[theory.Isotropy, np.ndarray]:
 
 def largest_eigenvalue(k) -> float:
     """Of the symmetric part of a map."""
-    return float(np.linalg.eigvalsh(np.asarray(k + k.T) / 2)[-1])
+    return float(_symmetric_spectrum(k)[-1])
+
+
+def _symmetric_spectrum(k) -> np.ndarray:
+    k = np.asarray(k)
+    return np.linalg.eigvalsh((k + k.T) / 2)
 
 
 def kernel_spectrum(kernel: np.ndarray) -> np.ndarray:

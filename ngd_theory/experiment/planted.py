@@ -326,7 +326,7 @@ def _at_large_damping(evidence: Evidence, reference) -> Evidence | None:
 def _damping_times(evidence: Evidence, factor: float) -> Evidence | None:
     if evidence.name not in damped.REFERENCES:
         return None
-    reference = damped.REFERENCES[evidence.name][0]
+    reference = damped.REFERENCES[evidence.name].map
     return _at_large_damping(
         evidence, lambda problem: reference(replace(problem, damping=factor * problem.damping))
     )
@@ -343,14 +343,16 @@ def _damping_times_n(experiment, evidence, others):
     return _damping_times(evidence, n)
 
 
-@planted("pi-swapped", "pi on the wrong factor", "kfac")
+@planted("pi-swapped", "pi on the wrong factor", "kfac", "kfac-tridiagonal")
 def _pi_swapped(experiment, evidence, others):
-    return _at_large_damping(evidence, lambda p: damped.kfac(p, pi=lambda ratio: ratio**-0.5))
+    reference = damped.REFERENCES[evidence.name].map
+    return _at_large_damping(evidence, lambda p: reference(p, pi=lambda ratio: ratio**-0.5))
 
 
-@planted("pi-missing", "the damping shared equally by the factors", "kfac")
+@planted("pi-missing", "the damping shared equally by the factors", "kfac", "kfac-tridiagonal")
 def _pi_missing(experiment, evidence, others):
-    return _at_large_damping(evidence, lambda p: damped.kfac(p, pi=lambda ratio: 1.0))
+    reference = damped.REFERENCES[evidence.name].map
+    return _at_large_damping(evidence, lambda p: reference(p, pi=lambda ratio: 1.0))
 
 
 @planted("missing-pair", "layers 1 and 2 not coupled", "block-tridiagonal")
@@ -374,7 +376,7 @@ def _no_outer_product(experiment, evidence, others):
     outputs = np.asarray(experiment.lin.outputs[:n], float)
     p = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     p = (p / p.sum(axis=1, keepdims=True)).reshape(rows)
-    reference = damped.REFERENCES[evidence.name][0]
+    reference = damped.REFERENCES[evidence.name].map
     return _at_large_damping(evidence, lambda q: reference(replace(q, fisher=np.diag(p))))
 
 

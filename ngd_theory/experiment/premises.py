@@ -46,16 +46,20 @@ def need_training_regime(evidence: Evidence, laziness: float = 1.0) -> None:
         need_lazy_solves(evidence, laziness)
 
 
-def need_lazy_prediction(evidence: Evidence, laziness: float = 1.0) -> None:
+def need_lazy_prediction(
+    evidence: Evidence, laziness: float = 1.0, residuals: float | None = None
+) -> None:
     """Outputs that move, but not too far for the width.
 
+    Of a run with a step size of its own ``residuals`` says how far (`Evidence.way`).
     What the width does falls with epsilon: at a small one nearly every network may be judged.
     """
     need_width(evidence, laziness)
     share = laziness**evidence.order
     if evidence.prediction.num_steps < 1:
         raise NotApplicableError("no step was made")
-    travel = evidence.travel()
+    travel, displacement = evidence.way(residuals)
+    mend = "lower the step scale or widen" if residuals is None else "lower --laziness or widen"
     if not travel > NO_MOTION * evidence.epsilon:
         raise NotApplicableError(
             f"the outputs are predicted to move by {travel:.1g} of the residual, which is round-off: raise "
@@ -64,18 +68,18 @@ def need_lazy_prediction(evidence: Evidence, laziness: float = 1.0) -> None:
     if not evidence.width_ratio() * share * travel < 1:
         raise NotApplicableError(
             f"the outputs are predicted to travel {travel:.2g} times the residual, too far for the width "
-            f"((sqrt(NC) + L)/sqrt(M) = {evidence.width_ratio():.2g}{at(laziness)}): lower the step scale or widen"
+            f"((sqrt(NC) + L)/sqrt(M) = {evidence.width_ratio():.2g}{at(laziness)}): {mend}"
         )
-    if not evidence.displacement * share < 1:
+    if not displacement * share < 1:
         raise NotApplicableError(
-            f"the linearised network itself changes a layer by {evidence.displacement:.2g} of what its "
+            f"the linearised network itself changes a layer by {displacement:.2g} of what its "
             f"random weights are{at(laziness)}, out of the lazy regime: raise the damping or the width"
         )
 
 
-def need_lazy_solves(evidence: Evidence, laziness: float) -> None:
+def need_lazy_solves(evidence: Evidence, laziness: float, residuals: float | None = None) -> None:
     """An epsilon at which the systems that are solved change by less than their smallest eigenvalue."""
-    change = laziness * evidence.jacobian_change() * evidence.solve_condition
+    change = laziness * evidence.jacobian_change(residuals) * evidence.solve_condition
     if not change < 1:
         raise NotApplicableError(
             f"{evidence.name} solves systems of condition {evidence.solve_condition:.1g}, which training changes by "

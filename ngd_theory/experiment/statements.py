@@ -13,6 +13,7 @@ from ngd_theory.experiment.claim import (
     claim,
     verdict,
 )
+from ngd_theory.experiment.damped import no_reference
 from ngd_theory.experiment.evidence import (
     EDGE_SCALE,
     EDGE_STEPS,
@@ -176,15 +177,18 @@ def step_scale(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 @claim(
     "damped-map",
     "K at a damping as large as its eigenvalues is what dense algebra makes of the definition of G",
-    "docs/theory.md, section 3",
-    lambda evidence: evidence.damped is not None,
+    "docs/theory.md, sections 3, 6 and 7",
+    _everything,
 )
 def damped_map(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """`DampedMap.error` below half of the digits: so damped, no solve loses more.
 
     Which damping goes where, and every scale of a factor, shows there, as nothing of alpha is left at so large a rho.
     """
-    assert evidence.damped is not None
+    if why := no_reference(evidence.name, evidence.network.output_dim, evidence.loss):
+        raise NotApplicableError(why)
+    if evidence.damped is None:
+        raise UndecidedError("no map at a large damping was compared")
     measured, tolerance = evidence.damped.error, evidence.epsilon**0.5
     why = f"||K - K'||/||K'||, K' by dense algebra, {len(evidence.damped.measured)} rows"
     return verdict(measured <= tolerance, measured, 0.0, tolerance, tolerance, why)
@@ -250,9 +254,10 @@ def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     run = evidence.first_step
     if run is None:
         raise NotApplicableError("no step of 1/alpha was made")
-    need_lazy_prediction(evidence, run.laziness)
+    travel = 1.0
+    need_lazy_prediction(evidence, run.laziness, travel)
     measured = float(evidence.residual_ratios(run, 1)[1] ** 2)
-    root = _limit_tolerance(evidence, run, 1.0) + evidence.map_error()
+    root = _limit_tolerance(evidence, run, travel) + evidence.map_error()
     why = f"loss after one step / initial{at(run.laziness)}"
     return verdict(measured <= root**2, measured, 0.0, root**2, root, why)
 
@@ -266,15 +271,18 @@ def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Growth a step of the residual at eta = 2.5/alpha: above 1, and 1.5 to tolerance.
 
-    Outputs of such a run travel ``1 + 1.5^T`` residuals; the map's own error enters times 2.5.
+    Outputs of such a run travel ``1 + 1.5^T`` residuals, whatever the main run's do: its premises are about that. The
+    map's own error enters times 2.5.
     """
     need_mse(evidence)
     need_isotropy(evidence)
     run = evidence.beyond_edge
     if run is None:
         raise NotApplicableError("no run beyond the edge was made")
-    need_lazy_prediction(evidence, run.laziness)
-    need_lazy_solves(evidence, run.laziness)
+    predicted = abs(1 - EDGE_SCALE)
+    travel = 1 + predicted**EDGE_STEPS
+    need_lazy_prediction(evidence, run.laziness, travel)
+    need_lazy_solves(evidence, run.laziness, travel)
     margin = EDGE_SCALE * evidence.map_error()
     if not margin < EDGE_SCALE - 2:
         raise NotApplicableError(
@@ -282,8 +290,7 @@ def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
             f"{EDGE_SCALE}/alpha need not lie beyond the edge"
         )
     measured = float(evidence.residual_ratios(run, EDGE_STEPS)[-1] ** (1 / EDGE_STEPS))
-    predicted = abs(1 - EDGE_SCALE)
-    tolerance = margin + _limit_tolerance(evidence, run, 1 + predicted**EDGE_STEPS)
+    tolerance = margin + _limit_tolerance(evidence, run, travel)
     return verdict(
         measured > 1 and abs(measured - predicted) <= tolerance,
         measured,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,6 +16,7 @@ from ngd_theory.fisher.premises import input_rank, width
 from ngd_theory.fisher.solve import precondition_rows, smallest_eigenvalue
 from ngd_theory.kernels import layer_kernel
 from ngd_theory.networks import LayerLinearization, Linearization
+from ngd_theory.precision import full_precision
 
 #: 1/scale of the output layer's B: the Fisher's own, or I/N in place of I.
 _OUTPUT_FACTORS = {"fisher": lambda n: 1.0, "uniform": lambda n: 1.0 / n}
@@ -117,13 +119,11 @@ class KFAC(Approximation):
         whichever is smaller.
         """
         bounds, shares = [], []
-        for scale, layer in zip(self._output_scales(lin), lin.layers, strict=True):
-            n, c, _, _ = layer.sensitivities.shape
-            rows = self._rows(layer.inputs, layer.sensitivities, scale)
-            roots = self._dampings(rows, as_damping(damping))
-            grams = [s * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x) for x, s in rows]
+        n, c = lin.outputs.shape
+        every = _damped_grams(self, lin, as_damping(damping, lin.outputs.dtype))
+        for scale, (roots, grams) in zip(self._output_scales(lin), every, strict=True):
             damped = zip(roots, grams, strict=True)
-            bounds.append(sum(float(rho.value) / smallest_eigenvalue(g) for rho, g in damped))
+            bounds.append(sum(float(rho) / smallest_eigenvalue(g) for rho, g in damped))
             shares.append(grams[0].shape[0] * grams[1].shape[0] / (n * c * scale))
         return float(np.average(bounds, weights=shares))
 
@@ -205,3 +205,16 @@ class KFAC(Approximation):
             inputs=whitened[0].reshape(layer.inputs.shape),
             sensitivities=whitened[1].reshape(layer.sensitivities.shape),
         )
+
+
+@jax.jit
+@full_precision
+def _damped_grams(kfac: KFAC, lin: Linearization, damping: Damping):
+    """Of each layer: rho_A and rho_B, and the Gram matrix or covariance of A and of B, whichever is smaller."""
+    found = []
+    for scale, layer in zip(kfac._output_scales(lin), lin.layers, strict=True):
+        rows = kfac._rows(layer.inputs, layer.sensitivities, scale)
+        roots = [rho.value for rho in kfac._dampings(rows, damping)]
+        grams = [s * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x) for x, s in rows]
+        found.append((roots, grams))
+    return found

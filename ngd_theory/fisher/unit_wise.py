@@ -133,7 +133,8 @@ class UnitWise(Approximation):
 def _spreads(layer: LayerLinearization):
     """``|delta_i[n]|^2`` (N, M), and (N, 1) arrays: the diagonal of ``a a^T/N``, and 1 over that of its inverse."""
     n = layer.sensitivities.shape[0]
-    gram = np.asarray(_gram(layer, layer)) / n
+    a = np.asarray(layer.inputs)[:, 0]
+    gram = a @ a.T / n
     # The inverse of round-off alone would be infinite.
     floor = max(round_off(np.linalg.eigvalsh(gram)), np.finfo(gram.dtype).tiny ** 0.5)
     inverse = np.linalg.inv(gram + floor * np.eye(n))

@@ -123,8 +123,8 @@ class Affine(abc.ABC):
             return a
         return jnp.concatenate([a, jnp.full((*a.shape[:2], 1), self.bias_std, a.dtype)], axis=-1)
 
-    def __call__(self, params: dict, h: Float[Array, "N *S"]) -> Float[Array, "N *T M"]:
-        """Pre-activations of the layer."""
+    def __call__(self, params: dict, h: Float[Array, "*_"]) -> Float[Array, "*_"]:
+        """Pre-activations of the layer, from (N, ...) to (N, ..., M)."""
         u = self.weigh(params["weight"], self.scale * h)
         if not self.layout.has_bias:
             return u

@@ -121,7 +121,8 @@ class Network:
             layers = Layers(self.names, self.affine, params)
             outputs = self.function(layers, x)
             calls[:] = layers.calls
-            return outputs, layers.given
+            # Copied, so that a value of another trace is noticed here.
+            return outputs, [jnp.copy(h) for h in layers.given]
 
         try:
             outputs, given = jax.eval_shape(trace, params, x)
@@ -136,7 +137,7 @@ class Network:
             if h.shape[len(call.steps)] != samples:
                 raise InputError(
                     f"layer {self.names[call.layer]!r} is given an array of shape {h.shape} for {samples} samples: its "
-                    "first axis must be the samples'"
+                    "first axis must be the samples', and jax.vmap hides it: give Dense an array with more axes instead"
                 )
         unused = set(range(self.depth)) - {call.layer for call in calls}
         if unused:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ngd_theory.experiment import Report
 from ngd_theory.files import written
+from ngd_theory.report.lazy import draw_gaps, finish_gaps
 from ngd_theory.report.style import RC, colour, label, marker
 
 #: Losses from here on are not drawn: the axis of a run that diverges would leave the range of floats.
@@ -70,34 +71,14 @@ def draw_lazy(report: Report, path: Path) -> None:
         figure = Figure(figsize=(6.2, 4.0), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        ends = [1.0]
         for name, e in report.evidence.items():
-            runs = sorted((*e.lazy, e.plain), key=lambda run: run.laziness)
-            gaps = np.array([e.lazy_gap(run) for run in runs])
-            floors = np.array([e.rounding_floor(run.laziness) for run in runs])
-            epsilons = np.array([run.laziness for run in runs])
-            ends += list(epsilons)
-            drawn = np.where(np.isfinite(gaps) & (gaps > 0), gaps, np.nan)
-            axes.plot(epsilons, drawn, color=colour(name), lw=1.2)
-            for hidden, filled in ((gaps <= floors, "none"), (gaps > floors, colour(name))):
-                axes.plot(
-                    epsilons[hidden],
-                    drawn[hidden],
-                    linestyle="none",
-                    marker=marker(name),
-                    markersize=5,
-                    color=colour(name),
-                    markerfacecolor=filled,
-                    label=label(name) if filled != "none" else None,
-                )
-        _, high = axes.get_ylim()
-        span = np.array([min(ends), 1.0])
-        for slope, dashes in ((1.0, "--"), (0.5, ":")):
-            guide = 1.5 * high * span**slope
-            axes.plot(span, guide, dashes, color="0.4", lw=1, label=f"slope {slope:g}")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel(r"$\epsilon$")
+            runs = e.lazy_gaps
+            epsilons = np.array([run.epsilon for run in runs])
+            gaps = np.array([run.gap for run in runs])
+            draw_gaps(
+                axes, name, epsilons, gaps, np.array([run.gap > run.rounding for run in runs])
+            )
+        finish_gaps(axes)
         axes.set_ylabel("largest gap to the prediction, relative")
         figure.legend(loc="outside right center")
         figure.suptitle(

@@ -142,7 +142,7 @@ class TheoryCell(Cell):
         return data_digest(self.settings)
 
     def measure(self) -> list[dict[str, Any]]:
-        """A row an approximation and step, and a row a layer if those are measured.
+        """A row an approximation and step, and a row a layer and one an epsilon if those are measured.
 
         Raises
         ------
@@ -326,7 +326,8 @@ class StudyClaim(AnyClaim):
                 raise InputError(f"statistic {self.statistic!r} is of the residual; leave `of` out")
         else:
             numbers = {n: c for n, c in COLUMNS.items() if c.kind in ("float64", "int64")}
-            choose(numbers, self.of, "column in `of`")
+            # The rows of the lazy family are for the figure; a network's numbers of it are `last`.
+            choose({n: c for n, c in numbers.items() if not c.lazy}, self.of, "column in `of`")
         return self
 
     @property
@@ -357,7 +358,7 @@ class StudyClaim(AnyClaim):
         NotApplicableError
             If there are none.
         """
-        rows = rows[rows["approximation"] == subject]
+        rows = rows[(rows["approximation"] == subject) & rows["epsilon"].isna()]
         if "place" not in self.where:
             rows = rows[rows["layer"].fillna(0) == 0]
         if rows.empty:

@@ -642,6 +642,36 @@ def test_the_edge_needs_a_run_beyond_it(ideal, judged):
     assert excused(judged("divergence-edge", ideal(), beyond_edge=None), "no run")
 
 
+def test_the_premise_of_the_edge_is_its_own_travel(ideal, judged):
+    """It was the main run's: 4.4 residuals were judged by the one of a run at 1/alpha, or 37 of one that diverges."""
+    narrow = ideal(width=512)
+    plain = LazyRun(1.0, narrow.beyond_edge.training)
+    assert narrow.width_ratio() * narrow.travel() < 1 < narrow.width_ratio() * 4.375
+    why = "predicted to travel 4.4 times the residual"
+    assert excused(judged("divergence-edge", narrow, beyond_edge=plain), why)
+    assert "lower --laziness" in judged("divergence-edge", narrow, beyond_edge=plain).why
+    far = ideal(width=512, scale=2.2, steps=20)
+    assert far.travel() > 37 and far.width_ratio() * 0.01**far.order * far.travel() > 1
+    assert judged("divergence-edge", far).outcome is Outcome.PASS
+    assert judged("one-step", far).outcome is Outcome.PASS
+
+
+def test_the_parameters_of_the_edge_go_as_far_as_its_outputs(ideal, judged):
+    """A run at 0.01/alpha that moves a layer by 0.01 says that one at 2.5/alpha moves it by 1.5."""
+    slow = ideal(scale=0.01)
+    way = slow.training_travel()
+    assert way == pytest.approx(1 - 0.99**3)
+    plain = LazyRun(1.0, slow.beyond_edge.training)
+    assert slow.way(4.375) == pytest.approx((4.375, 0.01 * 4.375 / way))
+    assert slow.way() == (slow.travel(), 0.01)
+    assert excused(judged("divergence-edge", slow, beyond_edge=plain), "changes a layer by 1.5")
+    small = {"beyond_edge": plain, "displacement": 1e-4}
+    assert "changes a layer" not in judged("divergence-edge", slow, **small).why
+    assert replace(slow, solve_condition=1.0).jacobian_change(4.375) == pytest.approx(
+        0.0437 / way, rel=2e-3
+    )
+
+
 def test_the_edge_needs_a_map_that_is_known_well_enough(ideal, judged):
     assert excused(judged("divergence-edge", ideal(), damping_bias=0.15), "0.3 alpha off")
 

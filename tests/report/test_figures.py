@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from ngd_theory import fisher
-from ngd_theory.report import draw_dynamics, draw_isotropy
+from ngd_theory.report import draw_dynamics, draw_isotropy, draw_lazy
+from ngd_theory.report.lazy import draw_gaps, finish_gaps
 from ngd_theory.report.style import colour, label, marker
 
-DRAW = {"dynamics": draw_dynamics, "isotropy": draw_isotropy}
+DRAW = {"dynamics": draw_dynamics, "isotropy": draw_isotropy, "lazy": draw_lazy}
 
 
 def image(path):
@@ -74,6 +75,30 @@ def test_a_divergence_is_drawn(report, tmp_path):
     broken = replace(report, evidence={**report.evidence, "exact": replace(evidence, training=run)})
     draw_dynamics(broken, tmp_path / "figure.png")
     image(tmp_path / "figure.png")
+
+
+def test_gaps_within_rounding_are_hollow_and_those_that_are_no_numbers_are_left_out():
+    axes = Figure().subplots()
+    epsilons = np.array([1e-6, 1e-4, 1e-2, 1.0])
+    gaps = np.array([1e-9, 2e-5, 2e-3, np.inf])
+    draw_gaps(axes, "exact", epsilons, gaps, np.array([False, True, True, True]))
+    finish_gaps(axes)
+    curve, hollow, filled, first, half = axes.get_lines()
+    np.testing.assert_array_equal(curve.get_ydata(), [*gaps[:3], np.nan])
+    np.testing.assert_array_equal(hollow.get_ydata(), gaps[:1])
+    np.testing.assert_array_equal(filled.get_ydata(), [*gaps[1:3], np.nan])
+    assert hollow.get_markerfacecolor() == "none" != filled.get_markerfacecolor()
+    for guide, slope in ((first, 1), (half, 0.5)):
+        x, y = np.log(guide.get_xdata()), np.log(guide.get_ydata())
+        np.testing.assert_allclose((y[1] - y[0]) / (x[1] - x[0]), slope)
+        assert guide.get_ydata()[1] > 2e-3 and guide.get_xdata()[0] == 1e-6
+
+
+def test_gaps_of_which_none_is_a_number_leave_the_lines_of_slopes():
+    axes = Figure().subplots()
+    draw_gaps(axes, "exact", np.array([0.1, 1.0]), np.full(2, np.inf), np.full(2, True))
+    finish_gaps(axes)
+    assert all(np.isfinite(line.get_ydata()).all() for line in axes.get_lines()[-2:])
 
 
 @pytest.mark.parametrize("name", DRAW)

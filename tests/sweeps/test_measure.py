@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,14 +45,60 @@ def all_rows():
 
 @pytest.fixture(scope="module")
 def rows(all_rows):
-    return [row for row in all_rows if row["approximation"] == "exact"]
+    """A row a step."""
+    return [row for row in all_rows if row["approximation"] == "exact" and "epsilon" not in row]
 
 
-def test_every_column_is_known_and_filled(rows):
+@pytest.fixture(scope="module")
+def lazy_rows(all_rows):
+    """Those of an epsilon."""
+    return [row for row in all_rows if row["approximation"] == "exact" and "epsilon" in row]
+
+
+def test_every_column_is_known_and_filled(rows, lazy_rows):
     assert [row["step"] for row in rows] == [0, 1, 2]
     there = {n: c for n, c in COLUMNS.items() if c.measured_by != "layers"}
-    assert set(rows[-1]) == set(there)
-    assert all(np.isfinite(rows[-1][n]) for n, c in there.items() if c.kind == "float64")
+    for found, lazy in ((rows[-1], False), (lazy_rows[0], True)):
+        own = {n: c for n, c in there.items() if c.lazy == lazy or (lazy and not c.measured_by)}
+        assert set(found) == set(own)
+        assert all(np.isfinite(found[n]) for n, c in own.items() if c.kind == "float64")
+
+
+def test_there_is_a_row_an_epsilon_with_the_gap_of_its_run(rows, lazy_rows, monkeypatch):
+    monkeypatch.setattr("ngd_theory.experiment.verification.judge", lambda evidence: ())
+    e = experiment.verify(SETTINGS).evidence["exact"]
+    assert [row["epsilon"] for row in lazy_rows] == [1e-6, 1e-4, 1e-2, 1.0]
+    for row, run in zip(lazy_rows, (*reversed(e.lazy), e.plain), strict=True):
+        scale = float(jnp.linalg.norm(run.training.outputs[0] - e.targets))
+        gap = max(
+            sup_gap(run.training.outputs, e.prediction.outputs, scale),
+            sup_gap(run.training.test_outputs, e.prediction.test_outputs, scale * (3 / 5) ** 0.5),
+        )
+        assert row["epsilon_gap"] == pytest.approx(gap, rel=1e-6)
+        assert row["epsilon_rounding"] == pytest.approx(e.rounding_floor(run.laziness))
+        assert (row["step"], row["layer"], row["place"]) == (2, 0, "network")
+    assert lazy_rows[0]["epsilon_gap"] == rows[-1]["lazy_gap"]
+    assert lazy_rows[-1]["epsilon_gap"] == max(
+        max(row["gap"] for row in rows), max(row["test_gap"] for row in rows)
+    )
+
+
+def test_a_run_that_was_broken_off_has_an_infinite_gap(monkeypatch):
+    monkeypatch.setattr("ngd_theory.dynamics.train", _broken_off(ngd_theory.dynamics.train))
+    settings = SETTINGS.model_copy(update={"steps": 1, "laziness": (0.1,)})
+    found = [row for row in rows_of(settings, ("lazy",)) if "epsilon" in row]
+    assert [row["epsilon"] for row in found] == [0.1, 1.0]
+    assert found[0]["epsilon_gap"] == np.inf and np.isfinite(found[1]["epsilon_gap"])
+
+
+def _broken_off(train):
+    """Lazy runs without their last step."""
+
+    def changed(*arguments, laziness=1.0, **keywords):
+        found = train(*arguments, laziness=laziness, **keywords)
+        return found if laziness == 1 else replace(found, outputs=found.outputs[:-1])
+
+    return changed
 
 
 def test_numbers_are_those_that_verify_finds(rows, monkeypatch):
@@ -80,7 +128,7 @@ def test_the_rival_ratio_is_that_of_the_distances_to_the_predictions(all_rows, m
         own, other = (
             jnp.linalg.norm(final - found[n].prediction.test_outputs[-1]) for n in (name, rival)
         )
-        (last,) = (r for r in all_rows if r["approximation"] == name and r["step"] == 2)
+        (last,) = (r for r in all_rows if r["approximation"] == name and "rival_ratio" in r)
         assert last["rival_ratio"] == pytest.approx(float(own / other), rel=1e-8)
 
 

@@ -121,6 +121,7 @@ def test_of_an_approximation_without_a_constant_no_error_of_it_is_judged(make_st
                 "applicable": True,
                 "reason": "",
                 "layer": 0,
+                "epsilon": np.nan,
                 "step": 0,
             },
             **{"constant_error": np.nan, "predicted_constant": np.nan},

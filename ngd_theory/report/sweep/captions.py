@@ -8,6 +8,7 @@ import numpy as np
 from ngd_theory.report.style import label
 from ngd_theory.report.sweep.axes import name_of
 from ngd_theory.report.sweep.curves import Panel, Series, spread
+from ngd_theory.report.sweep.lazy import LazyGaps
 from ngd_theory.report.sweep.panels import is_logarithmic_above, title_of
 from ngd_theory.report.sweep.trajectories import Trajectories
 from ngd_theory.report.table import number
@@ -62,6 +63,16 @@ def trajectories_caption(found: Trajectories) -> str:
     return (
         f"{first} after every step; markers: geometric mean over the seeds, band: smallest to "
         "largest; dashed: the prediction in function space." + held
+    )
+
+
+def lazy_caption(found: LazyGaps) -> str:
+    """What the figure of the lazy family shows."""
+    held = f" Held at {title_of(found.fixed)}." if found.fixed else ""
+    return (
+        "Largest gap to the prediction over all steps, on both sets, of the network rescaled by ε (1: as it is). "
+        "Markers: geometric mean over the seeds, band: smallest to largest; hollow: within rounding for a seed "
+        "at least; dashed: slope 1, dotted: slope ½." + held
     )
 
 

@@ -53,7 +53,7 @@ class Shown:
 
 
 def render(
-    found: Found, figures: list[Shown | str], whole: tuple[str, Shown] | None, csv: bytes
+    found: Found, figures: list[Shown | str], whole: list[tuple[str, Shown]], csv: bytes
 ) -> str:
     """The page.
 
@@ -62,8 +62,8 @@ def render(
     found : Found
     figures : list
         A claim's figure, or why there is none; in the order of the claims. Empty where the claims have none.
-    whole : (str, Shown) or None
-        Heading and figure of the whole study.
+    whole : list of (str, Shown)
+        Heading and figure, of the whole study.
     csv : bytes
         The tidy table, which is offered as a download.
     """
@@ -75,8 +75,7 @@ def render(
         (f"figure-{i}", f"numbers-{i}", heading, shown)
         for i, ((heading, _), shown) in enumerate(zip(claims, figures, strict=False), start=1)
     ]
-    if whole:
-        sections.append(("trajectories", "trajectory-numbers", *whole))
+    sections += [(shown.name, f"{shown.name}-numbers", heading, shown) for heading, shown in whole]
     return _TEMPLATES.get_template("page.html.j2").render(
         title=found.study.title,
         statement=found.study.statement,

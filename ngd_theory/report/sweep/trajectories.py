@@ -1,5 +1,6 @@
 """Losses against the step, measured and predicted, at a few points of the grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,10 @@ _FLOORS = {"float64": 1e-15, "float32": 1e-7}
 _MOST_POINTS = 3
 
 
+#: The grid point's value on the axis that is compared, and its rows.
+Point = tuple[dict[str, Any], pd.DataFrame]
+
+
 @dataclass(frozen=True)
 class Trajectories:
     """Rows to draw.
@@ -30,14 +35,14 @@ class Trajectories:
     Attributes
     ----------
     points : tuple of (dict, DataFrame)
-        The grid point's value on the axis that is compared, and its rows.
+        See `some_points`.
     fixed : dict
         The other varying settings and the value they have here.
     columns : tuple of str
         Measured columns; each has a ``predicted_`` one.
     """
 
-    points: tuple[tuple[dict[str, Any], pd.DataFrame], ...]
+    points: tuple[Point, ...]
     fixed: dict[str, Any]
     columns: tuple[str, ...]
 
@@ -51,10 +56,24 @@ def trajectories(study: Study, frame: pd.DataFrame) -> Trajectories | None:
     rows: Any = frame[frame["applicable"] & frame["train_loss"].notna()]
     if "trajectory" not in study.measure or rows.empty:
         return None
+    points, fixed = some_points(rows, ("step_scale", "width"), _MOST_POINTS)
+    first = "residual" if rows["residual"].notna().any() else "train_loss"
+    columns = [name for name in (first, "test_loss") if rows[name].notna().any()]
+    return Trajectories(points, fixed, tuple(columns))
+
+
+def some_points(
+    rows: Any, first: Sequence[str], most: int
+) -> tuple[tuple[Point, ...], dict[str, Any]]:
+    """Rows of some grid points that differ in one setting, over all seeds, and the other settings that vary.
+
+    The setting is the first of ``first`` that varies, else the one with most values. At most ``most`` of its values are
+    taken, both ends among them. The others are held at their last value (the widest network, the last activation).
+    """
     varying = [n for n in CONFIG_COLUMNS if n != "seed" and rows[n].nunique(dropna=False) > 1]
     compared = max(
         varying,
-        key=lambda n: (n == "step_scale", n == "width", rows[n].nunique()),
+        key=lambda n: (*(n == name for name in first), rows[n].nunique()),
         default=None,
     )
     fixed = {}
@@ -62,14 +81,12 @@ def trajectories(study: Study, frame: pd.DataFrame) -> Trajectories | None:
         if name != compared:
             fixed[name] = rows[name].iloc[-1]
             rows = matching(rows, {name: fixed[name]})
-    points: list[tuple[dict[str, Any], Any]] = [({}, rows)]
-    if compared is not None:
-        values = list(rows[compared].drop_duplicates().sort_values())
-        kept = sorted({0, len(values) // 2, len(values) - 1})[:_MOST_POINTS]
-        points = [({compared: values[i]}, rows[rows[compared] == values[i]]) for i in kept]
-    first = "residual" if rows["residual"].notna().any() else "train_loss"
-    columns = [name for name in (first, "test_loss") if rows[name].notna().any()]
-    return Trajectories(tuple(points), fixed, tuple(columns))
+    if compared is None:
+        return (({}, rows),), fixed
+    values = list(rows[compared].drop_duplicates().sort_values())
+    kept = sorted({-(-i * (len(values) - 1) // (most - 1)) for i in range(most)})
+    points = (({compared: values[i]}, rows[rows[compared] == values[i]]) for i in kept)
+    return tuple(points), fixed
 
 
 def draw_trajectories(found: Trajectories) -> Figure:

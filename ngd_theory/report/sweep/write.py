@@ -16,6 +16,7 @@ from ngd_theory.report.style import RC
 from ngd_theory.report.sweep import captions
 from ngd_theory.report.sweep.curves import series
 from ngd_theory.report.sweep.found import Found, read
+from ngd_theory.report.sweep.lazy import draw_lazy_gaps, lazy_gaps
 from ngd_theory.report.sweep.page import Shown, render
 from ngd_theory.report.sweep.panels import draw
 from ngd_theory.report.sweep.training import CAPTION as TRAINING_CAPTION
@@ -28,7 +29,7 @@ _PDF: dict[Any, Any] = {"pdf.fonttype": 42}
 _METADATA = {"pdf": {"CreationDate": None}, "png": {}}
 _LONGEST = 40
 #: Names of the figures that a report writes.
-_OURS = re.compile(r"(claim-\d+-[a-z0-9-]+|trajectories|training|structure|layers)\.(png|pdf)")
+_OURS = re.compile(r"(claim-\d+-[a-z0-9-]+|trajectories|lazy|training|structure|layers)\.(png|pdf)")
 _STRUCTURE_CAPTION = (
     "Mean absolute entry of every block of F-tilde, its diagonal blocks damped, and of its inverse, over the root "
     "of the two diagonal ones; averaged over seeds."
@@ -76,25 +77,29 @@ def _remove_stale(folder: Path, written_now: list[Path]) -> None:
 
 
 def _theory_figures(found: Found, paths: list[Path]):
-    """A figure a claim, and the trajectories."""
+    """A figure a claim, the trajectories and the gaps of the lazy family."""
     figures = [
         _claim_figure(found, claim, f"claim-{i}-{_slug(claim.statement)}", paths)
         for i, (claim, _) in enumerate(found.claims, start=1)
     ]
-    training = trajectories(found.study, found.frame)  # pyright: ignore[reportArgumentType]
-    if training is None:
-        return figures, None
-    caption = captions.trajectories_caption(training)
-    shown = _shown(found, draw_trajectories(training), "trajectories", caption, paths)
-    return figures, ("Training, measured and predicted", shown)
+    study: Any = found.study
+    whole = []
+    if (training := trajectories(study, found.frame)) is not None:
+        caption = captions.trajectories_caption(training)
+        shown = _shown(found, draw_trajectories(training), "trajectories", caption, paths)
+        whole.append(("Training, measured and predicted", shown))
+    if (lazy := lazy_gaps(study, found.frame)) is not None:
+        shown = _shown(found, draw_lazy_gaps(lazy), "lazy", captions.lazy_caption(lazy), paths)
+        whole.append(("The lazy family: gap to the prediction over ε", shown))
+    return figures, whole
 
 
 def _training_figures(found: Found, paths: list[Path]):
     """The training curves, which all claims are about."""
     if found.frame.empty:
-        return [], None
+        return [], []
     figure = draw_training(found.frame)
-    return [], ("Training error", _shown(found, figure, "training", TRAINING_CAPTION, paths))
+    return [], [("Training error", _shown(found, figure, "training", TRAINING_CAPTION, paths))]
 
 
 def _structure_figures(found: Found, paths: list[Path]):
@@ -102,7 +107,7 @@ def _structure_figures(found: Found, paths: list[Path]):
     rows: Any = found.frame
     rows = rows[rows["factor_damping"] == rows["factor_damping"].min()]
     if rows.empty:
-        return [], None
+        return [], []
     pairs = rows[(rows["quantity"] == "mean") & (rows["layer"] > 0)]
     average = pairs.groupby(["matrix", "layer", "other"])["value"].mean()
     means = {
@@ -111,14 +116,14 @@ def _structure_figures(found: Found, paths: list[Path]):
     whole = rows[(rows["quantity"] == "off_tridiagonal_share") & (rows["layer"] == 0)]
     shares = whole.groupby("matrix")["value"].mean().to_dict()
     shown = _shown(found, means_figure(means, shares), "structure", _STRUCTURE_CAPTION, paths)
-    return [], ("Block means", shown)
+    return [], [("Block means", shown)]
 
 
 def _symmetric(upper: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(upper), upper.T, upper)
 
 
-#: Kind of study -> its figures: one a claim (or none), and one of the whole with its heading.
+#: Kind of study -> its figures: one a claim (or none), and those of the whole with their headings.
 _FIGURES = {
     "theory": _theory_figures,
     "training": _training_figures,

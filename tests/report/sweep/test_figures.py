@@ -6,7 +6,9 @@ import pytest
 from matplotlib.text import Text
 
 from ngd_theory import sweeps
+from ngd_theory.report.sweep.captions import lazy_caption
 from ngd_theory.report.sweep.curves import series
+from ngd_theory.report.sweep.lazy import draw_lazy_gaps, lazy_gaps
 from ngd_theory.report.sweep.panels import draw
 from ngd_theory.report.sweep.trajectories import draw_trajectories, trajectories
 
@@ -213,3 +215,70 @@ def test_without_a_measured_trajectory_there_is_no_such_figure(make_study, tmp_p
     study = make_study(claims=None, measure=["gap"])
     sweeps.run(study, tmp_path, measure=made_up.measure)
     assert trajectories(study, sweeps.load(tmp_path)) is None
+
+
+@pytest.fixture
+def lazily(make_study, tmp_path):
+    """Gaps of a study with a row an epsilon, (1 + seed) epsilon; K-FAC's smallest is rounding for one seed."""
+
+    def rows(cell):
+        seed = cell.settings.seed
+        base = {"applicable": True, "reason": "", "step": 3, "damping_used": 1e-8, "layer": 0}
+        epsilons = (1e-6, 1e-2, 1.0)
+        return made_up.measure(cell) + [
+            {
+                **base,
+                "approximation": name,
+                "epsilon": e,
+                "epsilon_gap": (1 + seed) * e * cell.settings.width**-0.5,
+                "epsilon_rounding": 1e-3 if (name, seed, e) == ("kfac", 1, 1e-6) else 1e-12,
+            }
+            for name in cell.settings.chosen_approximations
+            for e in epsilons
+        ]
+
+    def make(**changes):
+        study = make_study(**{"claims": None, "measure": ["gap", "lazy"]} | changes)
+        sweeps.run(study, tmp_path, measure=rows)
+        return study, sweeps.load(tmp_path)
+
+    return make
+
+
+def test_gaps_are_drawn_over_epsilon_with_hollow_marks_within_rounding(lazily):
+    found = lazy_gaps(*lazily())
+    figure = draw_lazy_gaps(found)
+    assert [axes.get_title() for axes in figure.axes] == [f"width M = {m}" for m in (16, 32, 64)]
+    for axes, width in zip(figure.axes, (16, 32, 64), strict=True):
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+        for name, hollow in (("exact", 0), ("kfac", 1)):
+            x, y = line(axes, f"gaps-{name}")
+            np.testing.assert_array_equal(x, [1e-6, 1e-2, 1])
+            np.testing.assert_allclose(y, 6 ** (1 / 3) * x * width**-0.5)
+            place = [one.get_gid() for one in axes.get_lines()].index(f"gaps-{name}")
+            marks = axes.get_lines()[place + 1]
+            assert (marks.get_markerfacecolor(), len(marks.get_xdata())) == ("none", hollow)
+        slopes = [one for one in axes.get_lines() if one.get_gid() == "slope"]
+        assert [one.get_label() for one in slopes] == ["slope 1", "slope 0.5"]
+
+
+def test_activations_have_panels_before_widths(lazily):
+    grid = {"activation": ["tanh", "erf", "gelu", "relu"], "width": [16, 32], "seed": [0, 1]}
+    found = lazy_gaps(*lazily(grid=grid))
+    names = ["erf", "gelu", "relu", "tanh"]
+    assert [where for where, _ in found.points] == [{"activation": name} for name in names]
+    assert found.fixed == {"width": 32} and all(set(r["width"]) == {32} for _, r in found.points)
+    assert lazy_caption(found).endswith("Held at width M = 32.")
+
+
+def test_without_the_lazy_family_there_is_no_such_figure(lazily):
+    study, frame = lazily()
+    assert lazy_gaps(study.model_copy(update={"measure": ("gap",)}), frame) is None
+    assert lazy_gaps(study, frame[frame["epsilon"].isna()]) is None
+
+
+def test_a_claim_reads_no_row_of_an_epsilon(lazily):
+    """Their columns of steps are empty, which would be a number that is missing."""
+    study, frame = lazily(claims=[GAP])
+    for verdict in sweeps.evaluate(study, frame):
+        assert verdict.estimate.value == pytest.approx(made_up.EXPONENT)

@@ -29,6 +29,21 @@ def test_it_writes_and_names_its_files(usual):
     assert set(os.listdir(folder / "figures")) == {name[8:] for name in figures}
 
 
+def test_a_page_of_the_lazy_family_has_its_figure_beside_the_trajectories(make_study, tmp_path):
+    def rows(cell):
+        found = made_up.measure(cell)
+        of_one = found[0] | {"epsilon": 1.0, "epsilon_gap": 0.1, "epsilon_rounding": 0.0}
+        return [*found, of_one | {"train_loss": None}]
+
+    study = make_study(claims=None, measure=["gap", "trajectory", "lazy"])
+    sweeps.run(study, tmp_path, measure=rows)
+    names = {path.name for path in write_report(tmp_path)}
+    assert {"trajectories.png", "trajectories.pdf", "lazy.png", "lazy.pdf"} < names
+    page = made_up.Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert {"trajectories", "lazy"} < set(page.ids) and len(page.all("img")) == 2
+    assert "hollow: within rounding" in page.text
+
+
 def test_a_pdf_is_a_pdf_with_its_text_as_text(usual):
     folder, _, _ = usual
     for path in (folder / "figures").glob("*.pdf"):
