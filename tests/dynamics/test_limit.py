@@ -29,12 +29,15 @@ def network(depth=3, output_dim=1, width=32, activation="relu", bias_std=0.2):
 
 def stated(name, net, x, x_test):
     """Q of THEORY section 5 from the kernels, by inverses."""
-    here, there = infinite.layer_kernels(net, x), infinite.layer_kernels(net, x_test, x)
+    # In NumPy: nothing to compile.
+    here, there = (
+        jax.tree.map(np.asarray, infinite.layer_kernels(net, *pair)) for pair in ((x,), (x_test, x))
+    )
 
     def solve(a, b):
-        return a @ jnp.linalg.inv(b)
+        return a @ np.linalg.inv(b)
 
-    theta, theta_test = here.layerwise_ntk, there.layerwise_ntk
+    theta, theta_test = (k.inputs * k.sensitivities for k in (here, there))
     if name == "identity":
         return theta_test.sum(0) / N
     if name == "exact":
@@ -58,7 +61,7 @@ def test_predictors_equal_the_stated_formulas(name, points):
     maps = dynamics.predictor(fisher.by_name(name), net, *points)
     reference = stated(name, net, *points)
     np.testing.assert_allclose(
-        maps.test_map, reference, atol=1e-9 * float(jnp.abs(reference).max())
+        maps.test_map, reference, atol=1e-9 * np.abs(reference).max()
     )
 
 
@@ -94,6 +97,7 @@ def test_several_outputs_are_copies_of_one(name, points):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [n if n in ("exact", "kfac") else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],

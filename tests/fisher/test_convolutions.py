@@ -247,6 +247,7 @@ def test_other_approximations_have_their_constants_on_wide_convolutions(name):
     assert found.dispersion < 1e-6
 
 
+@pytest.mark.slow
 def test_training_follows_the_prediction_more_closely_with_more_channels():
     approximation = ngd.fisher.KFAC()
     rng = np.random.default_rng(0)

@@ -36,11 +36,13 @@ def test_every_layer_agrees_with_neural_tangents(activation, bias_std, depth, x,
     agree(net, 1e-10, *((x,) if bias_std else (x, other)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["gelu", "identity"])
 def test_gelu_and_linear_networks_agree_with_neural_tangents(activation, x, other):
     agree(network(activation, 3, 0.3), 1e-10, x, other)
 
 
+@pytest.mark.slow
 def test_tanh_agrees_within_neural_tangents_quadrature(x, other):
     # Gauss-Hermite with 80 nodes is accurate to 1e-10 at these small variances only.
     agree(network("tanh", 3, 0.3, weight_std=0.7), 1e-10, 0.5 * x[:3], x[:2], quadrature_degree=80)

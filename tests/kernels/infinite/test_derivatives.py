@@ -104,6 +104,7 @@ MODES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_all_modes_agree_with_differences(activation, mode):
