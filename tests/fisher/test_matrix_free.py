@@ -8,6 +8,7 @@ from cases import CASES, problem, relative_error
 from convolutions import CASES as CONVOLUTIONS
 from convolutions import problem as convolution
 from dense import flatten, softmax_fisher
+from drawn import drawn
 
 import ngd_theory as ngd
 from ngd_theory.errors import InputError, SingularKernelError
@@ -27,10 +28,7 @@ def linearized(n, width=24, dtype="float64", output_dim=1):
     net = ngd.networks.mlp(12, [width, width], output_dim)
     rng = np.random.default_rng(n)
     x = jnp.asarray(rng.normal(size=(n, 12)), dtype)
-    params = jax.tree.map(
-        lambda p: jnp.asarray(rng.normal(size=p.shape), dtype),
-        jax.eval_shape(net.init, jax.random.key(0)),
-    )
+    params = drawn(net, dtype=dtype)
     v = jnp.asarray(np.cos(np.arange(n * output_dim)).reshape(n, -1), dtype)
     return net, params, x, ngd.networks.linearize(net, params, x), v
 
