@@ -60,9 +60,7 @@ def test_predictors_equal_the_stated_formulas(name, points):
     net = network(depth=4)
     maps = dynamics.predictor(fisher.by_name(name), net, *points)
     reference = stated(name, net, *points)
-    np.testing.assert_allclose(
-        maps.test_map, reference, atol=1e-9 * np.abs(reference).max()
-    )
+    np.testing.assert_allclose(maps.test_map, reference, atol=1e-9 * np.abs(reference).max())
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
@@ -241,6 +239,7 @@ def test_isotropic_methods_share_the_training_curve_but_not_the_test_outputs(poi
     assert all(jnp.abs(a - b).max() > 1e-3 for i, a in enumerate(ends) for b in ends[:i])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["identity", "exact"])
 def test_ensembles_are_differentiated_by_their_maps(name, points):
     # All eigenvalues of exact are equal: forward mode was half a per cent off, reverse mode NaN.

@@ -54,6 +54,7 @@ def test_a_linear_model_trains_exactly_as_predicted_under_cross_entropy():
     assert relative_error(trained.test_outputs, predicted.test_outputs) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ISOTROPIC)
 def test_training_follows_the_prediction_more_closely_as_the_width_grows(name):
     approximation = ngd.fisher.by_name(name)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import LARGE_LATER
 
 import ngd_theory as ngd
 from ngd_theory import fisher
@@ -122,13 +123,7 @@ def check(case, approximation, rtol=1e-5):
     assert (error <= rtol * (WEIGHTS @ scale)).all(), f"reverse: {reverse}, {WEIGHTS @ wanted}"
 
 
-#: Of kfac-tridiagonal the program is several times as large as of any other.
-QUICK_FIRST = [
-    pytest.param(n, marks=pytest.mark.slow) if n == "kfac-tridiagonal" else n for n in NAMES
-]
-
-
-@pytest.mark.parametrize("name", QUICK_FIRST)
+@pytest.mark.parametrize("name", LARGE_LATER)
 def test_derivatives(name):
     check(PLAIN, fisher.by_name(name))
 
@@ -159,8 +154,11 @@ def test_derivatives_of_the_limit(case, name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in QUICK_FIRST if n in ("exact", "block-tridiagonal", "entry-wise")]
-    + [pytest.param("kfac-tridiagonal", marks=pytest.mark.slow)]
+    "name",
+    [
+        LARGE_LATER[NAMES.index(n)]
+        for n in ("exact", "block-tridiagonal", "kfac-tridiagonal", "entry-wise")
+    ],
 )
 def test_derivatives_under_cross_entropy(name):
     check(PLAIN, fisher.by_name(name, kind=fisher.TrueFisher("cross-entropy")))
@@ -180,6 +178,7 @@ def test_derivatives_by_conjugate_gradients(loss):
     check(PLAIN, fisher.by_name("exact", kind=fisher.TrueFisher(loss), solver=solver))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["exact", "kfac", "unit-wise"])
 def test_derivatives_of_convolutions(name):
     check(Case(convolution=True, num_samples=2), fisher.by_name(name))

@@ -172,7 +172,7 @@ def _in_time(bad) -> tuple[str, str]:
 def outcomes(
     surfaces: Sequence[str] = (), sound: bool = False, every: int = 1
 ) -> Iterator[Outcome]:
-    """What comes of one input in ``every``; a process that hangs, or dies, is followed by another one behind that input."""
+    """What comes of one input in ``every``; a process that hangs, or dies, is followed by another behind that input."""
     done, names = 0, [None]
     while done < len(names):
         arguments = ["--from", str(done), "--every", str(every), *surfaces, *["--sound"] * sound]

@@ -72,6 +72,7 @@ def test_same_parameters_give_the_same_outputs_both_ways(activation, bias_std, x
     np.testing.assert_allclose(stax.apply_fn(drawn, x), net.apply(ours, x), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_gradient_descent_of_neural_tangents_has_the_same_limit(x, other):
     from ngd_theory import dynamics
     from ngd_theory.fisher import Identity
@@ -90,6 +91,7 @@ def test_gradient_descent_of_neural_tangents_has_the_same_limit(x, other):
     np.testing.assert_allclose(ours.test_covariance[0], theirs.covariance, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_empirical_kernel_of_neural_tangents_is_ours(x, other):
     net = mlp(5, [7, 6], 3, "tanh", 1.3, 0.2)
     params = net.init(jax.random.key(5))

@@ -52,6 +52,7 @@ def test_a_reported_sweep_goes_on(make_study, tmp_path):
     assert (summary.reused, summary.set_aside) == (9, ())
 
 
+@pytest.mark.slow
 def test_failing_claims_are_no_failure_of_the_report(make_study, tmp_path):
     claim = {"statement": "s", "statistic": "exponent", "of": "gap", "rule": "<= -3"}
     summary = sweeps.run(make_study(claims=[claim]), tmp_path, measure=made_up.measure)
