@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import APPROXIMATIONS, LARGE_LATER, BY_NAME, problem
+from cases import APPROXIMATIONS, BY_NAME, LARGE_LATER, problem
 
 import ngd_theory as ngd
 from ngd_theory.errors import InputError, SingularKernelError

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import APPROXIMATIONS, LARGE_LATER, BY_NAME, LIMIT_TOLERANCE, problem, relative_error
+from cases import APPROXIMATIONS, BY_NAME, LARGE_LATER, LIMIT_TOLERANCE, problem, relative_error
 from dense import DenseFisher, flatten
 
 import ngd_theory as ngd
