@@ -26,6 +26,9 @@ if "NGD_TESTS_OPTIMISED" not in os.environ:
 install_import_hook("ngd_theory", "typecheck.checker")
 # A second run compiles nothing. After the hook, as it imports the package.
 import_module("ngd_theory.compilation_cache").turn_on()
+# OpenBLAS's threads spin after a call: two processes of tests would take the processors from each other.
+if "NGD_TESTS_OPTIMISED" not in os.environ:
+    import_module("ngd_theory.threads").limit_blas_threads()
 
 
 def pytest_addoption(parser):

@@ -119,6 +119,7 @@ def test_a_run_of_the_program_writes_its_files_and_holds(tmp_path):
         assert name in done.stdout and name in done.stderr  # table and progress
 
 
+@pytest.mark.slow
 def test_float32_is_honoured(verify, tmp_path):
     few = ("--num-test", "0", "--steps", "1", "--approximations", "identity")
     result = verify("--precision", "float32", *few)

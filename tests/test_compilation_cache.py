@@ -132,6 +132,7 @@ def test_importing_the_library_sets_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_no_cache_neither_takes_nor_keeps(fresh, monkeypatch, tmp_path):
     def stop(*_, **__):
         raise InputError("far enough")

@@ -21,7 +21,7 @@ def test_norms_of_numbers_whose_squares_are_out_of_range(scale):
     np.testing.assert_allclose(float(norm(tree)) / scale, math.hypot(0.5, 1.2), rtol=1e-6)
     for function in (norm, lambda x: row_norms(x).sum()):
         for mode in (jax.jacfwd, jax.jacrev):
-            np.testing.assert_allclose(mode(function)(x), [[0.6, -0.8], [0, 0]], rtol=1e-6)
+            np.testing.assert_allclose(jax.jit(mode(function))(x), [[0.6, -0.8], [0, 0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
@@ -50,15 +50,15 @@ def test_powers_and_geometric_sums_equal_exact_fractions(t, dtype):
     sizes = np.array([float(sum(abs(1 - x) ** s for s in range(t))) for x in exact])
     np.testing.assert_array_less(abs(found - np.array(sums, float)), 20 * eps * sizes + 1e-30)
     for mode in (jax.jacfwd, jax.jacrev):
-        slope = jnp.diagonal(mode(lambda r: geometric_sum(r, terms))(rates))
+        slope = jnp.diagonal(jax.jit(mode(lambda r: geometric_sum(r, terms)))(rates))
         for n in range(len(RATES)):
             wanted = float(slopes[n])
             assert abs(float(slope[n]) - wanted) <= 300 * eps * (1 + sizes[n] * t), RATES[n]
-        bend = jax.vmap(mode(mode(lambda r: geometric_sum(r, terms))))(rates)
+        bend = jax.jit(jax.vmap(mode(mode(lambda r: geometric_sum(r, terms)))))(rates)
         near = np.abs(RATES) * t < 0.1
         np.testing.assert_allclose(bend[near], np.array(bends, float)[near], rtol=1e3 * eps)
         base = jnp.asarray([0.0, -0.5, 1.5], dtype)
-        by_base = jnp.diagonal(mode(lambda b: power(b, terms))(base))
+        by_base = jnp.diagonal(jax.jit(mode(lambda b: power(b, terms)))(base))
         np.testing.assert_allclose(
             by_base, [t * float(b) ** (t - 1) if t else 0.0 for b in base], rtol=20 * eps
         )

@@ -297,6 +297,7 @@ def test_a_run_that_is_broken_off_is_not_in_the_limit(smooth):
         testing.assert_lazy_order(*how)
 
 
+@pytest.mark.slow
 def test_a_kink_is_asked_for_half_an_order_and_another_loss_for_its_own_limit():
     net = ngd.networks.mlp(10, [48, 48], 2)
     params, x = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 10))

@@ -106,6 +106,7 @@ def classes():
     return net, params, x, jnp.eye(3)[jnp.arange(N) % 3], ngd.networks.linearize(net, params, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["identity", "exact", "block-diagonal"])
 def test_under_cross_entropy_the_gap_to_the_recursion_is_of_first_order_too(classes, name):
     net, params, x, y, lin = classes

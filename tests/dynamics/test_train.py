@@ -54,6 +54,7 @@ def test_a_linear_model_trains_exactly_as_predicted_under_cross_entropy():
     assert relative_error(trained.test_outputs, predicted.test_outputs) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ISOTROPIC)
 def test_training_follows_the_prediction_more_closely_as_the_width_grows(name):
     approximation = ngd.fisher.by_name(name)
@@ -77,6 +78,7 @@ def test_training_follows_the_prediction_more_closely_as_the_width_grows(name):
     assert gaps[1] < 0.2
 
 
+@pytest.mark.slow
 def test_half_the_optimal_step_halves_the_residual_of_a_wide_network():
     network, params, x, y, _ = make(2048)
     step_size = 0.5 * ngd.theory.optimal_step_size(ngd.fisher.Exact(), network, len(x))
@@ -85,6 +87,7 @@ def test_half_the_optimal_step_halves_the_residual_of_a_wide_network():
     np.testing.assert_allclose(norms[1:] / norms[:-1], 0.5, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_isotropic_methods_share_the_training_curve_and_each_has_its_own_test_outputs():
     # Targets a hair from f_0 keep the network where it was linearised, so that what separates the
     # methods is their Q and not the width.

@@ -71,6 +71,13 @@ def test_under_mse_it_is_that_of_the_map_itself():
     np.testing.assert_array_equal(seen, k)
 
 
+def test_no_claim_fails_and_the_recursion_is_followed(report):
+    found = {(v.claim, v.approximation): v.outcome.name for v in report.verdicts}
+    assert "FAIL" not in found.values()
+    for name in ("identity", "exact"):
+        assert found["lazy-limit", name] == found["damped-map", name] == "PASS"
+
+
 def test_a_network_that_is_certain_of_every_sample_has_no_constant():
     outputs = np.array([[1e4, 0.0], [0.0, 1e4]])
     with pytest.raises(SingularKernelError, match="certain of every sample"):

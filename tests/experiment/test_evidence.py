@@ -176,6 +176,7 @@ def test_several_outputs_add_to_the_unit_wise_dispersion(ideal):
     assert evidence.dispersion_bound() == pytest.approx(np.hypot(alone, 0.4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth, c, n", [(5, 3, 60), (3, 10, 40)])
 def test_the_unit_wise_dispersion_of_several_outputs_is_within_its_bound(depth, c, n):
     """At C >= 3 the expectation of orthogonal sensitivities alone was exceeded by up to a half."""

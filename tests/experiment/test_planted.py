@@ -103,6 +103,7 @@ def test_what_failed_before_is_not_noticed_again(planted, planted_in):
     assert found.strongest.claim == "step-map"
 
 
+@pytest.mark.slow
 def test_errors_of_two_depths_and_of_cross_entropy():
     settings = {"dataset": "gaussian", "input_dim": 24, "num_train": 8, "num_test": 6, "steps": 2}
     deep = {**settings, "depth": 4, "activation": "tanh", "output_dim": 3, "width": 128}

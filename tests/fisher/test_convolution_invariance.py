@@ -99,6 +99,7 @@ def test_undamped_maps_do_not_see_affine_maps_of_activations(name, seed):
     assert relative_error(*maps(name, seed, ngd.fisher.KFAC(), 0.0)) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_damping_breaks_the_invariance_by_an_amount_that_vanishes_with_it(name):
     errors = [relative_error(*maps(name, 1, ngd.fisher.KFAC(), rho)) for rho in (1e-2, 1e-6, 1e-10)]

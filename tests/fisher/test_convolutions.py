@@ -62,6 +62,7 @@ def test_the_reduced_factors_equal_the_dense_ones(case, damping):
     assert min(wrong.values()) > 1e-2, wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "approximation",
     [
@@ -128,6 +129,7 @@ def test_the_ntk_is_that_of_autodiff():
 ONE_PIXEL = ConvolutionCase("one pixel", (1, 1, 7), (6, 5), 2, 4, 1, bias_std=0.3)
 
 
+@pytest.mark.slow
 def test_on_images_of_one_pixel_kfc_is_the_dense_layers_kfac():
     p = problem(ONE_PIXEL)
     net = ngd.networks.mlp(7, [6, 5], 2, "tanh", bias_std=0.3)
@@ -185,6 +187,7 @@ def test_kfc_is_block_diagonal_for_one_datum_whose_patches_are_all_the_same():
     assert difference_from_block_diagonal(linearized(net, jnp.concatenate([flat, 2 - flat]))) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_reduced_factors_are_exact_in_a_linear_network_with_global_pooling():
     case = ConvolutionCase(
         *("linear", (2, 3, 4), (5, 6), 3, 3, 1), activation="identity", readout="pool"
@@ -247,6 +250,7 @@ def test_other_approximations_have_their_constants_on_wide_convolutions(name):
     assert found.dispersion < 1e-6
 
 
+@pytest.mark.slow
 def test_training_follows_the_prediction_more_closely_with_more_channels():
     approximation = ngd.fisher.KFAC()
     rng = np.random.default_rng(0)

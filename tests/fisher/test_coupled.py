@@ -133,6 +133,7 @@ def test_large_block_tridiagonal_systems_equal_the_definition(rho):
     np.testing.assert_allclose(np.ravel(image), jacobian @ expected, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [1e-3, 1.0])
 @pytest.mark.parametrize("mode", ["forward", "reverse", "forward over reverse"])
 def test_derivatives_do_not_depend_on_the_solver(mode, rho, monkeypatch):

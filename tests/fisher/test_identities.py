@@ -241,6 +241,7 @@ def test_block_tridiagonal_map_is_isotropic_where_the_coupling_is_singular(depth
 # --- Symmetries -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ngd.fisher.APPROXIMATIONS)
 def test_permuted_samples_give_a_permuted_map(name):
     p = problem(BY_NAME["L4 C1 tanh bias"])

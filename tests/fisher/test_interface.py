@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import APPROXIMATIONS, BY_NAME, LIMIT_TOLERANCE, problem, relative_error
+from cases import APPROXIMATIONS, BY_NAME, LARGE_LATER, LIMIT_TOLERANCE, problem, relative_error
 from dense import DenseFisher, flatten
 
 import ngd_theory as ngd
@@ -32,6 +32,7 @@ def test_a_whole_training_step_can_be_jitted(name):
     assert relative_error(flatten(stepped), flatten(p.params) - 0.1 * flatten(update)) < 1e-10
 
 
+@pytest.mark.slow
 def test_a_natural_gradient_step_can_be_differentiated():
     p = problem(CASE)
 
@@ -202,7 +203,7 @@ def test_numbers_that_are_not_finite_are_named_not_returned(name, bad):
             call()
 
 
-@pytest.mark.parametrize("name", APPROXIMATIONS)
+@pytest.mark.parametrize("name", LARGE_LATER)
 def test_a_damping_that_rounding_swallows_is_right_or_refused(name):
     # The exact map of two copies is 1/2 for each, found were 0.433 and NaN.
     p, approximation = problem(BY_NAME["L4 C1 tanh bias"]), ngd.fisher.by_name(name)

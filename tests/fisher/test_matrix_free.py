@@ -8,6 +8,7 @@ from cases import CASES, problem, relative_error
 from convolutions import CASES as CONVOLUTIONS
 from convolutions import problem as convolution
 from dense import flatten, softmax_fisher
+from drawn import drawn
 
 import ngd_theory as ngd
 from ngd_theory.errors import InputError, SingularKernelError
@@ -19,12 +20,17 @@ BOTH = (Exact, BlockDiagonal)
 FEW = ConjugateGradients(rank=2)
 
 
-def linearized(n, width=24, dtype="float64", output_dim=1, seed=0):
+#: As one program: called as it is, it compiles every operation by itself.
+solutions = jax.jit(lambda a, lin, v, damping: a.dual_solutions(lin, v, damping), static_argnums=0)
+
+
+def linearized(n, width=24, dtype="float64", output_dim=1):
     net = ngd.networks.mlp(12, [width, width], output_dim)
-    x = jax.random.normal(jax.random.key(seed), (n, 12), dtype)
-    params = net.init(jax.random.key(seed + 1), dtype)
-    lin = jax.jit(lambda p, x: ngd.networks.linearize(net, p, x))(params, x)
-    return net, params, x, lin, jnp.cos(jnp.arange(n * output_dim, dtype=dtype)).reshape(n, -1)
+    rng = np.random.default_rng(n)
+    x = jnp.asarray(rng.normal(size=(n, 12)), dtype)
+    params = drawn(net, dtype=dtype)
+    v = jnp.asarray(np.cos(np.arange(n * output_dim)).reshape(n, -1), dtype)
+    return net, params, x, ngd.networks.linearize(net, params, x), v
 
 
 @pytest.mark.parametrize("cls", BOTH)
@@ -50,9 +56,10 @@ def test_so_do_those_of_the_cross_entropy(cls):
         assert relative_error(flatten(found), expected) < 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", BOTH)
 def test_many_samples_equal_cholesky(cls):
-    _, _, _, lin, v = linearized(700)
+    _, _, _, lin, v = linearized(300)
     gradients = [
         flatten(cls(solver=solver).natural_gradient(lin, v, 1e-4)) for solver in ("cg", "cholesky")
     ]
@@ -64,9 +71,8 @@ def test_many_samples_equal_cholesky(cls):
 
 def test_single_precision_is_as_good_as_cholesky_in_it():
     _, _, _, lin, v = linearized(300, dtype="float32")
-    _, _, _, exact_lin, exact_v = linearized(300, dtype="float32")
-    exact_lin = jax.tree.map(lambda a: a.astype("float64"), exact_lin)
-    truth = flatten(Exact().natural_gradient(exact_lin, exact_v.astype("float64"), 1e-3))
+    exact_lin = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, float)), lin)
+    truth = flatten(Exact().natural_gradient(exact_lin, jnp.asarray(np.asarray(v, float)), 1e-3))
     errors = {
         solver: relative_error(flatten(Exact(solver=solver).natural_gradient(lin, v, 1e-3)), truth)
         for solver in ("cg", "cholesky")
@@ -78,11 +84,11 @@ def test_single_precision_is_as_good_as_cholesky_in_it():
 def test_cotangents_whose_squares_are_out_of_range(scale):
     # Found were zeros, and that they had converged.
     _, _, _, lin, v = linearized(20, dtype="float32")
-    (wanted,), (found,) = (Exact(solver=FEW).dual_solutions(lin, c, 1e-2) for c in (v, scale * v))
+    (wanted,), (found,) = (solutions(Exact(solver=FEW), lin, c, 1e-2) for c in (v, scale * v))
     assert bool(found.converged) and float(found.residual) < 1e-4
     assert relative_error(np.asarray(found.weights, float) / scale, wanted.weights) < 1e-5
-    assert not np.any(Exact(solver=FEW).dual_solutions(lin, 0 * v, 1e-2)[0].weights)
-    (found,) = Exact(solver=FEW).dual_solutions(lin, v.at[0, 0].set(jnp.nan), 1e-2)
+    assert not np.any(solutions(Exact(solver=FEW), lin, 0 * v, 1e-2)[0].weights)
+    (found,) = solutions(Exact(solver=FEW), lin, v.at[0, 0].set(jnp.nan), 1e-2)
     assert not found.converged and np.isnan(found.weights).all()
 
 
@@ -119,27 +125,28 @@ def test_the_preconditioner_saves_iterations_and_all_is_reported():
     _, _, _, lin, v = linearized(400)
     counts = {}
     for rank in (1, 256):
-        (solution,) = Exact(solver=ConjugateGradients(rank=rank)).dual_solutions(lin, v, 1e-4)
+        (solution,) = solutions(Exact(solver=ConjugateGradients(rank=rank)), lin, v, 1e-4)
         assert bool(solution.converged) and float(solution.residual) < 1e-9
         counts[rank] = int(solution.iterations)
     assert counts[256] < 0.6 * counts[1], counts
-    assert len(BlockDiagonal(solver="cg").dual_solutions(lin, v, 1e-4)) == 3
+    assert len(solutions(BlockDiagonal(solver="cg"), lin, v, 1e-4)) == 3
 
 
 def test_nystroms_approximation_of_full_rank_is_the_kernel():
     _, _, _, lin, _ = linearized(20, output_dim=2)
-    basis, spectrum = nystrom(lin.layers, 40)
+    compiled = jax.jit(nystrom, static_argnums=1)
+    basis, spectrum = compiled(lin.layers, 40)
     kernel = np.asarray(ngd.kernels.ntk(lin)) / 20
     assert relative_error((basis * spectrum) @ basis.T, kernel) < 1e-9
     np.testing.assert_allclose(basis.T @ basis, np.eye(40), atol=1e-7)
-    few, values = nystrom(lin.layers, 10)
+    few, values = compiled(lin.layers, 10)
     assert few.shape == (40, 10) and values.shape == (10,)
 
 
 def test_what_does_not_converge_is_an_error_that_says_so():
     net, params, x, lin, v = linearized(60)
     hasty = Exact(solver=ConjugateGradients(max_iterations=1, rank=1))
-    (solution,) = hasty.dual_solutions(lin, v, 1e-6)
+    (solution,) = solutions(hasty, lin, v, 1e-6)
     assert not bool(solution.converged) and bool(jnp.isnan(solution.weights).all())
     with pytest.raises(SingularKernelError, match=r"stopped after 1 iterations .* residual"):
         ngd.dynamics.train(net, params, x, v, hasty, 0.1, 1, 1e-6)

@@ -131,8 +131,8 @@ def judged(bad, status: Any, out: str, err: str) -> tuple[str, str]:
     return ("clear" if told and short and bad.word in out + err else "unclear"), detail
 
 
-def work(first: int, surfaces: Sequence[str], sound: bool) -> None:
-    """Print an outcome a line, from input number ``first`` on."""
+def work(first: int, surfaces: Sequence[str], sound: bool, every: int) -> None:
+    """Print an outcome a line, of one input in ``every``, from number ``first`` of these on."""
     sys.path.insert(0, str(HERE))
     signal.signal(signal.SIGALRM, _late)
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +141,7 @@ def work(first: int, surfaces: Sequence[str], sound: bool) -> None:
         answers = sys.stdout
         from bad_inputs import all_inputs
 
-        inputs = all_inputs(Path(folder), surfaces, sound)
+        inputs = all_inputs(Path(folder), surfaces, sound)[::every]
         print(json.dumps([(bad.surface, bad.label) for bad in inputs]), file=answers, flush=True)
         for bad in inputs[first:]:
             with warnings.catch_warnings():
@@ -169,11 +169,14 @@ def _in_time(bad) -> tuple[str, str]:
 # --- in the process that asks ------------------------------------------------------------------------
 
 
-def outcomes(surfaces: Sequence[str] = (), sound: bool = False) -> Iterator[Outcome]:
-    """What comes of every input; a process that hangs, or dies, is followed by another one behind that input."""
+def outcomes(
+    surfaces: Sequence[str] = (), sound: bool = False, every: int = 1
+) -> Iterator[Outcome]:
+    """What comes of one input in ``every``; a process that hangs, or dies, is followed by another behind that input."""
     done, names = 0, [None]
     while done < len(names):
-        with _Worker(["--from", str(done), *surfaces, *["--sound"] * sound]) as worker:
+        arguments = ["--from", str(done), "--every", str(every), *surfaces, *["--sound"] * sound]
+        with _Worker(arguments) as worker:
             names = worker.read(first=True)
             for name in names[done:]:
                 line = worker.read()
@@ -285,12 +288,13 @@ def main() -> int:
     parser.add_argument("--sound", action="store_true", help="what the inputs are made from")
     parser.add_argument("--all", action="store_true", help="print what is good too")
     parser.add_argument("--from", type=int, dest="first", help=argparse.SUPPRESS)
+    parser.add_argument("--every", type=int, default=1, help="try one input in so many")
     given = parser.parse_args()
     if given.first is not None:
-        work(given.first, given.surfaces, given.sound)
+        work(given.first, given.surfaces, given.sound, given.every)
         return 0
     good = ("silent",) if given.sound else GOOD
-    found = list(outcomes(given.surfaces, given.sound))
+    found = list(outcomes(given.surfaces, given.sound, given.every))
     if given.processes:
         found += processes()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)

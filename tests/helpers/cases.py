@@ -6,11 +6,17 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from dense import DenseFisher
 
 import ngd_theory as ngd
 
 APPROXIMATIONS = tuple(ngd.fisher.APPROXIMATIONS)
+#: The program of one is several times as large as any other: it is compiled with --whole only.
+LARGE_LATER = tuple(
+    pytest.param(name, marks=pytest.mark.slow) if name == "kfac-tridiagonal" else name
+    for name in APPROXIMATIONS
+)
 #: Accuracy at rho = 0 of an approximation that takes its limit at a small damping, whose square divides the rounding.
 LIMIT_TOLERANCE = {"kfac-tridiagonal": 1e-3}
 

@@ -113,6 +113,7 @@ def second(function, h):
     return (function(h) - 2 * function(0) + function(-h)) / h**2
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_ntk_by_the_inputs_equal_differences():
     net = ngd.networks.cnn((4, 4, 1), [2], 1, activation="tanh", readout="flatten")
     params = net.init(jax.random.key(0))

@@ -12,7 +12,8 @@ from ngd_theory.report import structure as drawing
 
 @pytest.fixture(scope="module")
 def structure():
-    network = st.small_digits_network((9, 4, 4, 4, 4, 3))
+    # The shapes of tests/optim/test_structure.py, so that its compiled programs serve again.
+    network = st.small_digits_network((9, 4, 4, 4, 5, 3))
     x = np.random.default_rng(0).normal(size=(40, 9))
     params = sparse_init(network, jax.random.key(0), num_connections=4)
     return st.fisher_structure(network, params, x, damping=0.05)

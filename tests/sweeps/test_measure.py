@@ -141,6 +141,7 @@ def relu_ntk(x1, x2):
     return last + h * (np.pi - angle) / np.pi
 
 
+@pytest.mark.slow
 def test_the_limit_is_the_closed_form_of_the_infinitely_wide_network(monkeypatch):
     settings = SETTINGS.model_copy(update={"step_scale": 1.0, "steps": 1, "width": 64})
     rows = rows_of(settings, ("limit",))

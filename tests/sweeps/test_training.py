@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from ngd_theory.errors import InputError
+from ngd_theory.networks import AUTOENCODERS
 from ngd_theory.report.sweep import write_report
 from ngd_theory.sweeps import Outcome, load, run
 from ngd_theory.sweeps.base import evaluate
@@ -203,7 +204,8 @@ def test_a_run_that_diverged_is_never_the_best():
 
 def test_a_study_runs_resumes_and_reports(tmp_path, monkeypatch):
     monkeypatch.setenv("NGD_THEORY_CACHE", str(tmp_path / "cache"))
-    # Batches grow from 10 to 40: four programs.
+    # Batches grow from 10 to 40: four programs, of a small network.
+    monkeypatch.setitem(AUTOENCODERS, "curves", (784, (20, 6)))
     one = {**STUDY["optimizers"][1], "grid": {"learning_rate": [0.002], "momentum": [0.9]}}
     study = parse(changed(optimizers=[one], claims=[], seeds=[0], precision="float64"))
     out = tmp_path / "out"

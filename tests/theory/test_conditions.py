@@ -104,15 +104,15 @@ def test_a_narrow_layer_is_named_by_its_number():
     assert "widen it" in conditions[2].why
 
 
-def test_coupling_is_singular_at_every_third_depth():
-    for depth in range(1, 8):
-        network = ngd.networks.mlp(4, [16] * (depth - 1), 1, "tanh")
-        (c,) = check("block-tridiagonal", network, gaussian(2, 4))["invertible-coupling"]
-        assert c.holds == (depth % 3 != 2), depth
-        assert f"L = {depth}" in c.why
-        if not c.holds:
-            assert c.measured < 1e-10
-            assert "3s + 2" in c.why
+@pytest.mark.parametrize("depth", range(1, 8))
+def test_coupling_is_singular_at_every_third_depth(depth):
+    network = ngd.networks.mlp(4, [16] * (depth - 1), 1, "tanh")
+    (c,) = check("block-tridiagonal", network, gaussian(2, 4))["invertible-coupling"]
+    assert c.holds == (depth % 3 != 2)
+    assert f"L = {depth}" in c.why
+    if not c.holds:
+        assert c.measured < 1e-10
+        assert "3s + 2" in c.why
 
 
 def test_conditioning_of_the_damped_system_is_checked_at_positive_damping_only():

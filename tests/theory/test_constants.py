@@ -83,6 +83,7 @@ def test_kfac_constant_with_the_uniform_output_factor_is_depth_times_samples():
     )
 
 
+@pytest.mark.slow
 def test_tridiagonal_kfac_is_isotropic_whatever_the_input_dimension_from_depth_three():
     tridiagonal = ngd.fisher.KFACTridiagonal()
     network, lin = make((64, 64), 3, N, activation="tanh")
@@ -224,6 +225,7 @@ def test_exact_constant_counts_the_parameters_when_they_are_few(depth):
         assert measured == pytest.approx(predicted)
 
 
+@pytest.mark.slow
 def test_kfac_input_layer_with_fewer_inputs_than_samples_disperses_whatever_the_width():
     samples, input_dim = 40, 10
     dispersions = []

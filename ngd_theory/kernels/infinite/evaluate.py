@@ -306,7 +306,9 @@ def _converged(chain: tuple[Stage, ...], points) -> tuple[Stage, ...]:
     ladder, unchecked.
     """
     traced = any(isinstance(x, Tracer) for x in points)
-    variances = [] if traced else [_sizes(chain, x).variance for x in points]
+    rules = any(isinstance(stage.before, QuadratureMoments) for stage in chain[1:])
+    # Without a quadrature nothing asks for them: a program less to compile.
+    variances = [_sizes(chain, x).variance for x in points] if rules and not traced else []
     out = [chain[0]]
     for layer, stage in enumerate(chain[1:], start=1):
         if isinstance(stage.before, QuadratureMoments):

@@ -36,11 +36,13 @@ def test_every_layer_agrees_with_neural_tangents(activation, bias_std, depth, x,
     agree(net, 1e-10, *((x,) if bias_std else (x, other)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["gelu", "identity"])
 def test_gelu_and_linear_networks_agree_with_neural_tangents(activation, x, other):
     agree(network(activation, 3, 0.3), 1e-10, x, other)
 
 
+@pytest.mark.slow
 def test_tanh_agrees_within_neural_tangents_quadrature(x, other):
     # Gauss-Hermite with 80 nodes is accurate to 1e-10 at these small variances only.
     agree(network("tanh", 3, 0.3, weight_std=0.7), 1e-10, 0.5 * x[:3], x[:2], quadrature_degree=80)
@@ -70,6 +72,7 @@ def test_same_parameters_give_the_same_outputs_both_ways(activation, bias_std, x
     np.testing.assert_allclose(stax.apply_fn(drawn, x), net.apply(ours, x), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_gradient_descent_of_neural_tangents_has_the_same_limit(x, other):
     from ngd_theory import dynamics
     from ngd_theory.fisher import Identity
@@ -88,6 +91,7 @@ def test_gradient_descent_of_neural_tangents_has_the_same_limit(x, other):
     np.testing.assert_allclose(ours.test_covariance[0], theirs.covariance, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_empirical_kernel_of_neural_tangents_is_ours(x, other):
     net = mlp(5, [7, 6], 3, "tanh", 1.3, 0.2)
     params = net.init(jax.random.key(5))

@@ -104,6 +104,7 @@ MODES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_all_modes_agree_with_differences(activation, mode):
@@ -138,7 +139,7 @@ def test_a_gram_matrix_is_smooth_on_its_diagonal_and_a_zero_sample_spoils_no_oth
 def test_on_a_line_relu_kernels_without_biases_have_all_derivatives():
     net = mlp(1, [4], 1, "relu", 1.0, 0.0)
     f = lambda x, y: infinite.ntk(net, x[None, None], y[None, None])[0, 0]  # noqa: E731
-    mixed = jax.vmap(jax.jacfwd(jax.jacrev(f), 1))(
+    mixed = jax.jit(jax.vmap(jax.jacfwd(jax.jacrev(f), 1)))(
         jnp.array([2.0, 2.0, 2.0]), jnp.array([2.0, 0.5, -1])
     )
     # Theta = x x' for equal signs and 0 for others.

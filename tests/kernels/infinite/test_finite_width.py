@@ -78,6 +78,7 @@ def test_a_wrong_derivative_kernel_would_be_caught(x):
     assert (np.abs(values.mean(axis=0) - exact) / spread).max() > BOUND
 
 
+@pytest.mark.slow
 def test_distance_to_the_limit_shrinks_as_the_root_of_the_width(x):
     x = x[:3].astype("float32")
     widths, seeds = (32, 128, 512), 100

@@ -4,7 +4,7 @@ import pytest
 from made_up import Page, measure, study_values
 
 from ngd_theory import sweeps
-from ngd_theory.report.sweep import write_report
+from ngd_theory.report.sweep import write, write_report
 from ngd_theory.sweeps.kinds import parse
 
 
@@ -14,8 +14,11 @@ def make_study():
 
 
 @pytest.fixture
-def reported(make_study, tmp_path):
+def reported(make_study, tmp_path, monkeypatch):
     """Run a study with made-up numbers and report it; returns its page."""
+    saved = write._saved
+    # A page shows no PDF, which takes the longer half of a report.
+    monkeypatch.setattr(write, "_saved", lambda f, kind: saved(f, kind) if kind == "png" else b"")
 
     def report(rows=measure, **changes):
         sweeps.run(make_study(**changes), tmp_path, measure=rows)
