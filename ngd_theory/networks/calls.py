@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
+from ngd_theory.arguments import is_known
 from ngd_theory.errors import InputError, shown
 from ngd_theory.networks.layers import Affine
 
@@ -100,3 +101,19 @@ class Layers:
         self.calls += [Call(call.layer, call.shape, (steps, *call.steps)) for call in calls]
         self.given += given
         return carry, ys
+
+
+def traced_shapes(function: Callable, *args):
+    """`jax.eval_shape` that notices what a function kept of a trace that has ended.
+
+    Raises
+    ------
+    jax.errors.UnexpectedTracerError
+        For a value that was recorded inside `jax.jit`, `jax.lax.scan` or the like of the function's own.
+    """
+    traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    # To JAX such a value is a constant of the program.
+    for value in traced.consts:
+        if not is_known(value):
+            raise jax.errors.UnexpectedTracerError(f"a value of an inner trace: {value}")
+    return shapes

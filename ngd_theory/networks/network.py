@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ngd_theory.arguments import checked, is_floating, is_known
 from ngd_theory.errors import InputError, NotPredictedError, shown
-from ngd_theory.networks.calls import Call, Layers
+from ngd_theory.networks.calls import Call, Layers, traced_shapes
 from ngd_theory.networks.checks import require_floating, require_size
 from ngd_theory.networks.grouping import Parts
 from ngd_theory.networks.layers import Affine
@@ -121,11 +121,10 @@ class Network:
             layers = Layers(self.names, self.affine, params)
             outputs = self.function(layers, x)
             calls[:] = layers.calls
-            # Copied, so that a value of another trace is noticed here.
-            return outputs, [jnp.copy(h) for h in layers.given]
+            return outputs, layers.given
 
         try:
-            outputs, given = jax.eval_shape(trace, params, x)
+            outputs, given = traced_shapes(trace, params, x)
         except jax.errors.UnexpectedTracerError as error:
             raise InputError(_LEAKED) from error
         if getattr(outputs, "ndim", None) != 2 or outputs.shape[0] != samples:

@@ -223,7 +223,7 @@ def _wrong_axis(layers, x):
         (lambda layers, x: layers["in"](x), "never calls layer 'out'"),
         (lambda layers, x: layers["out"](layers["in"](x))[:, 0], r"one array \(N, C\)"),
         (_batch_norm, "change with the other samples"),
-        (_in_a_vmap, "jax.vmap hides"),
+        (_in_a_vmap, "jax.vmap"),
         (_in_a_jit, "layers.scan"),
         (_wrong_axis, "first axis"),
     ],

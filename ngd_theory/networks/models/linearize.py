@@ -11,6 +11,7 @@ from jaxtyping import Array, Shaped
 
 from ngd_theory.arguments import check_finite, checked, is_array, is_floating, is_known
 from ngd_theory.errors import InputError, shown
+from ngd_theory.networks.calls import traced_shapes
 from ngd_theory.networks.function import check_together
 from ngd_theory.networks.layers import Affine
 from ngd_theory.networks.layout import GroupLayout
@@ -225,7 +226,7 @@ def _calls(model: AnyModel, x) -> list[Tapped]:
         return outputs, [(call.given, call.made) for call in calls]
 
     try:
-        outputs, arrays = jax.eval_shape(trace, model.params, x)
+        outputs, arrays = traced_shapes(trace, model.params, x)
     except jax.errors.UnexpectedTracerError as error:
         raise InputError(
             "a layer of the model is called inside jax.lax.scan, jax.checkpoint or jax.jit of its own, where its input "
