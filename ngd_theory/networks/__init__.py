@@ -15,7 +15,7 @@ from ngd_theory.networks.initialization import (
     sparse_init,
     standard_parameterization,
 )
-from ngd_theory.networks.layers import Affine, Dense
+from ngd_theory.networks.layers import Affine, Dense, Layer
 from ngd_theory.networks.layout import EmbeddingLayout, GroupLayout, ParameterLayout
 from ngd_theory.networks.linearization import (
     LayerLinearization,
@@ -46,6 +46,7 @@ __all__ = [
     "EmbeddingLayout",
     "GroupLayout",
     "Grouping",
+    "Layer",
     "LayerLinearization",
     "LayerSize",
     "Layers",

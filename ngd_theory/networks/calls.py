@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ngd_theory.arguments import is_known
 from ngd_theory.errors import InputError, shown
-from ngd_theory.networks.layers import Affine
+from ngd_theory.networks.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Layers:
     linearisation needs of a network.
     """
 
-    def __init__(self, names: Sequence[str], affine: Sequence[Affine], params, shifts=None):
+    def __init__(self, names: Sequence[str], affine: Sequence[Layer], params, shifts=None):
         self._numbers = {name: number for number, name in enumerate(names)}
         self._affine, self._params, self._shifts = affine, params, shifts
         #: Calls so far, and what the layer was given at each: (*steps, N, ...).

@@ -10,7 +10,7 @@ from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.networks.block import Block
 from ngd_theory.networks.calls import Layers
 from ngd_theory.networks.geometry import geometries, without_maps
-from ngd_theory.networks.layers import Affine
+from ngd_theory.networks.layers import Affine, Layer
 from ngd_theory.networks.network import Network
 from ngd_theory.networks.sizes import LayerSize
 
@@ -40,7 +40,7 @@ class Chain:
         """Whether all maps say that they have no kink."""
         return all(block.smooth for block in self.blocks)
 
-    def with_layers(self, layers: tuple[Affine, ...]) -> "Chain":
+    def with_layers(self, layers: tuple[Layer, ...]) -> "Chain":
         """The same maps between other layers."""
         pairs = zip(self.blocks, layers, strict=True)
         return Chain(tuple(replace(block, affine=layer) for block, layer in pairs))

@@ -123,7 +123,7 @@ class Convolution(Affine):
         return replace(self, input_shape=shape, units=self.units // self.groups, groups=1)
 
     @property
-    def parts(self):
+    def parts(self) -> tuple[ParameterLayout, ...]:
         """One layout a group of channels."""
         return (self._part.layout,) * self.groups
 

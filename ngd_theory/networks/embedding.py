@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ngd_theory.arguments import checked_fields
-from ngd_theory.networks.layers import Affine, by_position, joined, require_layer
+from ngd_theory.networks.layers import Layer, by_position, joined, require_layer
 from ngd_theory.networks.layout import EmbeddingLayout
 
 
 @checked_fields
 @dataclass(frozen=True)
-class Embedding(Affine):
+class Embedding(Layer):
     """A vector of M units for each token: ``u = weight_std W[token]``, the entries of W from N(0, 1).
 
     It is a dense layer of one-hot inputs without a bias. One entry of an input is not zero, so that there is no
@@ -34,46 +34,30 @@ class Embedding(Affine):
     units: int
     weight_std: float = 1.0
 
-    bias_std = 0.0
-
     def __post_init__(self):
         require_layer(self, "vocabulary", "units")
 
     @property
-    def layout(self) -> EmbeddingLayout:
+    def parts(self):
         """A weight (V, M)."""
-        return EmbeddingLayout(self.vocabulary, self.units)
+        return (EmbeddingLayout(self.vocabulary, self.units),)
 
     @property
-    def positions(self) -> int:
-        """1 token."""
-        return 1
+    def shapes(self):
+        """The weight's."""
+        return self.parts[0].shapes
 
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """``(M,)``, of one token."""
-        return (self.units,)
+    def __call__(self, params, h: Int[Array, "*_"]):
+        """Rows of the weight: (N, *T) to (N, *T, M)."""
+        return self.weight_std * jnp.take(params["weight"], h, axis=0, mode="clip")
 
-    @property
-    def scale(self) -> float:
-        """``weight_std``."""
-        return self.weight_std
+    def init(self, key, dtype):
+        """Entries from N(0, 1)."""
+        return {"weight": jax.random.normal(key, (self.vocabulary, self.units), dtype)}
 
     def standard(self):
         """``W[token]``."""
         return replace(self, weight_std=1.0)
-
-    def patches(self, h: Int[Array, "N *T"]):
-        """One-hot vectors, (N, T, V): what this layer is, not how it is computed."""
-        return jax.nn.one_hot(h.reshape(len(h), -1), self.vocabulary)
-
-    def weigh(self, weight, h: Int[Array, "N *T"]):
-        """Rows of the weight."""
-        return jnp.take(weight, h, axis=0, mode="clip")
-
-    def __call__(self, params, h: Int[Array, "N *T"]):
-        """Pre-activations (N, *T, M)."""
-        return self.scale * self.weigh(params["weight"], h)
 
     def factors(self, given, deltas):
         """One pair, with inputs in as many coordinates as the samples can hold tokens."""
@@ -83,6 +67,6 @@ class Embedding(Affine):
         present, place = jnp.unique(
             tokens, return_inverse=True, size=held, fill_value=self.vocabulary
         )
-        inputs = self.scale * jax.nn.one_hot(place.reshape(tokens.shape), held, dtype=dtype)
+        inputs = self.weight_std * jax.nn.one_hot(place.reshape(tokens.shape), held, dtype=dtype)
         layout = EmbeddingLayout(self.vocabulary, self.units, present)
         return [(inputs, by_position(deltas), layout)]

@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array
 
 from ngd_theory.errors import InputError
-from ngd_theory.networks.layers import Affine
+from ngd_theory.networks.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class Parts:
 
     Attributes
     ----------
-    layers : tuple of Affine
+    layers : tuple of Layer
     """
 
     #: Whether what is joined are affine layers, with inputs and units of their own.
     has_layers: ClassVar[bool] = True
-    layers: tuple[Affine, ...]
+    layers: tuple[Layer, ...]
 
     def join(self, parts: Sequence[dict[str, Array]]) -> tuple[dict[str, Array], ...]:
         """One dict a part to one dict a layer."""

@@ -44,13 +44,14 @@ def scaled_init(
     """
     if not 0 < gain < float("inf"):
         raise InputError(f"gain is {gain}; it must be positive and finite")
+    layers = _affine(network, "scaled_init")
     drawn = network.init(key, dtype)
     return tuple(
         {
             name: value * (gain**0.5 / y.weight_std) if name == "weight" else 0 * value
             for name, value in layer.items()
         }
-        for y, layer in zip(network.affine, drawn, strict=True)
+        for y, layer in zip(layers, drawn, strict=True)
     )
 
 
@@ -102,11 +103,22 @@ def sparse_init(
     dtype = require_floating(dtype)
     check_range("scale", scale, dtype, positive=True)
     check_range("bias", bias, dtype)
+    layers = _affine(network, "sparse_init")
     keys = jax.random.split(key, network.depth)
     return tuple(
         _sparse_layer(layer, layer_key, num_connections, scale, bias, dtype)
-        for layer, layer_key in zip(network.affine, keys, strict=True)
+        for layer, layer_key in zip(layers, keys, strict=True)
     )
+
+
+def _affine(network: Network, what: str) -> list[Affine]:
+    """The layers, all of which must have inputs and units."""
+    found = [layer for layer in network.affine if isinstance(layer, Affine)]
+    if len(found) < network.depth:
+        raise InputError(
+            f"{what} draws weights of dense layers and convolutions; this network has others: take network.init"
+        )
+    return found
 
 
 def _sparse_layer(

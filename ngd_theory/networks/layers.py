@@ -2,7 +2,8 @@
 
 A layer maps h to ``u = (weight_std / sqrt(fan_in)) W h + bias_std b`` at each of its T positions. It
 shows the rest of the package only its scaled, bias-augmented inputs ``a (N, T, P)`` and how the
-P x M matrix of its parameters is stored, so a new layer type is one subclass of `Affine`.
+P x M matrix of its parameters is stored, so a new layer type is one subclass of `Affine`; of `Layer`, where it is no
+such matrix.
 """
 
 import abc
@@ -23,8 +24,67 @@ from ngd_theory.networks.layout import Layout, ParameterLayout
 AnyArray = Array | np.ndarray
 
 
-class Affine(abc.ABC):
-    """What every layer type has.
+class Layer(abc.ABC):
+    """What a network needs of a layer: parameters, pre-activations, and factors of its Jacobian.
+
+    Attributes
+    ----------
+    units : int
+        M, the size of the last axis of its pre-activations.
+    """
+
+    units: int
+
+    @property
+    @abc.abstractmethod
+    def parts(self) -> tuple[Layout, ...]:
+        """How parameters are stored: a layout for each of its factors, which are one but for layers side by side."""
+
+    @property
+    @abc.abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each stored array."""
+
+    @abc.abstractmethod
+    def __call__(self, params: dict, h: Float[Array, "*_"]) -> Float[Array, "*_"]:
+        """Pre-activations of the layer, from (N, ...) to (N, ..., M)."""
+
+    @abc.abstractmethod
+    def init(self, key, dtype) -> dict:
+        """Draw the layer's parameters."""
+
+    @abc.abstractmethod
+    def factors(self, given: Sequence[Array], deltas: Sequence[Array]) -> list[tuple]:
+        """Its factors of the Jacobian: one ``(inputs, sensitivities, layout)`` a part.
+
+        Parameters
+        ----------
+        given : sequence of (N, ...) arrays
+            What the layer was given at each call.
+        deltas : sequence of (K, N, ...) arrays
+            Derivatives of K combinations of the outputs by the pre-activations of that call.
+
+        Returns
+        -------
+        list of ((N, T, P), (N, K, T, M), Layout)
+            T counts the positions of all calls, one call after the other.
+        """
+
+    @abc.abstractmethod
+    def standard(self) -> "Layer":
+        """The layer with ``u = W h + b``: no factor in front, and a bias where it has one."""
+
+    def split(self, params: dict[str, Array]) -> tuple[dict[str, Array], ...]:
+        """The layer's parameters, or something like them, as one dict a part."""
+        return (params,)
+
+    def join(self, parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
+        """The inverse of `split`."""
+        return parts[0]
+
+
+class Affine(Layer):
+    """A layer that is a matrix of inputs and units, at each of its positions.
 
     Attributes
     ----------
@@ -38,7 +98,6 @@ class Affine(abc.ABC):
     takes_numpy: ClassVar[bool] = False
     #: Whether there is one position, which sees every number before it once: then nothing has to be counted.
     sees_all: ClassVar[bool] = False
-    units: int
     weight_std: float
     bias_std: float
 
@@ -68,40 +127,14 @@ class Affine(abc.ABC):
         """``patches(h) @ weight``, shaped like the pre-activations."""
 
     @property
-    def parts(self) -> "tuple[Layout, ...]":
-        """The layouts of its factors: one, but for a layer that is several side by side."""
+    def parts(self) -> tuple[ParameterLayout, ...]:
+        """Its one layout."""
         return (self.layout,)
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each stored array."""
+    def shapes(self):
+        """A weight and perhaps a bias."""
         return self.layout.shapes
-
-    def split(self, params: dict[str, Array]) -> tuple[dict[str, Array], ...]:
-        """The layer's parameters, or something like them, as one dict a part."""
-        return (params,)
-
-    def join(self, parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
-        """The inverse of `split`."""
-        return parts[0]
-
-    def factors(self, given: Sequence[Array], deltas: Sequence[Array]) -> list[tuple]:
-        """Its factors of the Jacobian: one ``(inputs, sensitivities, layout)`` a part.
-
-        Parameters
-        ----------
-        given : sequence of (N, ...) arrays
-            What the layer was given at each call.
-        deltas : sequence of (K, N, ...) arrays
-            Derivatives of K combinations of the outputs by the pre-activations of that call.
-
-        Returns
-        -------
-        list of ((N, T, P), (N, K, T, M), Layout)
-            T counts the positions of all calls, one call after the other.
-        """
-        inputs = joined([self.inputs(h) for h in given], 1)
-        return [(inputs, by_position(deltas), self.layout)]
 
     @property
     def thin(self) -> "Affine | None":
@@ -123,8 +156,13 @@ class Affine(abc.ABC):
             return a
         return jnp.concatenate([a, jnp.full((*a.shape[:2], 1), self.bias_std, a.dtype)], axis=-1)
 
-    def __call__(self, params: dict, h: Float[Array, "*_"]) -> Float[Array, "*_"]:
-        """Pre-activations of the layer, from (N, ...) to (N, ..., M)."""
+    def factors(self, given, deltas):
+        """One pair, of its `inputs`."""
+        inputs = joined([self.inputs(h) for h in given], 1)
+        return [(inputs, by_position(deltas), self.layout)]
+
+    def __call__(self, params, h):
+        """``scale W patches(h) + bias_std b``."""
         u = self.weigh(params["weight"], self.scale * h)
         if not self.layout.has_bias:
             return u
@@ -132,27 +170,27 @@ class Affine(abc.ABC):
         return u + bias.reshape((1,) * (u.ndim - 1) + bias.shape)
 
     def standard(self) -> "Affine":
-        """The layer with ``u = W h + b``: no factor in front, and a bias where it has one."""
+        """With ``weight_std = sqrt(fan_in)`` and, where there is a bias, ``bias_std = 1``."""
         return replace(
             self,  # pyright: ignore[reportArgumentType]  (every layer type is a dataclass)
             weight_std=self.layout.fan_in**0.5,
             bias_std=float(self.layout.has_bias),
         )
 
-    def init(self, key, dtype) -> dict:
+    def init(self, key, dtype):
         """Draw the layer's parameters from N(0, 1)."""
         weight_key, bias_key = jax.random.split(key)
-        params = {"weight": jax.random.normal(weight_key, self.layout.shapes["weight"], dtype)}
-        if "bias" in self.layout.shapes:
+        params = {"weight": jax.random.normal(weight_key, self.layout.weight_shape, dtype)}
+        if self.layout.has_bias:
             params["bias"] = jax.random.normal(bias_key, (self.units,), dtype)
         return params
 
 
-def require_layer(layer: Affine, *sizes: str) -> None:
+def require_layer(layer: Layer, *sizes: str) -> None:
     """Raise `InputError` unless the sizes and scales of a layer are those of one."""
     for name in sizes:
         require_size(name, getattr(layer, name))
-    require_scales(layer.weight_std, layer.bias_std)
+    require_scales(getattr(layer, "weight_std", 1.0), getattr(layer, "bias_std", 0.0))
 
 
 def by_position(deltas: Sequence[Array]) -> Float[Array, "N K T M"]:

@@ -56,10 +56,12 @@ class LayerLinearization:
         Products with the inputs of ``other`` are the same; what is orthogonal to all of them is left out.
         """
         own, theirs = self.layout, other.layout
-        if not isinstance(own, EmbeddingLayout) or own.tokens is theirs.tokens:
+        if not (isinstance(own, EmbeddingLayout) and isinstance(theirs, EmbeddingLayout)):
             return self
-        same = own.tokens[:, None] == theirs.tokens[None, :]
-        shared = same & (own.tokens < own.vocabulary)[:, None]
+        tokens = own.tokens
+        assert tokens is not None and theirs.tokens is not None  # they are of samples
+        same = tokens[:, None] == theirs.tokens[None, :]
+        shared = same & (tokens < own.vocabulary)[:, None]
         inputs = self.inputs @ shared.astype(self.inputs.dtype)
         return replace(self, inputs=inputs, layout=theirs)
 

@@ -15,7 +15,7 @@ from ngd_theory.errors import InputError, NotPredictedError, shown
 from ngd_theory.networks.calls import Call, Layers, traced_shapes
 from ngd_theory.networks.checks import require_floating, require_size
 from ngd_theory.networks.grouping import Parts
-from ngd_theory.networks.layers import Affine
+from ngd_theory.networks.layers import Layer
 from ngd_theory.networks.sizes import LayerSize, plain_size
 
 
@@ -29,7 +29,7 @@ class Network:
     ----------
     input_shape : tuple of int
         Shape of one sample.
-    layers : tuple of (str, Affine)
+    layers : tuple of (str, Layer)
         The affine layers by name, in the order of the parameters.
     function : ``(layers, x) -> (N, C)``
         The forward function; see `network`.
@@ -43,7 +43,7 @@ class Network:
 
     made_by: ClassVar[str] = "ngd.networks.mlp(3, [64], 1), say"
     input_shape: tuple[int, ...]
-    layers: tuple[tuple[str, Affine], ...] = field(repr=False)
+    layers: tuple[tuple[str, Layer], ...] = field(repr=False)
     function: Callable[[Layers, Array], Array] = field(repr=False)
     activation: str = "identity"
     smooth: bool = False
@@ -55,7 +55,7 @@ class Network:
         return tuple(name for name, _ in self.layers)
 
     @property
-    def affine(self) -> tuple[Affine, ...]:
+    def affine(self) -> tuple[Layer, ...]:
         """The layers without their names."""
         return tuple(layer for _, layer in self.layers)
 
@@ -166,7 +166,7 @@ class Network:
         """Number of scalar parameters."""
         return sum(int(np.prod(s)) for layer in self.affine for s in layer.shapes.values())
 
-    def with_layers(self, layers: Sequence[Affine]) -> "Network":
+    def with_layers(self, layers: Sequence[Layer]) -> "Network":
         """The same forward function over other layers, in the same order."""
         changed = getattr(self.function, "with_layers", None)
         return replace(
@@ -309,7 +309,7 @@ def network(
         Calls ``layers["name"](h)`` as often and wherever it likes: skip connections, branches, attention, tied weights.
         Between the calls stands any JAX function without parameters. Loops that call a layer are Python loops or
         ``layers.scan``. Output n may depend on sample n only. A function of a module can be pickled, a lambda cannot.
-    layers : mapping from names to `Affine`
+    layers : mapping from names to `Layer`
         `Dense`, `Convolution`, `Embedding`, `ScaleShift`, or one of your own. Parameters are a tuple in this order.
     input_shape : sequence of int
         Shape of one sample.
@@ -339,7 +339,7 @@ def network(
     (5, 1)
     """
     for name, layer in layers.items():
-        if not isinstance(name, str) or not isinstance(layer, Affine):
+        if not isinstance(name, str) or not isinstance(layer, Layer):
             raise InputError(
                 f"layers[{shown(name)}] is {shown(layer)}; it must be a layer such as ngd.networks.Dense(3, 8), under "
                 "a name that is a string"

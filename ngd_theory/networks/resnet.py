@@ -9,7 +9,7 @@ from ngd_theory.networks import activations
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.convolution import Convolution, GlobalAveragePool
-from ngd_theory.networks.layers import Affine, Dense
+from ngd_theory.networks.layers import Dense, Layer
 from ngd_theory.networks.network import Network
 from ngd_theory.networks.normalization import NORMS
 
@@ -95,7 +95,7 @@ def resnet(
     residual_scale = require_residual_scale(residual_scale, blocks)
     images = len(shape) > 1
 
-    def layer(channels: int) -> Affine:
+    def layer(channels: int) -> Layer:
         if not images:
             return Dense(channels, width, *scales)
         return Convolution((*shape[:-1], channels), width, kernel_size, 1, "same", *scales)
@@ -115,7 +115,7 @@ def require_residual_scale(scale: float | None, count: int) -> float:
     InputError
         Unless it is positive and finite.
     """
-    scale = count**-0.5 if scale is None else scale
-    if not 0 < scale < float("inf"):
+    chosen = count**-0.5 if scale is None else float(scale)
+    if not 0 < chosen < float("inf"):
         raise InputError(f"residual_scale is {scale}; it must be positive and finite")
-    return float(scale)
+    return chosen

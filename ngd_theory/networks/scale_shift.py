@@ -6,15 +6,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked_fields
-from ngd_theory.errors import InputError
 from ngd_theory.networks.checks import require_size
-from ngd_theory.networks.layers import Affine, by_position
+from ngd_theory.networks.layers import Layer, by_position
 from ngd_theory.networks.layout import GroupLayout
 
 
 @checked_fields
 @dataclass(frozen=True)
-class ScaleShift(Affine):
+class ScaleShift(Layer):
     """``u = gamma * h + beta``, unit by unit: the parameters of a normalisation, which itself has none.
 
     A unit's input is its own, so that the layer is no matrix: it is a small group of 2 M parameters, with the constant
@@ -32,47 +31,33 @@ class ScaleShift(Affine):
     units: int
     shift: bool = True
 
-    weight_std = 1.0
-    bias_std = 0.0
-
     def __post_init__(self):
         require_size("units", self.units)
 
     @property
-    def layout(self) -> GroupLayout:
-        """A scale (M,) and a shift (M,)."""
+    def parts(self):
+        """A scale (M,) and a shift (M,), as one group."""
         names = ("scale", "shift") if self.shift else ("scale",)
-        return GroupLayout(tuple((name, (self.units,)) for name in names))
+        return (GroupLayout(tuple((name, (self.units,)) for name in names)),)
 
     @property
-    def positions(self) -> int:
-        """1: positions are summed over."""
-        return 1
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """``(M,)``."""
-        return (self.units,)
+    def shapes(self):
+        """The scale's and the shift's."""
+        return self.parts[0].shapes
 
     def standard(self):
         """Itself."""
         return self
-
-    def patches(self, h):
-        """Raise `InputError`: no input is common to its units."""
-        raise InputError("ScaleShift has no inputs that all units share")
-
-    weigh = patches
 
     def __call__(self, params, h: Float[Array, "N *T M"]):
         """``gamma * h + beta``."""
         u = params["scale"] * h
         return u + params["shift"] if self.shift else u
 
-    def init(self, key, dtype) -> dict:
+    def init(self, key, dtype):
         """Ones and zeros."""
         fill = {"scale": jnp.ones, "shift": jnp.zeros}
-        return {name: fill[name](shape, dtype) for name, shape in self.layout.shapes_by_name}
+        return {name: fill[name](shape, dtype) for name, shape in self.shapes.items()}
 
     def factors(self, given, deltas):
         """One pair, of the group of its parameters."""
@@ -84,5 +69,9 @@ class ScaleShift(Affine):
             total = total + jnp.concatenate(columns, axis=-1)
         sensitivities = jnp.asarray(total)[:, :, None]
         return [
-            (jnp.ones((len(sensitivities), 1, 1), sensitivities.dtype), sensitivities, self.layout)
+            (
+                jnp.ones((len(sensitivities), 1, 1), sensitivities.dtype),
+                sensitivities,
+                self.parts[0],
+            )
         ]

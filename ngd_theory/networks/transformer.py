@@ -12,7 +12,7 @@ from ngd_theory.networks import activations
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.embedding import Embedding
-from ngd_theory.networks.layers import Affine, Dense
+from ngd_theory.networks.layers import Dense, Layer
 from ngd_theory.networks.network import Network
 from ngd_theory.networks.normalization import NORMS
 from ngd_theory.networks.resnet import require_residual_scale
@@ -137,7 +137,7 @@ def transformer(
     scales = require_scales(weight_std, bias_std)
     if vocabulary is None:
         shape: tuple[int, ...] = (tokens, require_size("token_dim", token_dim))
-        layers: dict[str, Affine] = {"in": Dense(shape[-1], width, *scales)}
+        layers: dict[str, Layer] = {"in": Dense(shape[-1], width, *scales)}
     else:
         shape = (tokens,)
         layers = {"in": Embedding(require_size("vocabulary", vocabulary), width, scales[0])}

@@ -87,6 +87,11 @@ def check_conditions(
     rho = float(as_damping(damping, lin.outputs.dtype).value)
     if net is not None:
         require_type("net", net, Network, "the network that was linearised, or None for a model")
+        if not lin.has_layers:
+            raise InputError(
+                "`lin` is of a function (linearize_function), which has groups of parameters and no layers: give None "
+                "for `net`"
+            )
         if list(net.layouts) != [y.layout for y in lin.layers]:
             raise InputError("`lin` is not a linearisation of `net`: their layers differ")
     approximation._check_layers(lin)

@@ -232,7 +232,7 @@ def test_conditions_of_a_network_without_known_ranks_are_measured():
         assert dispersion < 1e-3 or not all(c.holds for c in conditions), method
     many = {c.name: c for c in conditions}["many-units"]
     assert not many.holds
-    assert "layer 1 is followed by relu, layer_norm" in many.why
+    assert "measured" in many.why
 
 
 @pytest.mark.parametrize("name", ngd.networks.ACTIVATIONS)

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from ngd_theory.networks.convolution import Convolution
 from ngd_theory.networks.embedding import Embedding
-from ngd_theory.networks.layers import Affine, Dense, joined
+from ngd_theory.networks.layers import Dense, Layer, joined
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Known:
     kind : str
         Its type, for reports.
     places : tuple of Place
-    affine : ``input shape -> Affine``
+    affine : ``input shape -> Layer``
         Our layer, of an input without the samples' and other mapped axes.
     inputs, outputs : int
         How many of the last axes of its input and output are its own.
@@ -67,16 +67,14 @@ class Known:
     name: str
     kind: str
     places: tuple[Place, ...]
-    affine: Callable[[tuple[int, ...]], Affine]
+    affine: Callable[[tuple[int, ...]], Layer]
     inputs: int = 1
     outputs: int = 1
     channels_first: bool = False
 
-    def factors(
-        self, given: Sequence[Array], deltas: Sequence[Array]
-    ) -> tuple[Affine, list[tuple]]:
+    def factors(self, given: Sequence[Array], deltas: Sequence[Array]) -> tuple[Layer, list[tuple]]:
         """Our layer, and its factors of inputs (N, *mapped, ...) and sensitivities (K, N, *mapped, ...)."""
-        by_layer: dict[Affine, list] = {}
+        by_layer: dict[Layer, list] = {}
         for h, delta in zip(given, deltas, strict=True):
             shape = h.shape[h.ndim - self.inputs :]
             mapped = h.shape[1 : h.ndim - self.inputs]
@@ -139,7 +137,7 @@ def _places(weight: Place, bias: Place | None) -> tuple[Place, ...]:
 
 @dataclass(frozen=True)
 class _Always:
-    layer: Affine
+    layer: Layer
 
     def __call__(self, shape):
         return self.layer

@@ -13,7 +13,7 @@ from ngd_theory.arguments import check_finite, checked, is_array, is_floating, i
 from ngd_theory.errors import InputError, shown
 from ngd_theory.networks.calls import traced_shapes
 from ngd_theory.networks.function import check_together
-from ngd_theory.networks.layers import Affine
+from ngd_theory.networks.layers import Layer
 from ngd_theory.networks.layout import GroupLayout
 from ngd_theory.networks.linearization import LayerLinearization, Linearization, require_precision
 from ngd_theory.networks.models import equinox, linen, nnx
@@ -36,7 +36,7 @@ class ModelTree:
         Of the parameters.
     leaves, dtypes : tuple of str
         Names and types of its leaves.
-    layers : tuple of (Affine, tuple of Place)
+    layers : tuple of (Layer, tuple of Place)
         The layers that have factors.
     groups : tuple of tuple of str
         Names of the leaves of each group.
@@ -46,7 +46,7 @@ class ModelTree:
     structure: Any
     leaves: tuple[str, ...]
     dtypes: tuple[str, ...]
-    layers: tuple[tuple[Affine, tuple[Place, ...]], ...]
+    layers: tuple[tuple[Layer, tuple[Place, ...]], ...]
     groups: tuple[tuple[str, ...], ...]
 
     def join(self, found: Sequence[dict[str, Array]]):
@@ -207,7 +207,7 @@ def _linearize(static: _Static, params, rest, x, groups: tuple[str, ...]) -> Lin
     return Linearization(outputs, tuple(layers), tree, tuple(names))
 
 
-def _over_samples(model: AnyModel, params_with, x, rest, calls, shifts=None, depths=None):
+def _over_samples(model: AnyModel, params_with, x, rest, calls, shifts=None, depths=()):
     """Outputs (N, C), every sample with its own copy of the leaves in ``rest``."""
 
     def one(sample, rest):

@@ -60,11 +60,10 @@ class Model(AnyModel):
             makers = {linen.Dense: linear, linen.DenseGeneral: general}
             makers |= {getattr(linen, k): v for k, v in MAKERS.items()}
             make, leaves = makers.get(type(module)), self._leaves.get(name)
-            known = (
-                make
-                and leaves
-                and make(f"flax.linen.{type(module).__name__}", name, leaves, module)
-            )
-            self._numbers[name] = len(self.known) if known else None
-            self.known += [known] if known else []
+            known = None
+            if make and leaves:
+                known = make(f"flax.linen.{type(module).__name__}", name, leaves, module)
+            self._numbers[name] = None if known is None else len(self.known)
+            if known is not None:
+                self.known.append(known)
         return self._numbers[name]

@@ -51,7 +51,7 @@ class Tap:
         sample,
         calls: list[Tapped | None],
         shifts: Sequence[Array] | None = None,
-        depths: Sequence[int] | None = None,
+        depths: Sequence[int] = (),
     ):
         self._sample, self._calls, self._shifts, self._depths = sample, calls, shifts, depths
 
