@@ -149,8 +149,21 @@ def _eigh(matrix):
 
 
 @one_by_one
-def _solve(matrix, rhs):
-    return jnp.where(jnp.isfinite(matrix).all(), jnp.linalg.solve(matrix, rhs), jnp.nan)
+@full_precision
+def lu_factor(matrix):
+    """LU factors and the order of rows; NaN where the matrix is not finite. For the inside of solves."""
+    factors, _, order = jax.lax.linalg.lu(matrix)
+    return jnp.where(jnp.isfinite(matrix).all(), factors, jnp.nan), order
+
+
+@one_by_one
+@full_precision
+def lu_solve(factors, order, rhs):
+    """``matrix^-1 rhs`` from `lu_factor`. For the inside of solves."""
+    half = jax.lax.linalg.triangular_solve(
+        factors, rhs[order], left_side=True, lower=True, unit_diagonal=True
+    )
+    return jax.lax.linalg.triangular_solve(factors, half, left_side=True)
 
 
 def _by_triangles(factor, rhs):
@@ -191,7 +204,14 @@ def cholesky_solve(factor: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Flo
 @full_precision
 def positive_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """``matrix^-1 rhs`` by Cholesky for a positive definite matrix, else NaN."""
-    factor = cholesky_factor(jax.lax.stop_gradient(matrix))
+    return factored_solve(matrix, cholesky_factor(jax.lax.stop_gradient(matrix)), rhs)
+
+
+@full_precision
+def factored_solve(
+    matrix: Float[Array, "n n"], factor: Float[Array, "n n"], rhs: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    """``matrix^-1 rhs`` with its Cholesky factor at hand, a constant to derivatives."""
     return jax.lax.custom_linear_solve(
         lambda x: matrix @ x, rhs, lambda _, b: cholesky_solve(factor, b), symmetric=True
     )
@@ -200,9 +220,9 @@ def positive_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Flo
 @full_precision
 def symmetric_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """``matrix^-1 rhs`` by LU for a symmetric, indefinite matrix."""
-    fixed = jax.lax.stop_gradient(matrix)
+    factors = lu_factor(jax.lax.stop_gradient(matrix))
     return jax.lax.custom_linear_solve(
-        lambda x: matrix @ x, rhs, lambda _, b: _solve(fixed, b), symmetric=True
+        lambda x: matrix @ x, rhs, lambda _, b: lu_solve(*factors, b), symmetric=True
     )
 
 

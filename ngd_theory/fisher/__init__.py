@@ -1,7 +1,7 @@
 """Floor 3: Fisher approximations, each a small function of a linearisation."""
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.fisher.base import Approximation, Look, approximation
+from ngd_theory.fisher.base import Approximation, Look, Prepared, approximation
 from ngd_theory.fisher.block_tridiagonal import BlockTridiagonal, tridiagonal_coupling
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.dual import BlockDiagonal, Exact
@@ -20,7 +20,9 @@ from ngd_theory.fisher.kronecker import (
 )
 from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
 from ngd_theory.fisher.premises import PREMISES
+from ngd_theory.fisher.solve import DampedMatrix
 from ngd_theory.fisher.unit_wise import UnitWise
+from ngd_theory.fisher.whitened import WhitenedApproximation
 
 #: Every approximation by its public name; a new one is one file and one entry here.
 APPROXIMATIONS: dict[str, type[Approximation]] = {
@@ -70,6 +72,7 @@ __all__ = [
     "BlockDiagonal",
     "BlockTridiagonal",
     "ConjugateGradients",
+    "DampedMatrix",
     "Damping",
     "DiagonalInverse",
     "EmpiricalFisher",
@@ -79,11 +82,13 @@ __all__ = [
     "KFACTridiagonal",
     "KroneckerFisher",
     "Look",
+    "Prepared",
     "SampledFisher",
     "Solution",
     "TridiagonalInverse",
     "TrueFisher",
     "UnitWise",
+    "WhitenedApproximation",
     "approximation",
     "as_damping",
     "by_name",

@@ -33,28 +33,28 @@ class EntryWise(Approximation):
     requirements = ("isotropic-at-some-width",)
     kind: Kind = field(default=TrueFisher())
 
-    def precondition(self, lin, cotangent, damping):
-        """Two matmuls of the gradient's size a layer."""
+    def factor(self, lin, damping):
+        """``1/(diag F + rho)`` of every layer."""
         root = self.kind.root(lin.outputs)
-        inverse = [_inverse_diagonal(layer, root, damping) for layer in lin.layers]
-        gradient = lin.vjp(cotangent / lin.num_samples)
-        return jax.tree.map(jnp.multiply, gradient, lin.like_params(inverse))
+        return tuple(_inverse_diagonal(layer, root, damping) for layer in lin.layers)
+
+    def precondition(self, lin, cotangent, factors):
+        """The gradient times the inverse diagonal."""
+        inverse = lin.like_params(self.factored(lin, factors))
+        return jax.tree.map(jnp.multiply, lin.vjp(cotangent / lin.num_samples), inverse)
+
+    def layer_terms(self, lin, factors, at):
+        """``(1/N) J_l(at) diag(1/(d_l + rho)) J_l^T``."""
+        inverse = self.factored(lin, factors)
+        return [
+            _weighted_kernel(there, here, here.layout.to_matrix(d)) / lin.num_samples
+            for there, here, d in zip(at.layers, lin.layers, inverse, strict=True)
+        ]
 
     def workspace(self, sizes, num_samples, itemsize):
         """Squares of inputs and sensitivities, and the largest layer's diagonal."""
         squares = sum(num_samples * s.positions * (s.num_inputs + s.num_units) for s in sizes)
         return squares + max(s.num_inputs * s.num_units for s in sizes)
-
-    def preconditioned_map(self, lin, damping, at):
-        """``(1/N) sum_l J_l(at) diag(1/(d_l + rho)) J_l^T``."""
-        root = self.kind.root(lin.outputs)
-        terms = [
-            _weighted_kernel(
-                there, here, here.layout.to_matrix(_inverse_diagonal(here, root, damping))
-            )
-            for there, here in zip(at.layers, lin.layers, strict=True)
-        ]
-        return sum(terms[1:], terms[0]) / lin.num_samples
 
 
 def _inverse_diagonal(layer: LayerLinearization, root, damping: Damping) -> dict[str, Array]:

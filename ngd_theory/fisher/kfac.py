@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.errors import choose
-from ngd_theory.fisher.base import Approximation, Look, approximation
+from ngd_theory.fisher.base import Look, approximation
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.premises import input_rank, width
 from ngd_theory.fisher.solve import precondition_rows, smallest_eigenvalue
-from ngd_theory.kernels import layer_kernel
+from ngd_theory.fisher.whitened import WhitenedApproximation
 from ngd_theory.networks import LayerLinearization, Linearization
 
 #: 1/scale of the output layer's B: the Fisher's own, or I/N in place of I.
@@ -31,7 +31,7 @@ _SHARINGS = {
 
 @approximation
 @dataclass(frozen=True)
-class KFAC(Approximation):
+class KFAC(WhitenedApproximation):
     """``G_l = A_l (x) B_l`` with ``A = (1/N) sum_{n,t} a a^T``, ``B = (1/(N T)) sum_{n,c,t} delta delta^T``.
 
     The natural gradient ``(B + rho_B)^-1 grad (A + rho_A)^-1`` is a vjp with a and delta replaced by
@@ -59,7 +59,6 @@ class KFAC(Approximation):
     name = "kfac"
     look = Look("#D55E00", "^", "K-FAC")
     needs_layers = True
-    by_layers = True
     requirements = (
         "distinct-inputs",
         "general-position",
@@ -76,25 +75,13 @@ class KFAC(Approximation):
         choose(_SHARINGS, self.sharing, "sharing")
         choose(SPLITS, self.damping_split, "damping_split")
 
-    def layer_maps(self, lin, damping):
-        """Each layer's, the output layer with its own scale."""
-        self._check_layers(lin)
-        own = [replace(self, output_factor="fisher")] * (len(lin.layers) - 1) + [self]
+    def factor(self, lin, damping):
+        """Inputs and sensitivities, whitened."""
+        root = self.kind.root(lin.outputs)
         return tuple(
-            each.function_space_map(Linearization(lin.outputs, (layer,)), damping)
-            for each, layer in zip(own, lin.layers, strict=True)
+            self._whiten(layer, damping, scale, root)
+            for layer, scale in zip(lin.layers, self._output_scales(lin), strict=True)
         )
-
-    def precondition(self, lin, cotangent, damping):
-        """A vjp of the whitened factors."""
-        layers = self._whitened(lin, damping)
-        return tuple(layer.vjp(cotangent / lin.num_samples) for layer in layers)
-
-    def preconditioned_map(self, lin, damping, at):
-        """``sum_l (a(at) A^-1 a^T) o (delta(at) B^-1 delta^T) / N``."""
-        layers = self._whitened(lin, damping)
-        terms = [layer_kernel(x, y) for x, y in zip(at.layers, layers, strict=True)]
-        return sum(terms[1:], terms[0]) / lin.num_samples
 
     def matched_damping(self, damping):
         """``damping^2``: each factor is damped by about the square root."""
@@ -149,13 +136,6 @@ class KFAC(Approximation):
         ]
         shares[-1] /= _OUTPUT_FACTORS[self.output_factor](num_samples)
         return tuple(shares)
-
-    def _whitened(self, lin: Linearization, damping: Damping) -> tuple[LayerLinearization, ...]:
-        root = self.kind.root(lin.outputs)
-        return tuple(
-            self._whiten(layer, damping, scale, root)
-            for layer, scale in zip(lin.layers, self._output_scales(lin), strict=True)
-        )
 
     def _output_scales(self, lin: Linearization) -> list[float]:
         """Factor of B in each layer: 1 but for the output layer's."""
