@@ -20,14 +20,14 @@ from ngd_theory.fisher.kronecker import (
 )
 from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
 from ngd_theory.fisher.premises import PREMISES
+from ngd_theory.fisher.registry import Approximations
 from ngd_theory.fisher.solve import DampedMatrix
 from ngd_theory.fisher.unit_wise import UnitWise
 from ngd_theory.fisher.whitened import WhitenedApproximation
 
-#: Every approximation by its public name; a new one is one file and one entry here.
-APPROXIMATIONS: dict[str, type[Approximation]] = {
-    cls.name: cls
-    for cls in (
+#: Every approximation by its public name: one of the package is one file and one entry here, another is registered.
+APPROXIMATIONS = Approximations(
+    (
         Identity,
         Exact,
         BlockDiagonal,
@@ -37,7 +37,24 @@ APPROXIMATIONS: dict[str, type[Approximation]] = {
         UnitWise,
         EntryWise,
     )
-}
+)
+
+
+def register(cls):
+    """Class decorator: make an approximation from outside the package known by its name.
+
+    Above `approximation`. `by_name`, ``ngd-theory verify`` and ``run`` (with ``--import`` of the module), studies and
+    reports then know it; ``verify`` runs it where it is named. An installed package needs no ``--import`` where it has
+    an entry point of the group ``ngd_theory.approximations`` that names the class.
+
+    Raises
+    ------
+    InputError
+        For what is no concrete frozen dataclass of type `Approximation`, a field without default, a name that another
+        class has or that does not fit into a command line.
+    """
+    APPROXIMATIONS.add(cls)
+    return cls
 
 
 def by_name(name: str, **options) -> Approximation:
@@ -95,5 +112,6 @@ __all__ = [
     "invert_diagonal",
     "invert_tridiagonal",
     "kronecker_fisher",
+    "register",
     "tridiagonal_coupling",
 ]
