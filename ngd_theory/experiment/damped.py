@@ -146,6 +146,75 @@ def entry_wise(problem: Problem, moment: Callable[[np.ndarray], np.ndarray] = np
     return total
 
 
+def _coordinates(rows: np.ndarray) -> np.ndarray:
+    """Rows in an orthonormal basis of their span."""
+    return rows @ np.linalg.qr(rows.T)[0]
+
+
+def _by_layers(problem: Problem, layer: Callable[[np.ndarray, np.ndarray], np.ndarray]):
+    """``sum_l J_l G_l^-1 J_l^T / n`` of dense layers: ``layer`` maps rows a (n, p) and delta (nC, m) to a term."""
+    n, rows = problem.size
+    total = np.zeros((rows, rows))
+    for a, delta in zip(problem.inputs, problem.sensitivities, strict=True):
+        total += layer(_coordinates(a[:, 0]), _coordinates(delta[:, :, 0].reshape(rows, -1))) / n
+    return total
+
+
+def _each_output(samples: np.ndarray, rows: int) -> np.ndarray:
+    """A row a sample, once for each of its outputs."""
+    return np.repeat(samples, rows // len(samples), axis=0)
+
+
+def kfac_input(problem: Problem):
+    """``(A + rho) (x) I``."""
+
+    def layer(a, delta):
+        h = a @ np.linalg.inv(a.T @ a / len(a) + problem.damping * np.eye(a.shape[1])) @ a.T
+        return _each_output(_each_output(h, len(delta)).T, len(delta)) * (delta @ delta.T)
+
+    return _by_layers(problem, layer)
+
+
+def kfac_output(problem: Problem):
+    """``I (x) (B + rho)``."""
+
+    def layer(a, delta):
+        damped = delta.T @ delta / len(a) + problem.damping * np.eye(delta.shape[1])
+        whole = delta @ np.linalg.inv(damped) @ delta.T
+        return _each_output(_each_output(a @ a.T, len(delta)).T, len(delta)) * whole
+
+    return _by_layers(problem, layer)
+
+
+def ekfac(problem: Problem, moment: Callable[[np.ndarray], np.ndarray] = np.square):
+    """``V diag(s + rho) V^T``: V the eigenvectors of A and B, s the mean squares of the Jacobian's rows in them."""
+
+    def layer(a, delta):
+        bases = [np.linalg.eigh(x.T @ x)[1] for x in (a, delta)]
+        a, delta = a @ bases[0], delta @ bases[1]
+        j = _each_output(a, len(delta))[:, :, None] * delta[:, None]
+        j = j.reshape(len(delta), -1)
+        return (j / (moment(j).sum(0) / len(a) + problem.damping)) @ j.T
+
+    return _by_layers(problem, layer)
+
+
+def shampoo(problem: Problem, power: float = 0.5):
+    """``(A + rho)^p (x) (B + rho)^p`` of the second moments of the Jacobian's rows as matrices."""
+
+    def layer(a, delta):
+        n, here = len(a), []
+        of_a = (delta**2).sum(1).reshape(n, -1).sum(1)
+        of_delta = _each_output((a**2).sum(1), len(delta))
+        for x, weights in ((a, of_a), (delta, of_delta)):
+            values, vectors = np.linalg.eigh((x.T * weights) @ x / n)
+            powers = (np.maximum(values, 0) + problem.damping) ** -power
+            here.append(x @ (vectors * powers) @ vectors.T @ x.T)
+        return _each_output(_each_output(here[0], len(delta)).T, len(delta)) * here[1]
+
+    return _by_layers(problem, layer)
+
+
 def _is_dense(problem: Problem) -> bool:
     return all(a.shape[1] == 1 for a in problem.inputs)
 
@@ -159,6 +228,15 @@ REFERENCES: dict[str, tuple[Callable[[Problem], Any], Callable[[Problem], bool]]
     "unit-wise": (_unit_wise, lambda problem: problem.fisher is None),
     "kfac": (kfac, lambda problem: problem.fisher is None and _is_dense(problem)),
     "entry-wise": (entry_wise, lambda problem: problem.fisher is None),
+    **{
+        name: (reference, lambda problem: problem.fisher is None and _is_dense(problem))
+        for name, reference in (
+            ("kfac-input", kfac_input),
+            ("kfac-output", kfac_output),
+            ("ekfac", ekfac),
+            ("shampoo", shampoo),
+        )
+    },
 }
 
 

@@ -91,7 +91,8 @@ def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
     Exact, block-wise and K-FAC maps are isotropic at any width that meets the rank conditions, so only
     `Evidence.map_tolerance` is allowed. The unit-wise map is a sum over random units whose dispersion
-    has the expectation `unit_wise_dispersion` ~ M^(-1/2): `Evidence.dispersion_bound` is four sigma above it.
+    has the expectation `unit_wise_dispersion` ~ M^(-1/2): `Evidence.dispersion_bound` is four sigma above it. EKFAC's
+    stays at every width, and falls as 1/N.
     Of an approximation without a constant that is not said to be anisotropic the theory says nothing.
     """
     if evidence.constant is None:

@@ -5,6 +5,7 @@ from ngd_theory.fisher.base import Approximation, Look, Prepared, approximation
 from ngd_theory.fisher.block_tridiagonal import BlockTridiagonal, tridiagonal_coupling
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.dual import BlockDiagonal, Exact
+from ngd_theory.fisher.ekfac import EKFAC
 from ngd_theory.fisher.entry_wise import EntryWise
 from ngd_theory.fisher.identity import Identity
 from ngd_theory.fisher.kfac import KFAC
@@ -19,8 +20,10 @@ from ngd_theory.fisher.kronecker import (
     kronecker_fisher,
 )
 from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
+from ngd_theory.fisher.one_sided import KFACInput, KFACOutput
 from ngd_theory.fisher.premises import PREMISES
 from ngd_theory.fisher.registry import Approximations
+from ngd_theory.fisher.shampoo import Shampoo
 from ngd_theory.fisher.solve import DampedMatrix
 from ngd_theory.fisher.unit_wise import UnitWise
 from ngd_theory.fisher.whitened import WhitenedApproximation
@@ -36,6 +39,10 @@ APPROXIMATIONS = Approximations(
         KFACTridiagonal,
         UnitWise,
         EntryWise,
+        KFACInput,
+        KFACOutput,
+        EKFAC,
+        Shampoo,
     )
 )
 
@@ -83,6 +90,7 @@ def by_name(name: str, **options) -> Approximation:
 
 __all__ = [
     "APPROXIMATIONS",
+    "EKFAC",
     "KFAC",
     "PREMISES",
     "Approximation",
@@ -96,11 +104,14 @@ __all__ = [
     "EntryWise",
     "Exact",
     "Identity",
+    "KFACInput",
+    "KFACOutput",
     "KFACTridiagonal",
     "KroneckerFisher",
     "Look",
     "Prepared",
     "SampledFisher",
+    "Shampoo",
     "Solution",
     "TridiagonalInverse",
     "TrueFisher",

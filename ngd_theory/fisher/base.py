@@ -316,6 +316,10 @@ class Approximation(abc.ABC):
         """
         return None
 
+    def expected_dispersion(self, sizes: tuple[LayerSize, ...], num_samples: int) -> float:
+        """Dispersion of K that stays at every width, to leading order; 0 where K is isotropic or nothing is known."""
+        return 0.0
+
     def isotropy_constant(self, sizes: tuple[LayerSize, ...], num_samples: int) -> float | None:
         """``alpha = tr K / (NC)`` as rho -> 0 and the width grows; None where there is none."""
         shares = self.layer_constants(sizes, num_samples)

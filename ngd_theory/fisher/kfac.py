@@ -11,6 +11,7 @@ from ngd_theory.fisher.base import Look, approximation
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
+from ngd_theory.fisher.law import mean_share
 from ngd_theory.fisher.premises import input_rank, width
 from ngd_theory.fisher.solve import precondition_rows, smallest_eigenvalue
 from ngd_theory.fisher.whitened import WhitenedApproximation
@@ -129,13 +130,11 @@ class KFAC(WhitenedApproximation):
         """
         if self.sharing == "reduce" and any(s.positions > 1 for s in sizes):
             return None
+        scales = [1.0] * (len(sizes) - 1) + [_OUTPUT_FACTORS[self.output_factor](num_samples)]
         c = sizes[-1].output_dim
-        shares = [
-            s.input_rank(num_samples) * s.sensitivity_rank(num_samples, c) / (num_samples * c)
-            for s in sizes
-        ]
-        shares[-1] /= _OUTPUT_FACTORS[self.output_factor](num_samples)
-        return tuple(shares)
+        return tuple(
+            mean_share(s, num_samples, c, scale) for s, scale in zip(sizes, scales, strict=True)
+        )
 
     def _output_scales(self, lin: Linearization) -> list[float]:
         """Factor of B in each layer: 1 but for the output layer's."""

@@ -33,6 +33,18 @@ def smallest_eigenvalue(matrix) -> float:
     return max(float(eigenvalues[0]), round_off(eigenvalues))
 
 
+def smallest_gram_eigenvalue(rows, scale: float) -> float:
+    """`smallest_eigenvalue` of ``scale X^T X`` or its Gram matrix, whichever is smaller; reads values."""
+    x = np.asarray(rows)
+    return smallest_eigenvalue(scale * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x))
+
+
+def but_round_off(rest: Float[Array, "*B p"], whole: Float[Array, "*B p"]) -> Float[Array, "*B p"]:
+    """Rows of a difference without those that are round-off beside the ``whole`` rows."""
+    floor = 100 * jnp.finfo(rest.dtype).eps * jnp.max(jnp.abs(whole))
+    return jnp.where(jnp.max(jnp.abs(rest), axis=-1, keepdims=True) > floor, rest, 0)
+
+
 def round_off(eigenvalues: np.ndarray) -> float:
     """The level ``n eps max abs(lambda)`` below which an eigenvalue is zero."""
     largest = max(float(np.max(np.abs(eigenvalues))), float(np.finfo(eigenvalues.dtype).tiny))
