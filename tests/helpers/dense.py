@@ -374,7 +374,7 @@ class DenseFisher:
                 basis = np.kron(np.linalg.eigh(b)[1], np.linalg.eigh(a)[1])
                 moments = np.einsum("ik,ij,jk->k", basis, fisher, basis, optimize=True)
                 if damping == 0:
-                    zero = moments < 1e-13 * moments.max()
+                    zero = moments <= 1e-13 * moments.max()
                     inverse = np.where(zero, 0, 1 / np.where(zero, 1, moments))
                 else:
                     inverse = 1 / (moments + damping)
