@@ -67,7 +67,8 @@ class EKFAC(Approximation):
     of a hidden layer is ``2/(N sqrt(C))`` at every width (`expected_dispersion`).
 
     Where eigenvalues of a factor are equal and the Fisher's are not, G depends on which eigenvectors are taken, so that
-    it is no function of the network; derivatives are those of eigenvectors that stay among their equals.
+    it is no function of the network; derivatives are those of eigenvectors that stay among their equals, and of a
+    factor of zeros there are none.
 
     Attributes
     ----------
