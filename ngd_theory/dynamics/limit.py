@@ -12,7 +12,6 @@ from ngd_theory.dynamics.predict import predict_from_maps
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.fisher import Approximation
-from ngd_theory.fisher.base import train_and_test_maps
 from ngd_theory.kernels import infinite
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET
 from ngd_theory.kernels.infinite.units import unit_wise_maps
@@ -126,7 +125,8 @@ def predictor(
         maps, errors = unit_wise_maps(net, x, x_test, damping, key, num_units)
         return Predictor(name, maps[:n], maps[n:], errors[:n], errors[n:])
     lin, at = infinite.linearize(net, x, x_test, output_dim=1, memory_budget=memory_budget)
-    return Predictor(name, *train_and_test_maps(approximation, lin, damping, at))
+    prepared = approximation.prepare(lin, damping)
+    return Predictor(name, prepared.function_space_map(), prepared.function_space_map(at))
 
 
 @checked

@@ -539,21 +539,17 @@ class Evidence:
         )
 
     def dispersion_bound(self) -> float:
-        """Largest dispersion of K that theory allows, but for damping and round-off; 0 where K is isotropic.
+        """Largest dispersion of K that theory allows, but for damping and round-off; 0 unless it is asymptotic.
 
-        `unit_wise_dispersion`, or what stays at every width (`Approximation.expected_dispersion`), is the expected root
-        mean square of at least N independent numbers, whose own spread over initialisations is allowed to four sigma.
-        With several outputs the sensitivities of units are not orthogonal: ``output_spread`` adds.
+        `unit_wise_dispersion` is the expected root mean square of at least N independent numbers, whose own spread
+        over initialisations is allowed to four sigma. With several outputs their sensitivities are not orthogonal:
+        ``output_spread`` adds.
         """
-        approximation, n = self.approximation, self.num_samples
-        if approximation.asymptotic:
-            expected = unit_wise_dispersion(self.network)
-        else:
-            expected = approximation.expected_dispersion(self.network.layer_sizes, n)
-        if not expected > 0 and not approximation.asymptotic:
+        if not self.approximation.asymptotic:
             return 0.0
+        n = self.num_samples
         chance = (2 * float(gammaincinv(n / 2, FOUR_SIGMA_PROBABILITY)) / n) ** 0.5
-        return float(np.hypot(chance * expected, self.output_spread))
+        return float(np.hypot(chance * unit_wise_dispersion(self.network), self.output_spread))
 
     def map_error(self) -> float:
         """``||K/alpha - I||``, root mean square over directions, that theory allows: dispersion, spread and damping."""

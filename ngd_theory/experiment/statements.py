@@ -65,6 +65,10 @@ def _stated_constant(evidence: Evidence) -> float | None:
 
 
 def _isotropic(evidence: Evidence) -> bool:
+    return evidence.constant is not None and not evidence.approximation.trace_only
+
+
+def _has_constant(evidence: Evidence) -> bool:
     return evidence.constant is not None
 
 
@@ -91,14 +95,19 @@ def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
     Exact, block-wise and K-FAC maps are isotropic at any width that meets the rank conditions, so only
     `Evidence.map_tolerance` is allowed. The unit-wise map is a sum over random units whose dispersion
-    has the expectation `unit_wise_dispersion` ~ M^(-1/2): `Evidence.dispersion_bound` is four sigma above it. EKFAC's
-    stays at every width, and falls as 1/N.
-    Of an approximation without a constant that is not said to be anisotropic the theory says nothing.
+    has the expectation `unit_wise_dispersion` ~ M^(-1/2): `Evidence.dispersion_bound` is four sigma above it.
+    Of an approximation without a constant that is not said to be anisotropic the theory says nothing, and of one whose
+    constant is of the trace alone (EKFAC) nothing of the dispersion.
     """
+    if evidence.approximation.trace_only:
+        raise NotApplicableError(
+            f"the theory states the trace of K alone for {evidence.name}: how far K is from a multiple of I "
+            f"depends on the data ({float(evidence.isotropy.dispersion):.3g} here)"
+        )
     if evidence.constant is None:
         raise NotApplicableError(
-            f"the theory states nothing of {evidence.name} here, neither a constant nor a spectrum: there is nothing "
-            "to judge (Approximation.layer_constants and requirements say what it states)"
+            f"the theory states nothing of {evidence.name} here from sizes, neither a constant nor a spectrum: there "
+            "is nothing to judge (Approximation.layer_constants and requirements say what it states)"
         )
     need_isotropy(evidence)
     measured = float(evidence.judged_isotropy.dispersion)
@@ -122,7 +131,7 @@ def _at_damping(evidence: Evidence) -> str:
     "constant",
     "tr K/(NC) is the predicted isotropy constant alpha",
     "Karakida & Osawa 2020; docs/theory.md, section 3",
-    _isotropic,
+    _has_constant,
 )
 def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Measured alpha within the tolerance of the map and the spread over initialisations.
@@ -334,7 +343,7 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
 def _is_isotropic(evidence: Evidence) -> bool:
     """Whether it contracts as an isotropic method, as far as can be told."""
-    if evidence.constant is None or not evidence.map_error() <= WEAKEST:
+    if not _isotropic(evidence) or not evidence.map_error() <= WEAKEST:
         return False
     try:
         need_isotropy(evidence)

@@ -52,6 +52,8 @@ class Approximation(abc.ABC):
     name: ClassVar[str]
     #: Whether K becomes isotropic only as the width grows, not at any width that meets the conditions.
     asymptotic: ClassVar[bool] = False
+    #: Whether its constant is of the trace of K alone, which is no multiple of the identity at any width.
+    trace_only: ClassVar[bool] = False
     #: Whether its map off the training set has an infinite-width limit of its own.
     has_limit: ClassVar[bool] = True
     #: Whether K is a sum of maps of one layer each, ``(1/N) J_l G_l^-1 J_l^T``.
@@ -315,10 +317,6 @@ class Approximation(abc.ABC):
         None where the theory states none.
         """
         return None
-
-    def expected_dispersion(self, sizes: tuple[LayerSize, ...], num_samples: int) -> float:
-        """Dispersion of K that stays at every width, to leading order; 0 where K is isotropic or nothing is known."""
-        return 0.0
 
     def isotropy_constant(self, sizes: tuple[LayerSize, ...], num_samples: int) -> float | None:
         """``alpha = tr K / (NC)`` as rho -> 0 and the width grows; None where there is none."""

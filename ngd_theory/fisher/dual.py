@@ -116,9 +116,10 @@ class GroupedApproximation(DualApproximation):
 
     def dual_systems(self, kernels, damping, root):
         """One of each group."""
+        terms = [[kernels[i] for i in group] for group in self.groups(len(kernels))]
         return [
-            coupled_system(np.ones((1, 1)), [sum(kernels[i] for i in group)], damping, root)
-            for group in self.groups(len(kernels))
+            coupled_system(np.ones((1, 1)), [sum(rest, first)], damping, root)
+            for first, *rest in terms
         ]
 
     def dual_weights(self, systems, cotangents, depth):

@@ -63,8 +63,9 @@ class EKFAC(Approximation):
     of G itself, ``s + rho``. Bases are held for the rows that there are, min(NT, P) and min(NCT, M) vectors, and a
     natural gradient goes through an (r, q) matrix of coordinates.
 
-    Nearer to the Fisher in the Frobenius norm than K-FAC, and less isotropic: tr K_l is exactly K-FAC's, the dispersion
-    of a hidden layer is ``2/(N sqrt(C))`` at every width (`expected_dispersion`).
+    Nearer to the Fisher in the Frobenius norm than K-FAC, and less isotropic: tr K_l is exactly K-FAC's, and the
+    dispersion of a hidden layer does not fall with the width. It is ``2/(N sqrt(C))`` where the eigenvectors of the
+    layer's Gram matrices are random, as of Gaussian inputs, and more where they keep to few samples, as of images.
 
     Where eigenvalues of a factor are equal and the Fisher's are not, G depends on which eigenvectors are taken, so that
     it is no function of the network; derivatives are those of eigenvectors that stay among their equals, and of a
@@ -78,9 +79,10 @@ class EKFAC(Approximation):
 
     name = "ekfac"
     look = Look("#9467BD", "p", "EKFAC")
-    named_only = "its K has a dispersion of 2/(N sqrt(C)) at every width, so name it to run it"
+    named_only = "its K keeps a dispersion at every width, so name it to run it"
     needs_layers = True
     by_layers = True
+    trace_only = True
     has_limit = False
     requirements = (
         "distinct-inputs",
@@ -128,9 +130,10 @@ class EKFAC(Approximation):
         return total + largest
 
     def damping_bias(self, lin, damping):
-        """The largest ``rho / s_ij`` of all layers, but for moments that are zero to round-off."""
+        """``tr(K(0) - K(rho)) / tr K(0)``: the mean of ``rho / (s_ij + rho)`` over moments that are not zero."""
         inverse = [basis.inverse for basis in self.factor(lin, as_damping(0.0, lin.outputs.dtype))]
-        return damping * max(float(np.max(np.asarray(each))) for each in inverse)
+        relative = damping * np.concatenate([np.ravel(each[each > 0]) for each in inverse])
+        return float(np.mean(relative / (1 + relative))) if relative.size else 0.0
 
     def broken_premises(self, sizes, num_samples, equal_leverages=False):
         """Of layer 1 unless the leverages are equal, and of hidden layers of full rank NC."""
@@ -148,14 +151,6 @@ class EKFAC(Approximation):
         if any(s.positions > 1 for s in sizes):
             return None
         return tuple(mean_share(s, num_samples, sizes[-1].output_dim) for s in sizes)
-
-    def expected_dispersion(self, sizes, num_samples):
-        """Hidden layers' ``2/(N sqrt(C))``, which add as independent numbers: 0 for the output layer."""
-        shares = self.layer_constants(sizes, num_samples)
-        if shares is None:
-            return 0.0
-        each = 2 / (num_samples * sizes[-1].output_dim ** 0.5)
-        return each * sum(share**2 for share in shares[:-1]) ** 0.5 / sum(shares)
 
 
 def _eigenbasis(layer: LayerLinearization, root, damping: Damping) -> Eigenbasis:
