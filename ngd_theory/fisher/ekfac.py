@@ -188,14 +188,19 @@ def _eigenvectors(rows: Float[Array, "n p"], scale: float):
 
 
 def _step(layer: LayerLinearization, basis: Eigenbasis, cotangent) -> dict[str, Array]:
-    coordinates = basis.rotated(layer).vjp(cotangent)["weight"] * basis.inverse
     # Eigenvectors of A are the "samples" of one position.
-    back = coordinates @ basis.sensitivities
+    back = _coordinates(layer, basis, cotangent) @ basis.sensitivities
     step = layer.layout.pull_back(basis.inputs[:, None], back[:, None])
     if basis.outside is None:
         return step
     rest = basis.outside.vjp(cotangent)
     return {name: step[name] + rest[name] for name in step}
+
+
+@full_precision
+def _coordinates(layer: LayerLinearization, basis: Eigenbasis, cotangent) -> Float[Array, "r q"]:
+    """``(G + rho)^-1 J^T cotangent`` in the basis: what is divided by a moment keeps all digits."""
+    return basis.rotated(layer).vjp(cotangent)["weight"] * basis.inverse
 
 
 def _rows(x):
