@@ -23,6 +23,8 @@ TARGETS = {
     "block-diagonal": 1.1,
     "block-tridiagonal": 1.1,
     "kfac": 1.1,
+    "kfac-input": 1.1,
+    "ekfac": 1.5,
     "entry-wise": 2.0,
     "unit-wise": 4.0,
 }

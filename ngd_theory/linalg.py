@@ -15,7 +15,7 @@ round-off counts as an eigenvalue that stays zero: these are the derivatives alo
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 
 import jax
 import jax.numpy as jnp
@@ -149,8 +149,21 @@ def _eigh(matrix):
 
 
 @one_by_one
-def _solve(matrix, rhs):
-    return jnp.where(jnp.isfinite(matrix).all(), jnp.linalg.solve(matrix, rhs), jnp.nan)
+@full_precision
+def lu_factor(matrix):
+    """LU factors and the order of rows; NaN where the matrix is not finite. For the inside of solves."""
+    factors, _, order = jax.lax.linalg.lu(matrix)
+    return jnp.where(jnp.isfinite(matrix).all(), factors, jnp.nan), order
+
+
+@one_by_one
+@full_precision
+def lu_solve(factors, order, rhs):
+    """``matrix^-1 rhs`` from `lu_factor`. For the inside of solves."""
+    half = jax.lax.linalg.triangular_solve(
+        factors, rhs[order], left_side=True, lower=True, unit_diagonal=True
+    )
+    return jax.lax.linalg.triangular_solve(factors, half, left_side=True)
 
 
 def _by_triangles(factor, rhs):
@@ -205,7 +218,14 @@ def cholesky_solve(factor: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Flo
 @full_precision
 def positive_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """``matrix^-1 rhs`` by Cholesky for a positive definite matrix, else NaN."""
-    factor = cholesky_factor(jax.lax.stop_gradient(matrix))
+    return factored_solve(matrix, cholesky_factor(jax.lax.stop_gradient(matrix)), rhs)
+
+
+@full_precision
+def factored_solve(
+    matrix: Float[Array, "n n"], factor: Float[Array, "n n"], rhs: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    """``matrix^-1 rhs`` with its Cholesky factor at hand, a constant to derivatives."""
     return jax.lax.custom_linear_solve(
         lambda x: matrix @ x, rhs, lambda _, b: cholesky_solve(factor, b), symmetric=True
     )
@@ -214,9 +234,9 @@ def positive_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Flo
 @full_precision
 def symmetric_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """``matrix^-1 rhs`` by LU for a symmetric, indefinite matrix."""
-    fixed = jax.lax.stop_gradient(matrix)
+    factors = lu_factor(jax.lax.stop_gradient(matrix))
     return jax.lax.custom_linear_solve(
-        lambda x: matrix @ x, rhs, lambda _, b: _solve(fixed, b), symmetric=True
+        lambda x: matrix @ x, rhs, lambda _, b: lu_solve(*factors, b), symmetric=True
     )
 
 
@@ -237,6 +257,62 @@ def _(primals, tangents):
     same = jnp.eye(len(change), dtype=bool)
     gaps = jnp.where(same, jnp.inf, eigenvalues[None] - eigenvalues[:, None])
     return (eigenvalues, vectors), (jnp.diagonal(change), vectors @ (change / gaps))
+
+
+@jax.custom_jvp
+def resting_eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """`eigh` whose derivative is finite: eigenvectors of equal eigenvalues stay as they are among themselves.
+
+    For functions of the eigenvectors that do not depend on which ones are taken of equals.
+    """
+    return _eigh(matrix)
+
+
+@resting_eigh.defjvp
+@full_precision
+def _(primals, tangents):
+    eigenvalues, vectors = resting_eigh(*primals)
+    change = vectors.T @ ((tangents[0] + tangents[0].T) / 2) @ vectors
+    gaps = eigenvalues[None] - eigenvalues[:, None]
+    size = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * jnp.max(jnp.abs(eigenvalues))
+    same = jnp.abs(gaps) <= 10 * size
+    turned = jnp.where(same, 0, change / jnp.where(same, 1, gaps))
+    return (eigenvalues, vectors), (jnp.diagonal(change), vectors @ turned)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@full_precision
+def spectral_function(
+    function: Callable, matrix: Float[Array, "n n"], rho: Float[Array, ""]
+) -> Float[Array, "n n"]:
+    """``U f(lambda, rho) U^T`` of a symmetric matrix ``U lambda U^T``; f is smooth in ``lambda + rho``.
+
+    f is taken entry by entry. Its derivative (Daleckii & Krein 1965) is that of divided differences of f: finite where
+    eigenvalues are equal. Second derivatives are not there.
+    """
+    eigenvalues, vectors = _eigh(matrix)
+    return (vectors * function(eigenvalues, rho)[None]) @ vectors.T
+
+
+@spectral_function.defjvp
+@full_precision
+def _(function, primals, tangents):
+    (matrix, rho), (change, change_rho) = primals, tangents
+    eigenvalues, vectors = jax.lax.stop_gradient(_eigh(jax.lax.stop_gradient(matrix)))
+    values, by_rho = jax.jvp(
+        lambda r: function(eigenvalues, r), (rho,), (change_rho.astype(rho.dtype),)
+    )
+    left, right = eigenvalues[:, None], eigenvalues[None]
+    gaps, middle = left - right, (left + right) / 2
+    near = jnp.abs(gaps) <= 1e-5 * (jnp.abs(middle) + rho)
+    along = jnp.ones_like(eigenvalues)
+    slopes = jax.vmap(lambda each: jax.jvp(lambda e: function(e, rho), (each,), (along,))[1])(
+        middle
+    )
+    pairs = (values[:, None] - values[None]) / jnp.where(near, 1, gaps)
+    inner = vectors.T @ ((change + change.T) / 2) @ vectors
+    turned = jnp.where(near, slopes, pairs) * inner + jnp.diag(by_rho)
+    return (vectors * values[None]) @ vectors.T, vectors @ turned @ vectors.T
 
 
 @jax.custom_jvp

@@ -64,8 +64,26 @@ def test_squares_out_of_range_are_an_error_not_a_step_of_zero(name, scale, n):
             np.testing.assert_allclose(one, other, rtol=1e-5)
         return
     for damping in (1e-3, 0.0):
+        if name == "kfac-output" and outputs_in_range(lin):
+            # It squares sensitivities only.
+            wide = jax.tree.map(lambda leaf: leaf.astype("float64"), lin)
+            wanted = approximation.natural_gradient(wide, v, damping)
+            found = approximation.natural_gradient(lin, v, damping)
+            for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+                scale = float(jnp.max(jnp.abs(other)))
+                np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-3 * scale)
+            continue
         with pytest.raises(SingularKernelError):
             approximation.natural_gradient(lin, v, damping)
+
+
+def outputs_in_range(lin):
+    """Whether the factors of all layers are numbers whose products are."""
+    sizes = [
+        float(jnp.max(jnp.abs(y.inputs))) * float(jnp.max(jnp.abs(y.sensitivities)))
+        for y in lin.layers
+    ]
+    return max(sizes) < 1e30
 
 
 def test_training_in_single_precision_follows_double():

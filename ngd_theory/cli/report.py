@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ngd_theory.cli.status import Debug, Exit, guarded, named_path
+from ngd_theory.cli.status import Debug, Exit, Imports, guarded, named_path
 
 
 @guarded
@@ -14,6 +14,7 @@ def report(
         Path,
         typer.Argument(parser=named_path, help="Results folder of ngd-theory run."),
     ],
+    imports: Imports = None,
     debug: Debug = False,
 ) -> int:
     """Draw a sweep: figures, table.csv, report.html.

@@ -18,6 +18,7 @@ from ngd_theory.cli.memory import largest_cell
 from ngd_theory.cli.status import (
     Debug,
     Exit,
+    Imports,
     NoCache,
     Output,
     guarded,
@@ -58,6 +59,7 @@ def run(
         typer.Option("--strict", help="A claim that is INCONCLUSIVE or NOT APPLICABLE fails."),
     ] = False,
     no_cache: NoCache = False,
+    imports: Imports = None,
     debug: Debug = False,
 ) -> int:
     """Run a study, or go on where it stopped.
@@ -78,6 +80,7 @@ def list_(
     folder: Annotated[Path, typer.Argument(parser=named_path, help="Folder of studies.")] = Path(
         "studies"
     ),
+    imports: Imports = None,
     debug: Debug = False,
 ) -> int:
     """List the studies of a folder with one line each.

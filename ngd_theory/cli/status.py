@@ -13,12 +13,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ngd_theory import extensions
 from ngd_theory.errors import NGDTheoryError, is_exhausted
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 NoCache = Annotated[
     bool,
     typer.Option("--no-cache", help="Neither keep compiled programs nor take those that are kept."),
+]
+
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import", metavar="MODULE", help="Import a module with approximations or claims of yours."
+    ),
 ]
 
 
@@ -73,12 +81,13 @@ def guarded(command: Callable[..., int]) -> Callable[..., None]:
     """Decorator: exit with the status that a subcommand returns, or with that of its error.
 
     An error that was foreseen is one line on standard error. The traceback comes with the option ``debug``; that of
-    an unforeseen one is in a file otherwise.
+    an unforeseen one is in a file otherwise. The modules of the option ``imports`` are imported first.
     """
 
     @wraps(command)
-    def run(*args, debug: bool = False, **options) -> None:
+    def run(*args, debug: bool = False, imports: list[str] | None = None, **options) -> None:
         try:
+            extensions.load(imports or ())
             status = command(*args, **options)
         except typer.Exit:
             raise

@@ -15,6 +15,7 @@ from ngd_theory.cli.memory import MemoryPlan
 from ngd_theory.cli.status import (
     Debug,
     Exit,
+    Imports,
     NoCache,
     Output,
     guarded,
@@ -90,6 +91,7 @@ def verify(
         bool, typer.Option("--strict", help="A claim that is NOT APPLICABLE fails.")
     ] = False,
     no_cache: NoCache = False,
+    imports: Imports = None,
     debug: Debug = False,
     **settings: Any,
 ) -> int:

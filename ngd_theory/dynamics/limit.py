@@ -74,7 +74,9 @@ def predictor(
     At ``damping = 0``, with full-rank kernels: identity ``K = Theta/N``, ``Q = Theta'/N``; exact ``Q =
     Theta' Theta^-1``; block-diagonal ``sum_l Theta_l' Theta_l^-1``; block-tridiagonal ``sum_l s_l
     Theta_l' Theta_l^-1`` with ``Sigma s = 1`` (its limit rho -> 0 where Sigma is singular); K-FAC
-    ``N sum_l (B_l' B_l^-1) o (A_l' A_l^-1)``, of which the output layer is ``A_L' A_L^-1``.
+    ``N sum_l (B_l' B_l^-1) o (A_l' A_l^-1)``, of which the output layer is ``A_L' A_L^-1``. One factor of
+    K-FAC alone: ``sum_l B_l' o (A_l' A_l^-1)`` (kfac-input); ``sum_l (B_l' B_l^-1) o A_l'``, its last term ``A_L'/N``
+    (kfac-output).
 
     Parameters
     ----------
@@ -98,8 +100,8 @@ def predictor(
     Raises
     ------
     NotPredictedError
-        For an approximation without `has_limit` (entry-wise, kfac-tridiagonal), and as `unit_wise_maps` and
-        `layer_kernels`.
+        For an approximation without `has_limit` (entry-wise, kfac-tridiagonal, ekfac, shampoo), and as
+        `unit_wise_maps` and `layer_kernels`.
     InputError
         For unit-wise without ``key``, and a damping that is negative or beyond the range of its type.
     SingularKernelError
@@ -109,8 +111,9 @@ def predictor(
     n = len(x)
     if not approximation.has_limit:
         raise NotPredictedError(
-            f"{name!r} has no infinite-width predictor: its map depends on single weights (entry-wise) or on how "
-            "the damping is shared between factors of given sizes (kfac-tridiagonal)"
+            f"{name!r} has no infinite-width predictor: its map depends on single weights (entry-wise), on how the "
+            "damping is shared between factors of given sizes (kfac-tridiagonal), or on all outputs together (ekfac, "
+            "shampoo)"
         )
     if name == "unit-wise":
         if key is None:
@@ -122,11 +125,8 @@ def predictor(
         maps, errors = unit_wise_maps(net, x, x_test, damping, key, num_units)
         return Predictor(name, maps[:n], maps[n:], errors[:n], errors[n:])
     lin, at = infinite.linearize(net, x, x_test, output_dim=1, memory_budget=memory_budget)
-    return Predictor(
-        name,
-        approximation.function_space_map(lin, damping),
-        approximation.function_space_map(lin, damping, at),
-    )
+    prepared = approximation.prepare(lin, damping)
+    return Predictor(name, prepared.function_space_map(), prepared.function_space_map(at))
 
 
 @checked
@@ -153,7 +153,7 @@ def predict_limit(
     Parameters
     ----------
     approximation : Approximation
-        Any with `has_limit`: not entry-wise or kfac-tridiagonal.
+        Any with `has_limit`: not entry-wise, kfac-tridiagonal, ekfac or shampoo.
     network : Network
         Its widths matter for unit-wise only.
     x : (N, *input_shape)

@@ -14,6 +14,7 @@ from ngd_theory.dynamics.checks import check_schedule, check_targets
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.errors import InputError
 from ngd_theory.fisher import Approximation
+from ngd_theory.fisher.base import train_and_test_maps
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.linalg import differentiated_as, eigh
 from ngd_theory.networks import Linearization
@@ -78,8 +79,7 @@ def predict(
     check_schedule(step_size, num_steps, lin.outputs, test_outputs)
     targets = check_targets(objective, targets, lin.outputs)
     if objective == losses.MSE:
-        k = approximation.function_space_map(lin, damping)
-        q = None if at is None else approximation.function_space_map(lin, damping, at)
+        k, q = train_and_test_maps(approximation, lin, damping, at)
         return predict_from_maps(k, lin.outputs, targets, step_size, num_steps, q, test_outputs)
     check_finite("at", at)
     outputs, test, distances, moved = _recursion(

@@ -226,6 +226,75 @@ def entry_wise(problem: Problem, moment: Callable[[np.ndarray], np.ndarray] = np
     return total
 
 
+def _coordinates(rows: np.ndarray) -> np.ndarray:
+    """Rows in an orthonormal basis of their span."""
+    return rows @ np.linalg.qr(rows.T)[0]
+
+
+def _by_layers(problem: Problem, layer: Callable[[np.ndarray, np.ndarray], np.ndarray]):
+    """``sum_l J_l G_l^-1 J_l^T / n`` of dense layers: ``layer`` maps rows a (n, p) and delta (nC, m) to a term."""
+    n, rows = problem.size
+    total = np.zeros((rows, rows))
+    for a, delta in zip(problem.inputs, problem.sensitivities, strict=True):
+        total += layer(_coordinates(a[:, 0]), _coordinates(delta[:, :, 0].reshape(rows, -1))) / n
+    return total
+
+
+def _each_output(samples: np.ndarray, rows: int) -> np.ndarray:
+    """A row a sample, once for each of its outputs."""
+    return np.repeat(samples, rows // len(samples), axis=0)
+
+
+def kfac_input(problem: Problem):
+    """``(A + rho) (x) I``."""
+
+    def layer(a, delta):
+        h = a @ np.linalg.inv(a.T @ a / len(a) + problem.damping * np.eye(a.shape[1])) @ a.T
+        return _each_output(_each_output(h, len(delta)).T, len(delta)) * (delta @ delta.T)
+
+    return _by_layers(problem, layer)
+
+
+def kfac_output(problem: Problem):
+    """``I (x) (B + rho)``."""
+
+    def layer(a, delta):
+        damped = delta.T @ delta / len(a) + problem.damping * np.eye(delta.shape[1])
+        whole = delta @ np.linalg.inv(damped) @ delta.T
+        return _each_output(_each_output(a @ a.T, len(delta)).T, len(delta)) * whole
+
+    return _by_layers(problem, layer)
+
+
+def ekfac(problem: Problem, moment: Callable[[np.ndarray], np.ndarray] = np.square):
+    """``V diag(s + rho) V^T``: V the eigenvectors of A and B, s the mean squares of the Jacobian's rows in them."""
+
+    def layer(a, delta):
+        bases = [np.linalg.eigh(x.T @ x)[1] for x in (a, delta)]
+        a, delta = a @ bases[0], delta @ bases[1]
+        j = _each_output(a, len(delta))[:, :, None] * delta[:, None]
+        j = j.reshape(len(delta), -1)
+        return (j / (moment(j).sum(0) / len(a) + problem.damping)) @ j.T
+
+    return _by_layers(problem, layer)
+
+
+def shampoo(problem: Problem, power: float = 0.5):
+    """``(A + rho)^p (x) (B + rho)^p`` of the second moments of the Jacobian's rows as matrices."""
+
+    def layer(a, delta):
+        n, here = len(a), []
+        of_a = (delta**2).sum(1).reshape(n, -1).sum(1)
+        of_delta = _each_output((a**2).sum(1), len(delta))
+        for x, weights in ((a, of_a), (delta, of_delta)):
+            values, vectors = np.linalg.eigh((x.T * weights) @ x / n)
+            powers = (np.maximum(values, 0) + problem.damping) ** -power
+            here.append(x @ (vectors * powers) @ vectors.T @ x.T)
+        return _each_output(_each_output(here[0], len(delta)).T, len(delta)) * here[1]
+
+    return _by_layers(problem, layer)
+
+
 @dataclass(frozen=True)
 class Reference:
     """Dense algebra of one approximation.
@@ -238,11 +307,14 @@ class Reference:
         How many eigenvalues the matrices that it inverts have together: their sum is the trace of all layers' kernels.
     any_fisher : bool
         Whether ``map`` takes another Lambda than I.
+    any_positions : bool
+        Whether ``map`` takes layers with several positions.
     """
 
     map: Callable[..., Any]
     systems: Callable[[Problem], int]
     any_fisher: bool = True
+    any_positions: bool = True
 
 
 def _layers(problem: Problem) -> int:
@@ -268,10 +340,19 @@ REFERENCES: dict[str, Reference] = {
     "kfac": Reference(kfac, _layers),
     "kfac-tridiagonal": Reference(kfac_tridiagonal, _layers),
     "entry-wise": Reference(entry_wise, _entries, any_fisher=False),
+    **{
+        name: Reference(map, _layers, any_fisher=False, any_positions=False)
+        for name, map in (
+            ("kfac-input", kfac_input),
+            ("kfac-output", kfac_output),
+            ("ekfac", ekfac),
+            ("shampoo", shampoo),
+        )
+    },
 }
 
 
-def no_reference(name: str, output_dim: int, loss: str) -> str | None:
+def no_reference(name: str, network: networks.Network, loss: str) -> str | None:
     """Why there is no damped map to compare with, and what to do; None where there is one."""
     found = REFERENCES.get(name)
     if found is None:
@@ -281,7 +362,9 @@ def no_reference(name: str, output_dim: int, loss: str) -> str | None:
         )
     if not (losses.by_name(loss).unit_fisher or found.any_fisher):
         return f"the dense reference of {name} is that of the MSE loss"
-    if output_dim > MOST_ROWS:
+    if not (found.any_positions or max(network.positions) == 1):
+        return f"the dense reference of {name} is that of layers with one position"
+    if (output_dim := network.output_dim) > MOST_ROWS:
         return (
             f"one sample has {output_dim} outputs, and dense algebra takes at most {MOST_ROWS} rows"
         )
@@ -290,7 +373,7 @@ def no_reference(name: str, output_dim: int, loss: str) -> str | None:
 
 def damped_map(approximation, network, params, x, y, loss: str) -> DampedMap | None:
     """Both maps on the first samples of ``x`` and ``y``; None where there is `no_reference`."""
-    if no_reference(approximation.name, network.output_dim, loss) is not None:
+    if no_reference(approximation.name, network, loss) is not None:
         return None
     reference, few = REFERENCES[approximation.name], max(1, ROWS // network.output_dim)
     x, y = (jnp.asarray(np.asarray(a)[:few]) for a in (x, y))

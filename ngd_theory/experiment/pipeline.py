@@ -25,6 +25,7 @@ from ngd_theory.experiment.building import (
 from ngd_theory.experiment.damped import damped_map
 from ngd_theory.experiment.evidence import EDGE_SCALE, EDGE_STEPS, Evidence, LayerEvidence, LazyRun
 from ngd_theory.experiment.settings import Settings
+from ngd_theory.fisher.base import train_and_test_maps
 from ngd_theory.fisher.solve import gram_rank
 from ngd_theory.kernels import infinite, ntk
 from ngd_theory.numerics import norm
@@ -183,7 +184,8 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     settings, lin, net, parts = experiment.settings, experiment.lin, experiment.network, set(parts)
     approximation = make_approximation(name, settings.loss, settings.sharing)
     damping = approximation.matched_damping(settings.damping)
-    k = approximation.function_space_map(lin, damping)
+    at = experiment.at if parts & {"training", "step"} else None
+    k, q = train_and_test_maps(approximation, lin, damping, at)
     isotropy, judged = judged_map(k, lin.outputs, settings.loss)
     mse = settings.loss == "mse"
     constant = approximation.isotropy_constant(experiment.sizes, lin.num_samples)
@@ -212,9 +214,6 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
 
     training = prediction = _start(experiment)
     drift, lazy = None, ()
-    q = None
-    if experiment.at is not None and parts & {"training", "step"}:
-        q = approximation.function_space_map(lin, damping, experiment.at)
     if "training" in parts:
         prediction = _predict(experiment, approximation, k, q, step_size, damping)
         training = train(step_size, settings.steps, experiment.x_test)

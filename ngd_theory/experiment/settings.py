@@ -75,7 +75,7 @@ class Settings(BaseModel):
     weight_std: Positive = _option(2**0.5, "sigma_w.")
     bias_std: NonNegative = _option(0.0, "sigma_b; 0 leaves the biases out.")
     approximations: tuple[str, ...] = _option(
-        (), "With commas; all but kfac-tridiagonal if left out."
+        (), "With commas; if left out, all that the theory says most of."
     )
     step_scale: Positive = _option(0.5, "eta times alpha.")
     steps: PositiveInt = _option(5, "Training steps.")
@@ -219,7 +219,8 @@ class Settings(BaseModel):
         """The approximations that do not run though none was named, each with the reason."""
         if self.approximations:
             return {}
-        named = {n: cls.named_only for n, cls in fisher.APPROXIMATIONS.items() if cls.named_only}
+        reasons = {n: fisher.APPROXIMATIONS.named_only(n) for n in fisher.APPROXIMATIONS}
+        named = {name: why for name, why in reasons.items() if why}
         unfit = [n for n in fisher.APPROXIMATIONS if n not in self._predicted()]
         return {**named, **dict.fromkeys(unfit, _NO_PREDICTION)}
 

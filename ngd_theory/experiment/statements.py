@@ -68,6 +68,10 @@ def _stated_constant(evidence: Evidence) -> float | None:
 
 
 def _isotropic(evidence: Evidence) -> bool:
+    return evidence.constant is not None and not evidence.approximation.trace_only
+
+
+def _has_constant(evidence: Evidence) -> bool:
     return evidence.constant is not None
 
 
@@ -95,12 +99,18 @@ def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     Exact, block-wise and K-FAC maps are isotropic at any width that meets the rank conditions, so only
     `Evidence.map_tolerance` is allowed. The unit-wise map is a sum over random units whose dispersion
     has the expectation `unit_wise_dispersion` ~ M^(-1/2): `Evidence.dispersion_bound` is four sigma above it.
-    Of an approximation without a constant that is not said to be anisotropic the theory says nothing.
+    Of an approximation without a constant that is not said to be anisotropic the theory says nothing, and of one whose
+    constant is of the trace alone (EKFAC) nothing of the dispersion.
     """
+    if evidence.approximation.trace_only:
+        raise NotApplicableError(
+            f"the theory states the trace of K alone for {evidence.name}: how far K is from a multiple of I "
+            f"depends on the data ({float(evidence.isotropy.dispersion):.3g} here)"
+        )
     if evidence.constant is None:
         raise NotApplicableError(
-            f"the theory states nothing of {evidence.name} here, neither a constant nor a spectrum: there is nothing "
-            "to judge (Approximation.layer_constants and requirements say what it states)"
+            f"the theory states nothing of {evidence.name} here from sizes, neither a constant nor a spectrum: there "
+            "is nothing to judge (Approximation.layer_constants and requirements say what it states)"
         )
     need_isotropy(evidence)
     measured = float(evidence.judged_isotropy.dispersion)
@@ -124,7 +134,7 @@ def _at_damping(evidence: Evidence) -> str:
     "constant",
     "tr K/(NC) is the predicted isotropy constant alpha",
     "Karakida & Osawa 2020; docs/theory.md, section 3",
-    _isotropic,
+    _has_constant,
 )
 def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Measured alpha within the tolerance of the map and the spread over initialisations.
@@ -185,7 +195,7 @@ def damped_map(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
     Which damping goes where, and every scale of a factor, shows there, as nothing of alpha is left at so large a rho.
     """
-    if why := no_reference(evidence.name, evidence.network.output_dim, evidence.loss):
+    if why := no_reference(evidence.name, evidence.network, evidence.loss):
         raise NotApplicableError(why)
     if evidence.damped is None:
         raise UndecidedError("no map at a large damping was compared")
@@ -342,7 +352,7 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
 def _is_isotropic(evidence: Evidence) -> bool:
     """Whether it contracts as an isotropic method, as far as can be told."""
-    if evidence.constant is None or not evidence.map_error() <= WEAKEST:
+    if not _isotropic(evidence) or not evidence.map_error() <= WEAKEST:
         return False
     try:
         need_isotropy(evidence)

@@ -1,10 +1,11 @@
 """Floor 3: Fisher approximations, each a small function of a linearisation."""
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.fisher.base import Approximation, Look, approximation
+from ngd_theory.fisher.base import Approximation, Look, Prepared, approximation
 from ngd_theory.fisher.block_tridiagonal import BlockTridiagonal, tridiagonal_coupling
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.dual import BlockDiagonal, Exact
+from ngd_theory.fisher.ekfac import EKFAC
 from ngd_theory.fisher.entry_wise import EntryWise
 from ngd_theory.fisher.identity import Identity
 from ngd_theory.fisher.kfac import KFAC
@@ -19,13 +20,17 @@ from ngd_theory.fisher.kronecker import (
     kronecker_fisher,
 )
 from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
+from ngd_theory.fisher.one_sided import KFACInput, KFACOutput
 from ngd_theory.fisher.premises import PREMISES
+from ngd_theory.fisher.registry import Approximations
+from ngd_theory.fisher.shampoo import Shampoo
+from ngd_theory.fisher.solve import DampedMatrix
 from ngd_theory.fisher.unit_wise import UnitWise
+from ngd_theory.fisher.whitened import WhitenedApproximation
 
-#: Every approximation by its public name; a new one is one file and one entry here.
-APPROXIMATIONS: dict[str, type[Approximation]] = {
-    cls.name: cls
-    for cls in (
+#: Every approximation by its public name: one of the package is one file and one entry here, another is registered.
+APPROXIMATIONS = Approximations(
+    (
         Identity,
         Exact,
         BlockDiagonal,
@@ -34,8 +39,29 @@ APPROXIMATIONS: dict[str, type[Approximation]] = {
         KFACTridiagonal,
         UnitWise,
         EntryWise,
+        KFACInput,
+        KFACOutput,
+        EKFAC,
+        Shampoo,
     )
-}
+)
+
+
+def register(cls):
+    """Class decorator: make an approximation from outside the package known by its name.
+
+    Above `approximation`. `by_name`, ``ngd-theory verify`` and ``run`` (with ``--import`` of the module), studies and
+    reports then know it; ``verify`` runs it where it is named. An installed package needs no ``--import`` where it has
+    an entry point of the group ``ngd_theory.approximations`` that names the class.
+
+    Raises
+    ------
+    InputError
+        For what is no concrete frozen dataclass of type `Approximation`, a field without default, a name that another
+        class has or that does not fit into a command line.
+    """
+    APPROXIMATIONS.add(cls)
+    return cls
 
 
 def by_name(name: str, **options) -> Approximation:
@@ -64,31 +90,39 @@ def by_name(name: str, **options) -> Approximation:
 
 __all__ = [
     "APPROXIMATIONS",
+    "EKFAC",
     "KFAC",
     "PREMISES",
     "Approximation",
     "BlockDiagonal",
     "BlockTridiagonal",
     "ConjugateGradients",
+    "DampedMatrix",
     "Damping",
     "DiagonalInverse",
     "EmpiricalFisher",
     "EntryWise",
     "Exact",
     "Identity",
+    "KFACInput",
+    "KFACOutput",
     "KFACTridiagonal",
     "KroneckerFisher",
     "Look",
+    "Prepared",
     "SampledFisher",
+    "Shampoo",
     "Solution",
     "TridiagonalInverse",
     "TrueFisher",
     "UnitWise",
+    "WhitenedApproximation",
     "approximation",
     "as_damping",
     "by_name",
     "invert_diagonal",
     "invert_tridiagonal",
     "kronecker_fisher",
+    "register",
     "tridiagonal_coupling",
 ]

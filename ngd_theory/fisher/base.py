@@ -1,9 +1,9 @@
 """The one interface of every Fisher approximation."""
 
 import abc
-from collections.abc import Callable
-from dataclasses import fields
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,15 +42,18 @@ SAME = 1e-2
 class Approximation(abc.ABC):
     """A preconditioner G of the gradient: ``theta <- theta - eta (G + rho I)^-1 grad``.
 
-    A new approximation is a frozen dataclass with a ``name`` that is decorated with `approximation`
-    and defines `precondition`; `preconditioned_map` has a default that costs NC natural gradients.
-    It is a JAX pytree, so that it can be an argument of a jitted function.
+    A new approximation is a frozen dataclass with a ``name`` that is decorated with `approximation`. It defines
+    `factor`, what is made once of a linearisation and a damping, and `precondition`, which applies that to one
+    cotangent; `layer_terms` has a default that applies it to NC of them. It is a JAX pytree, so that it can be an
+    argument of a jitted function.
     """
 
     made_by: ClassVar[str] = "ngd.fisher.by_name('kfac'), say"
     name: ClassVar[str]
     #: Whether K becomes isotropic only as the width grows, not at any width that meets the conditions.
     asymptotic: ClassVar[bool] = False
+    #: Whether its constant is of the trace of K alone, which is no multiple of the identity at any width.
+    trace_only: ClassVar[bool] = False
     #: Whether its map off the training set has an infinite-width limit of its own.
     has_limit: ClassVar[bool] = True
     #: Whether K is a sum of maps of one layer each, ``(1/N) J_l G_l^-1 J_l^T``.
@@ -94,19 +97,7 @@ class Approximation(abc.ABC):
             Where the result is not finite though all that is given is: a solve broke down. Values are read outside jit,
             vmap and grad only; inside, the result is then NaN.
         """
-        self._check_layers(lin)
-        if jnp.shape(cotangent) != lin.outputs.shape:
-            raise InputError(
-                f"cotangent has shape {jnp.shape(cotangent)}; the outputs have {lin.outputs.shape}"
-            )
-        check_range("cotangent", cotangent, lin.outputs.dtype)
-        rho = as_damping(damping, lin.outputs.dtype)
-        found = _natural_gradient(self, lin, jnp.asarray(cotangent), rho)
-        self._check_result("natural gradient", found, lin, rho, cotangent)
-        self._check_digits(
-            "natural gradient", found, lin, rho, lambda: self.natural_gradient(lin, cotangent, 0.0)
-        )
-        return found
+        return self._unfactored(lin, damping).natural_gradient(cotangent)
 
     @checked
     def function_space_map(
@@ -134,18 +125,37 @@ class Approximation(abc.ABC):
         InputError, SingularKernelError
             As `natural_gradient`; for an ``at`` with other layers.
         """
+        return self._unfactored(lin, damping).function_space_map(at)
+
+    @checked
+    def prepare(self, lin: Linearization, damping) -> "Prepared":
+        """Factor at a linearisation and a damping, once for all that is asked there.
+
+        ``prepare(lin, rho).natural_gradient(v)`` is ``natural_gradient(lin, v, rho)``, and so on; what `factor` makes
+        is not made again. Worth it where more than one of a natural gradient, a map, and a map to other inputs is
+        wanted: `natural_gradient` and `function_space_map` of this class factor at each call.
+
+        Parameters
+        ----------
+        lin : Linearization
+        damping : float or scalar array
+
+        Returns
+        -------
+        Prepared
+
+        Raises
+        ------
+        InputError
+            As `natural_gradient`.
+        """
+        here = self._unfactored(lin, damping)
+        return replace(here, factors=_factor(self, lin, here.damping))
+
+    def _unfactored(self, lin: Linearization, damping) -> "Prepared":
+        """As `prepare`, but factored in the program of what is asked: one program each."""
         self._check_layers(lin)
-        at = lin if at is None else at
-        if [y.layout for y in at.layers] != [y.layout for y in lin.layers]:
-            raise InputError("`at` linearises a network with other layers than `lin`")
-        at = at.in_coordinates_of(lin)
-        rho = as_damping(damping, lin.outputs.dtype)
-        found = _function_space_map(self, lin, rho, at)
-        self._check_result("function-space map", found, (lin, at), rho)
-        self._check_digits(
-            "function-space map", found, lin, rho, lambda: self.function_space_map(lin, 0.0, at)
-        )
-        return found
+        return Prepared(self, lin, as_damping(damping, lin.outputs.dtype))
 
     def _check_result(self, what: str, found, lin, damping, cotangent=None) -> None:
         """Say why a result is not finite; no more than one look at it where it is."""
@@ -200,20 +210,46 @@ class Approximation(abc.ABC):
                 "block-diagonal, block-tridiagonal or entry-wise"
             )
 
+    def factor(self, lin: Linearization, damping: Damping) -> Any:
+        """What is made once of a linearisation and a damping, for `precondition` and `layer_terms` to apply.
+
+        Arguments are already checked. Any pytree of arrays: factors, an inverse's pieces, whitened rows. By default
+        the damping itself, which is to factor anew for each cotangent.
+        """
+        return damping
+
     @abc.abstractmethod
     def precondition(
-        self, lin: Linearization, cotangent: Float[Array, "N C"], damping: Damping
+        self, lin: Linearization, cotangent: Float[Array, "N C"], factors: Any
     ) -> PyTree[Array]:
-        """Compute `natural_gradient`; arguments are already checked."""
+        """Compute `natural_gradient` from what `factor` made; arguments are already checked."""
 
-    def preconditioned_map(
-        self, lin: Linearization, damping: Damping, at: Linearization
-    ) -> Float[Array, "MC NC"]:
-        """Compute `function_space_map`: here column by column from `precondition`."""
+    def layer_terms(
+        self, lin: Linearization, factors: Any, at: Linearization
+    ) -> Sequence[Float[Array, "MC NC"]]:
+        """What each layer's step adds to `function_space_map`: here column by column from `precondition`.
+
+        ``(1/N) J_l(at) [(G + rho)^-1 J^T]_l``; where G couples no layers, ``(1/N) J_l(at) (G_l + rho)^-1 J_l^T``.
+        """
         n, c = lin.outputs.shape
         basis = jnp.eye(n * c, dtype=lin.outputs.dtype).reshape(n * c, n, c)
-        columns = jax.lax.map(lambda e: at.jvp(self.precondition(lin, e, damping)).ravel(), basis)
-        return columns.T
+
+        def columns(cotangent):
+            steps = at.by_layer(self.precondition(lin, cotangent, factors))
+            return [y.jvp(step).ravel() for y, step in zip(at.layers, steps, strict=True)]
+
+        return [found.T for found in jax.lax.map(columns, basis)]
+
+    def preconditioned_map(
+        self, lin: Linearization, factors: Any, at: Linearization
+    ) -> Float[Array, "MC NC"]:
+        """Compute `function_space_map` from what `factor` made: here the sum of `layer_terms`."""
+        terms = self.layer_terms(lin, factors, at)
+        return sum(terms[1:], terms[0])
+
+    def factored(self, lin: Linearization, factors: Any) -> Any:
+        """What `factor` makes, where a damping is given in its place, as callers of earlier versions do."""
+        return self.factor(lin, factors) if isinstance(factors, Damping) else factors
 
     def layer_maps(self, lin: Linearization, damping) -> tuple[Float[Array, "NC NC"], ...]:
         """Each layer's share ``(1/N) J_l (G_l + damping I)^-1 J_l^T`` of K on the training set.
@@ -233,15 +269,7 @@ class Approximation(abc.ABC):
         InputError
             Where G couples layers, so that K is no sum over them.
         """
-        self._check_layers(lin)
-        if not self.by_layers:
-            raise InputError(
-                f"{self.name!r} couples the layers: its function-space map is no sum of maps of one layer each"
-            )
-        return tuple(
-            self.function_space_map(Linearization(lin.outputs, (layer,)), damping)
-            for layer in lin.layers
-        )
+        return self._unfactored(lin, damping).layer_maps()
 
     def matched_damping(self, damping: float) -> float:
         """The damping at which this approximation's own inverses are damped by about ``damping``."""
@@ -296,6 +324,90 @@ class Approximation(abc.ABC):
         return None if shares is None else float(sum(shares))
 
 
+@pytree("approximation", "lin", "damping", "factors")
+@dataclass(frozen=True)
+class Prepared:
+    """An approximation factored at a linearisation and a damping (`Approximation.prepare`).
+
+    A JAX pytree: it may be made in one jitted function and applied in another.
+
+    Attributes
+    ----------
+    approximation : Approximation
+    lin : Linearization
+    damping : Damping
+    factors : pytree
+        What `Approximation.factor` made; None where it is to be made with what is asked.
+    """
+
+    made_by: ClassVar[str] = "ngd.fisher.by_name('kfac').prepare(lin, damping)"
+    approximation: Any
+    lin: Linearization
+    damping: Damping
+    factors: Any = None
+
+    def made_factors(self) -> Any:
+        """``factors``, made here where they are not there yet; for the inside of jitted functions."""
+        if self.factors is not None:
+            return self.factors
+        return self.approximation.factor(self.lin, self.damping)
+
+    @checked
+    def natural_gradient(self, cotangent: Float[Array, "N C"]) -> PyTree[Array]:
+        """`Approximation.natural_gradient`, with its errors."""
+        lin, what = self.lin, "natural gradient"
+        if jnp.shape(cotangent) != lin.outputs.shape:
+            raise InputError(
+                f"cotangent has shape {jnp.shape(cotangent)}; the outputs have {lin.outputs.shape}"
+            )
+        check_range("cotangent", cotangent, lin.outputs.dtype)
+        found = _natural_gradient(self, jnp.asarray(cotangent))
+        self.approximation._check_result(what, found, lin, self.damping, cotangent)
+        self._check_digits(what, found, lambda limit: limit.natural_gradient(cotangent))
+        return found
+
+    @checked
+    def function_space_map(self, at: Linearization | None = None) -> Float[Array, "MC NC"]:
+        """`Approximation.function_space_map`, with its errors."""
+        lin, what = self.lin, "function-space map"
+        at = lin if at is None else at
+        if [y.layout for y in at.layers] != [y.layout for y in lin.layers]:
+            raise InputError("`at` linearises a network with other layers than `lin`")
+        at = at.in_coordinates_of(lin)
+        found = _function_space_map(self, at)
+        self.approximation._check_result(what, found, (lin, at), self.damping)
+        self._check_digits(what, found, lambda limit: limit.function_space_map(at))
+        return found
+
+    def layer_maps(self) -> tuple[Float[Array, "NC NC"], ...]:
+        """`Approximation.layer_maps`, with its errors."""
+        if not self.approximation.by_layers:
+            raise InputError(
+                f"{self.approximation.name!r} couples the layers: its function-space map is no sum of maps of one "
+                "layer each"
+            )
+        what, found = "layers' maps", _layer_maps(self)
+        self.approximation._check_result(what, found, self.lin, self.damping)
+        self._check_digits(what, found, lambda limit: limit.layer_maps())
+        return found
+
+    def _check_digits(self, what: str, found, limit: Callable) -> None:
+        def there():
+            return limit(self.approximation._unfactored(self.lin, 0.0))
+
+        self.approximation._check_digits(what, found, self.lin, self.damping, there)
+
+
+def train_and_test_maps(
+    approximation: Approximation, lin: Linearization, damping, at: Linearization | None
+) -> tuple[Array, Array | None]:
+    """Maps on the training set and to ``at``, factored once; None for the second without ``at``."""
+    if at is None:
+        return approximation.function_space_map(lin, damping), None
+    prepared = approximation.prepare(lin, damping)
+    return prepared.function_space_map(), prepared.function_space_map(at)
+
+
 def require_approximation(approximation) -> None:
     """Raise `InputError` unless it is an `Approximation`."""
     require_type("approximation", approximation, Approximation, Approximation.made_by)
@@ -325,14 +437,28 @@ def _largest_trace(lin):
 
 
 @jax.jit
-def _natural_gradient(approximation, lin, cotangent, damping):
-    return approximation.precondition(lin, cotangent, damping)
+@full_precision
+def _factor(approximation, lin, damping):
+    return approximation.factor(lin, damping)
+
+
+@jax.jit
+def _natural_gradient(prepared: Prepared, cotangent):
+    return prepared.approximation.precondition(prepared.lin, cotangent, prepared.made_factors())
 
 
 @jax.jit
 @full_precision
-def _function_space_map(approximation, lin, damping, at):
-    return approximation.preconditioned_map(lin, damping, at)
+def _function_space_map(prepared: Prepared, at):
+    factors = prepared.made_factors()
+    return prepared.approximation.preconditioned_map(prepared.lin, factors, at)
+
+
+@jax.jit
+@full_precision
+def _layer_maps(prepared: Prepared):
+    factors, lin = prepared.made_factors(), prepared.lin
+    return tuple(prepared.approximation.layer_terms(lin, factors, lin))
 
 
 def approximation(cls):

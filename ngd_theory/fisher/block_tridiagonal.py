@@ -7,7 +7,7 @@ import numpy as np
 from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
 from ngd_theory.fisher.base import Look, approximation
-from ngd_theory.fisher.coupled import coupled_solve
+from ngd_theory.fisher.coupled import coupled_system
 from ngd_theory.fisher.dual import BlockDiagonal, DualApproximation, smallest_layer_eigenvalue
 from ngd_theory.fisher.kinds import Kind, TrueFisher
 
@@ -36,9 +36,13 @@ class BlockTridiagonal(DualApproximation):
     )
     kind: Kind = field(default=TrueFisher())
 
-    def dual_weights(self, kernels, cotangents, damping, root):
-        """One solve of layers that are coupled."""
-        return coupled_solve(tridiagonal_coupling(len(kernels)), kernels, cotangents, damping, root)
+    def dual_systems(self, kernels, damping, root):
+        """One of layers that are coupled."""
+        return [coupled_system(tridiagonal_coupling(len(kernels)), kernels, damping, root)]
+
+    def dual_weights(self, systems, cotangents, depth):
+        """One solve."""
+        return systems[0].solve(cotangents)
 
     def workspace(self, sizes, num_samples, itemsize):
         """The kernels and their roots, and the coupled system with its factor."""

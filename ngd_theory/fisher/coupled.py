@@ -8,8 +8,9 @@ Sigma is singular, and differentiated as what it is: a linear system whose matri
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,35 +19,33 @@ from jaxtyping import Array, Float
 
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.loops import batch_size, map_items
-from ngd_theory.fisher.solve import limit_solve, shifted, solve_psd
+from ngd_theory.fisher.solve import DampedMatrix, limit_of_inverse, shifted
 from ngd_theory.linalg import (
     cholesky_factor,
     cholesky_solve,
     eigh,
     kept,
     lower_inverse,
+    lu_factor,
+    lu_solve,
     pinv,
     root_spectrum,
     symmetric_roots,
-    symmetric_solve,
 )
 from ngd_theory.precision import full_precision
+from ngd_theory.pytrees import pytree
 
 #: One (NC, k) array a layer.
 Layers = Sequence[Float[Array, "NC k"]]
+#: Rows of Sigma: as static parts of pytrees, tuples.
+Coupling = tuple[tuple[float, ...], ...]
 
 
 def dual_solve(kernel, cotangents, damping: Damping, root=None):
-    """``(Lambda Theta + rho)^-1 V``, or its limit as the natural gradient sees it (`coupled_solve`).
-
-    With ``Lambda = I`` this is the symmetric solve of `solve_psd`.
-    """
-    if root is None:
-        return solve_psd(kernel, cotangents, damping)
+    """``(Lambda Theta + rho)^-1 V``, or its limit as the natural gradient sees it (`coupled_solve`)."""
     return coupled_solve(np.ones((1, 1)), [kernel], cotangents, damping, root)[0]
 
 
-@full_precision
 def coupled_solve(
     coupling: np.ndarray,
     kernels: Sequence[Float[Array, "NC NC"]],
@@ -54,7 +53,18 @@ def coupled_solve(
     damping: Damping,
     root: Float[Array, "N C K"] | None = None,
 ) -> list[Array]:
-    """``w`` with ``[(Sigma (x) Lambda) blockdiag(Theta_l) + rho] w = 1 (x) V``, a list over layers.
+    """`coupled_system`, solved for ``cotangents`` (NC, k)."""
+    return coupled_system(coupling, kernels, damping, root).solve(cotangents)
+
+
+@full_precision
+def coupled_system(
+    coupling: np.ndarray,
+    kernels: Sequence[Float[Array, "NC NC"]],
+    damping: Damping,
+    root: Float[Array, "N C K"] | None = None,
+) -> "CoupledSystem":
+    """``[(Sigma (x) Lambda) blockdiag(Theta_l) + rho] w = 1 (x) V``, factored once for many V.
 
     At rho = 0 this is the limit of the natural gradient, ``pinv(G) J^T V / N``: with symmetric roots
     ``U_l U_l = R^T Theta_l R`` the matrix ``X_lm = Sigma_lm U_l U_m`` has the non-zero spectrum of G, and
@@ -66,42 +76,121 @@ def coupled_solve(
     coupling : (L, L)
         Sigma, symmetric.
     kernels : L arrays (NC, NC)
-    cotangents : (NC, k)
     damping : Damping
+        Where only the run knows whether it is zero, each solve factors: the two ways have nothing in common to hold.
     root : (N, C, K), optional
-        R with ``R R^T = Lambda``; None for the identity.
+        R with ``R R^T = Lambda``; None for the identity. With one layer this is then the symmetric `DampedMatrix`.
+
+    Returns
+    -------
+    A pytree with ``solve(V (NC, k)) -> [w_l (NC, k)]``.
     """
+    sigma = tuple(map(tuple, np.asarray(coupling, float).tolist()))
+    if root is None and len(kernels) == 1 and sigma == ((1.0,),):
+        return _One(DampedMatrix.of(kernels[0], damping))
+    kernels = list(kernels)
+    if damping.zero is None:
+        return _Undecided(sigma, kernels, damping, root)
+    if damping.zero:
+        return _Limit.of(sigma, kernels, root)
+    return _Damped.of(sigma, kernels, jnp.asarray(damping.value), root)
 
-    def positive(rho, kernels, cotangents, root):
-        return _damped(coupling, kernels, cotangents, rho, root)
 
-    def limit(rho, kernels, cotangents, root):
+@pytree("matrix")
+@dataclass(frozen=True)
+class _One:
+    """One kernel, Lambda = I."""
+
+    matrix: DampedMatrix
+
+    def solve(self, cotangents) -> list[Array]:
+        return [self.matrix.solve(cotangents)]
+
+
+@pytree("kernels", "rho", "root", "inner")
+@dataclass(frozen=True)
+class _Damped:
+    """`coupled_system` for rho > 0."""
+
+    coupling: Coupling
+    kernels: list[Array]
+    rho: Array
+    root: Array | None
+    inner: Any
+
+    @classmethod
+    @full_precision
+    def of(cls, coupling: Coupling, kernels: list[Array], rho, root) -> "_Damped":
+        rho = rho.astype(kernels[0].dtype)
+        # Constants to a derivative, which is that of the system.
+        fixed_kernels, fixed_rho, fixed_root = jax.lax.stop_gradient((kernels, rho, root))
+        fixed_root = None if root is None else at_most_square(fixed_root)
+        inner = [
+            _apply_transpose(fixed_root, _apply_transpose(fixed_root, k).T) for k in fixed_kernels
+        ]
+        if len(kernels) == 1:
+            solver = _Single(cholesky_factor(shifted(inner[0], fixed_rho)))
+        else:
+            solver = _Several.of_kernels(coupling, inner, fixed_rho)
+        return cls(coupling, kernels, rho, root, solver)
+
+    @full_precision
+    def solve(self, cotangents) -> list[Array]:
+        products = _products(self.kernels)
+        fixed, inner = jax.lax.stop_gradient((self.kernels, self.inner))
+        rhs = [cotangents] * len(self.kernels)
+        how = (self.coupling, products, _products(fixed), rhs, self.rho, self.root, inner)
+        return damped_solve(*how)[0]
+
+
+@pytree("root", "crossed", "inverses", "inverse")
+@dataclass(frozen=True)
+class _Limit:
+    """`coupled_system` as rho -> 0: ``R^T Theta_l``, ``pinv(U_l)`` and ``pinv(X)``."""
+
+    root: Array | None
+    crossed: list[Array]
+    inverses: list[Array]
+    inverse: Array
+
+    @classmethod
+    @full_precision
+    def of(cls, coupling: Coupling, kernels: list[Array], root) -> "_Limit":
         root = None if root is None else at_most_square(root)
         crossed = [_apply_transpose(root, k) for k in kernels]
         inner = [_apply_transpose(root, k.T) for k in crossed]
         roots, inverses = zip(*[symmetric_roots(k) for k in inner], strict=True)
-        rhs = [i @ (k @ cotangents) for i, k in zip(inverses, crossed, strict=True)]
-        solution = limit_solve(rho, _coupled(coupling, roots), jnp.concatenate(rhs))
-        solved = jnp.split(solution, len(kernels))
-        return [_apply(root, i @ s) for i, s in zip(inverses, solved, strict=True)]
+        return cls(root, crossed, list(inverses), pinv(_coupled(coupling, roots)))
 
-    return damping.select(positive, limit, list(kernels), cotangents, root)
+    @full_precision
+    def solve(self, cotangents, rho=None) -> list[Array]:
+        pairs = zip(self.inverses, self.crossed, strict=True)
+        rhs = jnp.concatenate([i @ (k @ cotangents) for i, k in pairs])
+        solved = jnp.split(limit_of_inverse(rho, self.inverse, rhs), len(self.inverses))
+        return [_apply(self.root, i @ s) for i, s in zip(self.inverses, solved, strict=True)]
 
 
-def _damped(coupling, kernels, cotangents, rho, root) -> list[Array]:
-    """`coupled_solve` for rho > 0."""
-    rho = rho.astype(cotangents.dtype)
-    # Constants to a derivative, which is that of the system.
-    fixed_kernels, fixed_rho, fixed_root = jax.lax.stop_gradient((kernels, rho, root))
-    fixed_root = None if root is None else at_most_square(fixed_root)
-    inner = [_apply_transpose(fixed_root, _apply_transpose(fixed_root, k).T) for k in fixed_kernels]
-    if len(kernels) == 1:
-        solver = _Single(cholesky_factor(shifted(inner[0], fixed_rho)))
-    else:
-        solver = _Several.of_kernels(coupling, inner, fixed_rho)
-    products, fixed = _products(kernels), _products(fixed_kernels)
-    rhs = [cotangents] * len(kernels)
-    return damped_solve(coupling, products, fixed, rhs, rho, root, solver)[0]
+@pytree("kernels", "damping", "root")
+@dataclass(frozen=True)
+class _Undecided:
+    """`coupled_system` for a damping that may be zero."""
+
+    coupling: Coupling
+    kernels: list[Array]
+    damping: Damping
+    root: Array | None
+
+    def solve(self, cotangents) -> list[Array]:
+        def positive(rho, kernels, cotangents, root):
+            return _Damped.of(self.coupling, kernels, rho, root).solve(cotangents)
+
+        def limit(rho, kernels, cotangents, root):
+            return _Limit.of(self.coupling, kernels, root).solve(cotangents, rho)
+
+        return self.damping.select(positive, limit, self.kernels, cotangents, self.root)
+
+
+CoupledSystem = _One | _Damped | _Limit | _Undecided
 
 
 def _products(kernels: Sequence[Array]) -> Callable[[Layers], list[Array]]:
@@ -123,7 +212,7 @@ class InnerSolver(Protocol):
 
 @full_precision
 def damped_solve(
-    coupling: np.ndarray,
+    coupling: np.ndarray | Coupling,
     products: Callable[[Layers], list[Array]],
     fixed_products: Callable[[Layers], list[Array]],
     rhs: Layers,
@@ -194,7 +283,9 @@ def damped_solve(
     return jax.lax.custom_linear_solve(matrix, list(rhs), solve, transpose_solve, has_aux=True)
 
 
-class _Single(NamedTuple):
+@pytree("factor")
+@dataclass(frozen=True)
+class _Single:
     """``Theta + rho`` of one layer or one group, by its Cholesky factor."""
 
     factor: Array
@@ -209,19 +300,28 @@ class _Single(NamedTuple):
 PIVOTED = 64
 
 
-class _Several(NamedTuple):
-    """Several layers with ``Lambda = I``: by pivots where they keep the digits, else by eigenvalues."""
+@pytree("kernels", "rho", "pivots", "eigenvalues")
+@dataclass(frozen=True)
+class _Several:
+    """Several layers with ``Lambda = I``: by pivots where they keep the digits, else by eigenvalues.
 
-    coupling: np.ndarray
+    Eigenvalues are computed at once where there are no pivots, and else in the solve that takes them, hardly ever.
+    """
+
+    coupling: Coupling
     kernels: Sequence[Array]
     rho: Array
     pivots: "_Pivots | None"
+    eigenvalues: "_Eigenvalues | None"
 
     @classmethod
-    def of_kernels(cls, coupling, kernels, rho) -> "_Several":
+    def of_kernels(cls, coupling: Coupling, kernels, rho) -> "_Several":
         order = pivot_order(coupling) if len(kernels[0]) >= PIVOTED else None
-        pivots = None if order is None else _Pivots.of_kernels(coupling, kernels, rho, order)
-        return cls(coupling, kernels, rho, pivots)
+        if order is None:
+            return cls(
+                coupling, kernels, rho, None, _Eigenvalues.of_kernels(coupling, kernels, rho)
+            )
+        return cls(coupling, kernels, rho, _Pivots.of_kernels(coupling, kernels, rho, order), None)
 
     def solve(self, rhs: Layers):
         return self._by("solve", rhs), None
@@ -230,17 +330,18 @@ class _Several(NamedTuple):
         return self._by("solve_transposed", rhs), None
 
     def _by(self, method: str, rhs: Layers) -> list[Array]:
+        if self.pivots is None:
+            return getattr(self.eigenvalues, method)(rhs)
+
         def by_eigenvalues():
             solver = _Eigenvalues.of_kernels(self.coupling, self.kernels, self.rho)
             return getattr(solver, method)(rhs)
 
-        if self.pivots is None:
-            return by_eigenvalues()
         by_pivots = partial(getattr(self.pivots, method), rhs)
         return jax.lax.cond(self.pivots.sound, by_pivots, by_eigenvalues)
 
 
-def pivot_order(coupling: np.ndarray) -> list[tuple[int, int]] | None:
+def pivot_order(coupling: np.ndarray | Coupling) -> list[tuple[int, int]] | None:
     """Rows of Sigma in an order in which Gaussian elimination needs no exchange, with the signs of their pivots.
 
     None where there is none: a singular Sigma is one.
@@ -258,14 +359,16 @@ def pivot_order(coupling: np.ndarray) -> list[tuple[int, int]] | None:
     return order
 
 
-class _Pivots(NamedTuple):
+@pytree("roots", "inverse_roots", "halves", "rows", "sound")
+@dataclass(frozen=True)
+class _Pivots:
     """``M^-1 = F^-T (X + rho)^-1 F^T`` with ``D = F F^T`` by Cholesky, ``X = F^T Sigma F``.
 
     X + rho is eliminated layer by layer. If rho is small beside the kernels, the pivot of layer p is definite, with the
     sign of Sigma's pivot: ``sign C_p C_p^T``.
     """
 
-    order: list[tuple[int, int]]
+    order: tuple[tuple[int, int], ...]
     roots: Sequence[Array]
     inverse_roots: Sequence[Array]
     #: ``C_p^-1``, and ``C_p^-1`` times the rest of the pivot's row.
@@ -280,7 +383,7 @@ class _Pivots(NamedTuple):
         largest = [jnp.max(jnp.diagonal(k)) for k in kernels]
         blocks = {
             (i, j): c * (roots[i].T @ roots[j])
-            for i, row in enumerate(coupling.tolist())
+            for i, row in enumerate(_rows(coupling))
             for j, c in enumerate(row)
             if c
         }
@@ -298,7 +401,7 @@ class _Pivots(NamedTuple):
         limit = jnp.finfo(rho.dtype).eps ** (1 / 3)
         sound = [jnp.min(jnp.diagonal(f)) ** 2 > limit * size for f, size in factors]
         inverses = jax.vmap(lower_inverse)(roots)
-        return cls(order, list(roots), list(inverses), halves, rows, jnp.stack(sound).all())
+        return cls(tuple(order), list(roots), list(inverses), halves, rows, jnp.stack(sound).all())
 
     def solve(self, rhs: Layers) -> list[Array]:
         middle = self._middle([f.T @ b for f, b in zip(self.roots, rhs, strict=True)])
@@ -321,7 +424,9 @@ class _Pivots(NamedTuple):
         return found
 
 
-class _Eigenvalues(NamedTuple):
+@pytree("roots", "inverse_roots", "null_vectors", "factors", "rho")
+@dataclass(frozen=True)
+class _Eigenvalues:
     """``M = Sigma D + rho`` with ``D = blockdiag(Theta_l) = U U``.
 
     With the projector P on the range of D and the symmetric ``X = U Sigma U``,
@@ -329,11 +434,12 @@ class _Eigenvalues(NamedTuple):
         M^-1 = pinv(U) (X + rho)^-1 U + (1 - P) (1 - Sigma U (X + rho)^-1 U) / rho.
     """
 
-    coupling: np.ndarray
+    coupling: Coupling
     roots: Sequence[Array]
     inverse_roots: Sequence[Array]
     null_vectors: Sequence[Array]
-    matrix: Array
+    #: LU factors of ``X + rho``.
+    factors: tuple[Array, Array]
     rho: Array
 
     @classmethod
@@ -346,7 +452,8 @@ class _Eigenvalues(NamedTuple):
             [(v * s[side][None]) @ v.T for (_, v), s in zip(systems, spectra, strict=True)]
             for side in (0, 1)
         )
-        return cls(coupling, roots, inverses, null, shifted(_coupled(coupling, roots), rho), rho)
+        factors = lu_factor(shifted(_coupled(coupling, roots), rho))
+        return cls(coupling, roots, inverses, null, factors, rho)
 
     def solve(self, rhs: Layers) -> list[Array]:
         solved = self._middle([u @ b for u, b in zip(self.roots, rhs, strict=True)])
@@ -370,23 +477,27 @@ class _Eigenvalues(NamedTuple):
         return [u @ y + x for u, y, x in zip(self.roots, solved, null, strict=True)]
 
     def _middle(self, rhs: Layers) -> list[Array]:
-        return jnp.split(symmetric_solve(self.matrix, jnp.concatenate(rhs)), len(rhs))
+        return jnp.split(lu_solve(*self.factors, jnp.concatenate(rhs)), len(rhs))
 
 
-def _mix(coupling: np.ndarray, terms: Layers) -> list[Array]:
+def _rows(coupling: np.ndarray | Coupling) -> list[list[float]]:
+    """Python's numbers: numpy's would make float64 of float32."""
+    return np.asarray(coupling).tolist()
+
+
+def _mix(coupling: np.ndarray | Coupling, terms: Layers) -> list[Array]:
     """``sum_m Sigma_lm terms_m``."""
-    # Python's numbers: numpy's would make float64 of float32.
     return [
         sum((c * t for c, t in zip(row, terms, strict=True) if c), jnp.zeros_like(terms[0]))
-        for row in coupling.tolist()
+        for row in _rows(coupling)
     ]
 
 
-def _coupled(coupling: np.ndarray, roots: Sequence[Array]) -> Float[Array, "LK LK"]:
+def _coupled(coupling: np.ndarray | Coupling, roots: Sequence[Array]) -> Float[Array, "LK LK"]:
     """``X_lm = Sigma_lm U_l U_m``."""
     blocks = [
         [c * (u @ v) for c, v in zip(row, roots, strict=True)]
-        for row, u in zip(coupling.tolist(), roots, strict=True)
+        for row, u in zip(_rows(coupling), roots, strict=True)
     ]
     return jnp.block(blocks)
 

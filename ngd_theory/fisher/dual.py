@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from ngd_theory import losses
 from ngd_theory.errors import InputError, choose
 from ngd_theory.fisher.base import Approximation, Look, approximation
-from ngd_theory.fisher.coupled import dual_solve
+from ngd_theory.fisher.coupled import CoupledSystem, coupled_system
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher
 from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution, damped_solution
@@ -43,43 +43,53 @@ class DualApproximation(Approximation):
     kind: Kind
 
     @abc.abstractmethod
-    def dual_weights(
+    def dual_systems(
         self,
         kernels: Sequence[Float[Array, "NC NC"]],
-        cotangents: Float[Array, "NC k"],
         damping: Damping,
         root: Float[Array, "N C K"] | None,
-    ) -> Sequence[Float[Array, "NC k"]]:
-        """``w_l`` of the module's equation for each layer.
+    ) -> Sequence[CoupledSystem]:
+        """Systems of the module's equation, one for each of some layers.
 
         Parameters
         ----------
         kernels : the normalised layer kernels ``Theta_l = J_l J_l^T / N``
-        cotangents : (NC, k)
         damping : Damping
         root : (N, C, K) or None
             R with ``R R^T = Lambda``; None for the identity.
         """
 
-    def _weights(self, lin: Linearization, cotangents, damping):
-        kernels = [layer_kernel(layer) / lin.num_samples for layer in lin.layers]
-        return self.dual_weights(kernels, cotangents, damping, self.kind.root(lin.outputs))
+    @abc.abstractmethod
+    def dual_weights(
+        self, systems: Sequence[CoupledSystem], cotangents: Float[Array, "NC k"], depth: int
+    ) -> Sequence[Float[Array, "NC k"]]:
+        """``w_l`` of the module's equation for each of ``depth`` layers."""
 
-    def precondition(self, lin, cotangent, damping):
+    def factor(self, lin, damping):
+        """The layer kernels, and the systems made of them, factored."""
+        return self._systems(lin, damping)
+
+    def _systems(self, lin: Linearization, damping: Damping) -> Sequence[CoupledSystem]:
+        kernels = [layer_kernel(layer) / lin.num_samples for layer in lin.layers]
+        return tuple(self.dual_systems(kernels, damping, self.kind.root(lin.outputs)))
+
+    def precondition(self, lin, cotangent, factors):
         """One vjp with a cotangent of its own for each layer."""
-        weights = self._weights(lin, cotangent.reshape(-1, 1), damping)
+        systems = self.factored(lin, factors)
+        weights = self.dual_weights(systems, cotangent.reshape(-1, 1), len(lin.layers))
         scaled = [w.reshape(cotangent.shape) / lin.num_samples for w in weights]
         return lin.like_params([layer.vjp(w) for layer, w in zip(lin.layers, scaled, strict=True)])
 
-    def preconditioned_map(self, lin, damping, at):
-        """``sum_l Theta_l(at) w_l`` with the dual weights of the identity."""
+    def layer_terms(self, lin, factors, at):
+        """``Theta_l(at) w_l`` with the dual weights of the identity."""
+        # A natural gradient by conjugate gradients holds no kernel; a map does.
+        systems = self._systems(lin, factors) if isinstance(factors, Damping) else factors
         identity = jnp.eye(lin.outputs.size, dtype=lin.outputs.dtype)
-        weights = self._weights(lin, identity, damping)
-        terms = [
+        weights = self.dual_weights(systems, identity, len(lin.layers))
+        return [
             layer_kernel(there, here) @ w / lin.num_samples
             for there, here, w in zip(at.layers, lin.layers, weights, strict=True)
         ]
-        return sum(terms[1:], terms[0])
 
 
 class GroupedApproximation(DualApproximation):
@@ -104,19 +114,30 @@ class GroupedApproximation(DualApproximation):
     def groups(self, depth: int) -> Sequence[range]:
         """Numbers of the layers of each group; each layer is in one."""
 
-    def dual_weights(self, kernels, cotangents, damping, root):
-        """One solve a group."""
-        found = [
-            (group, dual_solve(sum(kernels[i] for i in group), cotangents, damping, root))
-            for group in self.groups(len(kernels))
+    def dual_systems(self, kernels, damping, root):
+        """One of each group."""
+        terms = [[kernels[i] for i in group] for group in self.groups(len(kernels))]
+        return [
+            coupled_system(np.ones((1, 1)), [sum(rest, first)], damping, root)
+            for first, *rest in terms
         ]
-        return [weights for group, weights in found for _ in group]
 
-    def precondition(self, lin, cotangent, damping):
+    def dual_weights(self, systems, cotangents, depth):
+        """One solve a group."""
+        found = [system.solve(cotangents)[0] for system in systems]
+        groups = zip(self.groups(depth), found, strict=True)
+        return [weights for group, weights in groups for _ in group]
+
+    def factor(self, lin, damping):
+        """The groups' kernels, factored; the damping itself for conjugate gradients, which factor nothing."""
+        by_cholesky = self.iteration(lin, damping) is None
+        return self._systems(lin, damping) if by_cholesky else damping
+
+    def precondition(self, lin, cotangent, factors):
         """One vjp with a cotangent of its own for each group."""
-        if self.iteration(lin, damping) is None:
-            return super().precondition(lin, cotangent, damping)
-        solutions = self.dual_solutions(lin, cotangent, damping)
+        if not isinstance(factors, Damping) or self.iteration(lin, factors) is None:
+            return super().precondition(lin, cotangent, factors)
+        solutions = self.dual_solutions(lin, cotangent, factors)
         n = lin.num_samples
         return lin.like_params(
             [

@@ -1,6 +1,6 @@
 """Entry-wise (diagonal) Fisher: cheap, and never isotropic (docs/theory.md section 3)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -33,32 +33,42 @@ class EntryWise(Approximation):
     requirements = ("isotropic-at-some-width",)
     kind: Kind = field(default=TrueFisher())
 
-    def precondition(self, lin, cotangent, damping):
-        """Two matmuls of the gradient's size a layer."""
+    def factor(self, lin, damping):
+        """``1/(diag F + rho)`` of every layer."""
         root = self.kind.root(lin.outputs)
-        inverse = [_inverse_diagonal(layer, root, damping) for layer in lin.layers]
-        gradient = lin.vjp(cotangent / lin.num_samples)
-        return jax.tree.map(jnp.multiply, gradient, lin.like_params(inverse))
+        return tuple(_inverse_diagonal(layer, root, damping) for layer in lin.layers)
+
+    def precondition(self, lin, cotangent, factors):
+        """The gradient times the inverse diagonal."""
+        inverse = lin.like_params(self.factored(lin, factors))
+        return jax.tree.map(jnp.multiply, lin.vjp(cotangent / lin.num_samples), inverse)
+
+    def layer_terms(self, lin, factors, at):
+        """``(1/N) J_l(at) diag(1/(d_l + rho)) J_l^T``."""
+        inverse = self.factored(lin, factors)
+        return [
+            weighted_kernel(there, here, here.layout.to_matrix(d)) / lin.num_samples
+            for there, here, d in zip(at.layers, lin.layers, inverse, strict=True)
+        ]
 
     def workspace(self, sizes, num_samples, itemsize):
         """Squares of inputs and sensitivities, and the largest layer's diagonal."""
         squares = sum(num_samples * s.positions * (s.num_inputs + s.num_units) for s in sizes)
         return squares + max(s.num_inputs * s.num_units for s in sizes)
 
-    def preconditioned_map(self, lin, damping, at):
-        """``(1/N) sum_l J_l(at) diag(1/(d_l + rho)) J_l^T``."""
-        root = self.kind.root(lin.outputs)
-        terms = [
-            _weighted_kernel(
-                there, here, here.layout.to_matrix(_inverse_diagonal(here, root, damping))
-            )
-            for there, here in zip(at.layers, lin.layers, strict=True)
-        ]
-        return sum(terms[1:], terms[0]) / lin.num_samples
-
 
 def _inverse_diagonal(layer: LayerLinearization, root, damping: Damping) -> dict[str, Array]:
     """``1/(diag F + rho)`` like the layer's parameters; 0 for 1/0."""
+    curved = replace(layer, sensitivities=curvature_sensitivities(layer.sensitivities, root))
+    diagonal = diagonal_fisher(curved)
+    return {name: inverse_of_diagonal(d, damping) for name, d in diagonal.items()}
+
+
+def inverse_of_diagonal(diagonal: Array, damping: Damping) -> Array:
+    """``1/(d + rho)`` of numbers d >= 0; at rho = 0 zero where d is."""
+
+    def positive(rho, diagonal):
+        return _reciprocal(diagonal + rho.astype(diagonal.dtype))
 
     def limit(rho, diagonal):
         none = diagonal == 0
@@ -66,10 +76,7 @@ def _inverse_diagonal(layer: LayerLinearization, root, damping: Damping) -> dict
         # Zero, with the derivative by the damping.
         return inverse if rho is None else inverse - (rho.astype(inverse.dtype) * inverse) * inverse
 
-    return {
-        name: damping.select(lambda rho, d: _reciprocal(d + rho.astype(d.dtype)), limit, diagonal)
-        for name, diagonal in _diagonal(layer, root).items()
-    }
+    return damping.select(positive, limit, diagonal)
 
 
 def _reciprocal(x):
@@ -78,10 +85,10 @@ def _reciprocal(x):
     return jnp.where(inverse > 0, inverse, jnp.nan)
 
 
-def _diagonal(layer: LayerLinearization, root) -> dict[str, Array]:
-    """``diag F`` like the layer's parameters, the 1/N inside."""
+def diagonal_fisher(layer: LayerLinearization) -> dict[str, Array]:
+    """``diag F`` like the layer's parameters, of its curvature sensitivities; the 1/N inside."""
     n, _, t, _ = layer.sensitivities.shape
-    delta = curvature_sensitivities(layer.sensitivities, root)
+    delta = layer.sensitivities
     if t == 1:
         return layer.layout.pull_back(layer.inputs**2, jnp.sum(delta**2, axis=1) / n)
 
@@ -95,7 +102,7 @@ def _diagonal(layer: LayerLinearization, root) -> dict[str, Array]:
     return layer.layout.from_matrix(total / n)
 
 
-def _weighted_kernel(
+def weighted_kernel(
     there: LayerLinearization, here: LayerLinearization, weights: Float[Array, "P M"]
 ) -> Float[Array, "MC NC"]:
     """``J(there) diag(weights) J(here)^T``, by positions or by rows of the Jacobians, as takes fewer operations."""

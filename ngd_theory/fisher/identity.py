@@ -2,25 +2,20 @@
 
 from dataclasses import dataclass
 
-from ngd_theory.fisher.base import Approximation, Look, approximation
-from ngd_theory.kernels import ntk
+from ngd_theory.fisher.base import Look, approximation
+from ngd_theory.fisher.whitened import WhitenedApproximation
 
 
 @approximation
 @dataclass(frozen=True)
-class Identity(Approximation):
+class Identity(WhitenedApproximation):
     """``G + rho I`` replaced by I: the gradient ``J^T v / N``, K = Theta. The damping has no effect."""
 
     name = "identity"
     look = Look("#7f7f7f", "x", "gradient descent")
     predicted_losses = ("mse", "cross-entropy")
-    by_layers = True
     requirements = ("isotropic-at-some-width",)
 
-    def precondition(self, lin, cotangent, damping):
-        """One vjp."""
-        return lin.vjp(cotangent / lin.num_samples)
-
-    def preconditioned_map(self, lin, damping, at):
-        """``J(at) J^T / N``."""
-        return ntk(at, lin) / lin.num_samples
+    def factor(self, lin, damping):
+        """The layers as they are: a natural gradient is one vjp, K is ``J(at) J^T / N``."""
+        return lin.layers

@@ -8,14 +8,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.errors import choose
-from ngd_theory.fisher.base import Approximation, Look, approximation
+from ngd_theory.fisher.base import Look, approximation
 from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
+from ngd_theory.fisher.law import mean_share
 from ngd_theory.fisher.premises import input_rank, width
 from ngd_theory.fisher.solve import precondition_rows, smallest_eigenvalue
-from ngd_theory.kernels import layer_kernel
+from ngd_theory.fisher.whitened import WhitenedApproximation
 from ngd_theory.networks import LayerLinearization, Linearization
+from ngd_theory.networks.layout import Layout
 from ngd_theory.precision import full_precision
 
 #: 1/scale of the output layer's B: the Fisher's own, or I/N in place of I.
@@ -33,7 +35,7 @@ _SHARINGS = {
 
 @approximation
 @dataclass(frozen=True)
-class KFAC(Approximation):
+class KFAC(WhitenedApproximation):
     """``G_l = A_l (x) B_l`` with ``A = (1/N) sum_{n,t} a a^T``, ``B = (1/(N T)) sum_{n,c,t} delta delta^T``.
 
     The natural gradient ``(B + rho_B)^-1 grad (A + rho_A)^-1`` is a vjp with a and delta replaced by
@@ -61,7 +63,6 @@ class KFAC(Approximation):
     name = "kfac"
     look = Look("#D55E00", "^", "K-FAC")
     needs_layers = True
-    by_layers = True
     requirements = (
         "distinct-inputs",
         "general-position",
@@ -78,25 +79,13 @@ class KFAC(Approximation):
         choose(_SHARINGS, self.sharing, "sharing")
         choose(SPLITS, self.damping_split, "damping_split")
 
-    def layer_maps(self, lin, damping):
-        """Each layer's, the output layer with its own scale."""
-        self._check_layers(lin)
-        own = [replace(self, output_factor="fisher")] * (len(lin.layers) - 1) + [self]
+    def factor(self, lin, damping):
+        """Inputs and sensitivities, whitened."""
+        root = self.kind.root(lin.outputs)
         return tuple(
-            each.function_space_map(Linearization(lin.outputs, (layer,)), damping)
-            for each, layer in zip(own, lin.layers, strict=True)
+            self._whiten(layer, damping, scale, root)
+            for layer, scale in zip(lin.layers, self._output_scales(lin), strict=True)
         )
-
-    def precondition(self, lin, cotangent, damping):
-        """A vjp of the whitened factors."""
-        layers = self._whitened(lin, damping)
-        return lin.like_params([layer.vjp(cotangent / lin.num_samples) for layer in layers])
-
-    def preconditioned_map(self, lin, damping, at):
-        """``sum_l (a(at) A^-1 a^T) o (delta(at) B^-1 delta^T) / N``."""
-        layers = self._whitened(lin, damping)
-        terms = [layer_kernel(x, y) for x, y in zip(at.layers, layers, strict=True)]
-        return sum(terms[1:], terms[0]) / lin.num_samples
 
     def matched_damping(self, damping):
         """``damping^2``: each factor is damped by about the square root."""
@@ -142,19 +131,10 @@ class KFAC(Approximation):
         """
         if self.sharing == "reduce" and any(s.positions > 1 for s in sizes):
             return None
+        scales = [1.0] * (len(sizes) - 1) + [_OUTPUT_FACTORS[self.output_factor](num_samples)]
         c = sizes[-1].output_dim
-        shares = [
-            s.input_rank(num_samples) * s.sensitivity_rank(num_samples, c) / (num_samples * c)
-            for s in sizes
-        ]
-        shares[-1] /= _OUTPUT_FACTORS[self.output_factor](num_samples)
-        return tuple(shares)
-
-    def _whitened(self, lin: Linearization, damping: Damping) -> tuple[LayerLinearization, ...]:
-        root = self.kind.root(lin.outputs)
         return tuple(
-            self._whiten(layer, damping, scale, root)
-            for layer, scale in zip(lin.layers, self._output_scales(lin), strict=True)
+            mean_share(s, num_samples, c, scale) for s, scale in zip(sizes, scales, strict=True)
         )
 
     def _output_scales(self, lin: Linearization) -> list[float]:
@@ -169,8 +149,11 @@ class KFAC(Approximation):
         scales = 1 / n, output_scale / (n * t)
         return [(x.reshape(-1, x.shape[-1]), scale) for x, scale in zip(rows, scales, strict=True)]
 
-    def _dampings(self, rows, damping: Damping) -> list[Damping]:
-        mean_a, mean_b = (scale * jnp.sum(x**2) / x.shape[1] for x, scale in rows)
+    def _dampings(self, layout: Layout, rows, damping: Damping) -> list[Damping]:
+        # Not the width of the rows: an embedding's are in the coordinates of a few tokens.
+        sizes = layout.num_inputs, layout.num_units
+        pairs = zip(rows, sizes, strict=True)
+        mean_a, mean_b = (scale * jnp.sum(x**2) / size for (x, scale), size in pairs)
         return [
             damping.map(lambda rho, side=side: self._split(mean_a, mean_b, rho)[side])
             for side in (0, 1)
@@ -195,7 +178,7 @@ class KFAC(Approximation):
             for x, (y, scale), rho, same in zip(
                 (layer.inputs, layer.sensitivities),
                 rows,
-                self._dampings(rows, damping),
+                self._dampings(layer.layout, rows, damping),
                 (True, root is None),
                 strict=True,
             )

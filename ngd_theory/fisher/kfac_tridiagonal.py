@@ -1,6 +1,7 @@
 """K-FAC with a block-tridiagonal inverse (Martens & Grosse 2015 section 4.3; docs/theory.md section 6)."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,19 +62,22 @@ class KFACTridiagonal(Approximation):
         full = width(self.name, sizes, num_samples * sizes[-1].output_dim)
         return full if len(sizes) > 2 else input_rank(self.name, sizes, num_samples, mend) | full
 
-    def precondition(self, lin, cotangent, damping):
-        """Invert in the samples' basis, and go back."""
-        return _natural_gradient(self, lin, cotangent, damping)
+    def factor(self, lin, damping):
+        """Layers in the samples' bases, those bases, and the inverse there; the damping, which derivatives go by."""
+        # Constants to a derivative, which is that of the samples' coordinates.
+        lin, fixed = jax.lax.stop_gradient((lin, damping))
+        small, bases = zip(*map(_compress, lin.layers), strict=True)
+        return damping, (small, bases, self._inverse(lin, small, fixed))
 
-    def preconditioned_map(self, lin, damping, at):
+    def precondition(self, lin, cotangent, factors):
+        """Apply the inverse in the samples' basis, and go back."""
+        damping, made = self.factored(lin, factors)
+        return _natural_gradient(self, lin, cotangent, damping, made)
+
+    def preconditioned_map(self, lin, factors, at):
         """``sum_i (Xi J(at)^T)_i^T S_i^-1 (Xi J^T)_i / N``, one direction of the inputs at a time."""
-        return _map(self, lin, damping, at)
-
-    @full_precision
-    def _solve(self, lin, small, cotangent, damping):
-        """The natural gradient in the samples' bases."""
-        gradient = [y.layout.to_matrix(y.vjp(cotangent / lin.num_samples)) for y in small]
-        return self._inverse(lin, small, damping).apply(gradient)
+        damping, made = self.factored(lin, factors)
+        return _map(self, lin, damping, at, made)
 
     def matched_damping(self, damping):
         """``damping^2``, as for `KFAC`."""
@@ -144,7 +148,7 @@ class KFACTridiagonal(Approximation):
         return factored_damping(mean_a, mean_b, root, self.damping_split)
 
 
-def _by_samples(self: KFACTridiagonal, lin: Linearization, cotangent, damping: Damping):
+def _by_samples(self, lin: Linearization, cotangent, damping: Damping, made: Any = None):
     """The natural gradient as `_natural_gradient` is differentiated."""
     root = self.kind.root(lin.outputs)
 
@@ -168,7 +172,7 @@ def _by_samples(self: KFACTridiagonal, lin: Linearization, cotangent, damping: D
     )
 
 
-def _columns(self: KFACTridiagonal, lin: Linearization, damping: Damping, at: Linearization):
+def _columns(self, lin: Linearization, damping: Damping, at: Linearization, made: Any):
     """The map as `_map` is differentiated."""
     n, c = lin.outputs.shape
     basis = jnp.eye(n * c, dtype=lin.outputs.dtype).reshape(n * c, n, c)
@@ -176,9 +180,11 @@ def _columns(self: KFACTridiagonal, lin: Linearization, damping: Damping, at: Li
 
 
 @differentiated_as(_by_samples)
-def _natural_gradient(self: KFACTridiagonal, lin: Linearization, cotangent, damping: Damping):
-    small, bases = zip(*map(_compress, lin.layers), strict=True)
-    solved = self._solve(lin, small, cotangent, damping)
+@full_precision
+def _natural_gradient(self, lin: Linearization, cotangent, damping: Damping, made: Any):
+    small, bases, inverse = made
+    gradient = [y.layout.to_matrix(y.vjp(cotangent / lin.num_samples)) for y in small]
+    solved = inverse.apply(gradient)
     return lin.like_params(
         [
             layer.layout.from_matrix(a @ v @ b.T)
@@ -188,10 +194,10 @@ def _natural_gradient(self: KFACTridiagonal, lin: Linearization, cotangent, damp
 
 
 @differentiated_as(_columns)
-def _map(self: KFACTridiagonal, lin: Linearization, damping: Damping, at: Linearization):
-    small, bases = zip(*map(_compress, lin.layers), strict=True)
+def _map(self, lin: Linearization, damping: Damping, at: Linearization, made: Any):
+    small, bases, inverse = made
     there = [_project(y, basis) for y, basis in zip(at.layers, bases, strict=True)]
-    stages = self._inverse(lin, small, damping).stages
+    stages = inverse.stages
     terms = [
         _weighted_gram(
             _rotated(stage, there[i : i + 2]), _rotated(stage, small[i : i + 2]), stage.weights

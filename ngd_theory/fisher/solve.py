@@ -1,12 +1,16 @@
 """Damped solves with symmetric positive semi-definite matrices, and their limit rho -> 0."""
 
+from dataclasses import dataclass
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.fisher.damping import Damping
-from ngd_theory.linalg import pinv, positive_solve
+from ngd_theory.linalg import cholesky_factor, factored_solve, pinv
 from ngd_theory.precision import full_precision
+from ngd_theory.pytrees import pytree
 
 
 def gram_rank(rows: np.ndarray) -> int:
@@ -29,13 +33,71 @@ def smallest_eigenvalue(matrix) -> float:
     return max(float(eigenvalues[0]), round_off(eigenvalues))
 
 
+def smallest_gram_eigenvalue(rows, scale: float) -> float:
+    """`smallest_eigenvalue` of ``scale X^T X`` or its Gram matrix, whichever is smaller; reads values."""
+    x = np.asarray(rows)
+    return smallest_eigenvalue(scale * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x))
+
+
+def but_round_off(rest: Float[Array, "*B p"], whole: Float[Array, "*B p"]) -> Float[Array, "*B p"]:
+    """Rows of a difference without those that are round-off beside the ``whole`` rows."""
+    floor = 100 * jnp.finfo(rest.dtype).eps * jnp.max(jnp.abs(whole))
+    return jnp.where(jnp.max(jnp.abs(rest), axis=-1, keepdims=True) > floor, rest, 0)
+
+
 def round_off(eigenvalues: np.ndarray) -> float:
     """The level ``n eps max abs(lambda)`` below which an eigenvalue is zero."""
     largest = max(float(np.max(np.abs(eigenvalues))), float(np.finfo(eigenvalues.dtype).tiny))
     return len(eigenvalues) * float(np.finfo(eigenvalues.dtype).eps) * largest
 
 
-@full_precision
+@pytree("matrix", "damping", "inner")
+@dataclass(frozen=True)
+class DampedMatrix:
+    """``matrix + rho I`` of a symmetric positive semi-definite matrix, factored once for many right-hand sides.
+
+    Attributes
+    ----------
+    matrix : (n, n)
+    damping : Damping
+    inner : (n, n)
+        Its Cholesky factor, a constant to derivatives; the pseudo-inverse at rho = 0.
+    """
+
+    matrix: Array
+    damping: Damping
+    inner: Array
+
+    @classmethod
+    @full_precision
+    def of(cls, matrix: Float[Array, "n n"], damping: Damping) -> "DampedMatrix":
+        """Factor it; what is not positive definite at ``rho > 0`` becomes NaN."""
+
+        def positive(rho, matrix):
+            return cholesky_factor(jax.lax.stop_gradient(shifted(matrix, rho)))
+
+        return cls(
+            matrix, damping, damping.select(positive, lambda rho, matrix: pinv(matrix), matrix)
+        )
+
+    @full_precision
+    def solve(self, rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        """``(matrix + rho I)^-1 rhs``, differentiated as that system; at rho = 0 ``pinv(matrix) rhs``."""
+
+        def positive(rho, matrix, inner, rhs):
+            system, factor = shifted(matrix, rho), jax.lax.stop_gradient(inner)
+            if self.damping.zero is None:
+                # Under vmap a pseudo-inverse comes here too, which no triangular solve should see.
+                eye = jnp.eye(len(factor), dtype=factor.dtype)
+                factor = jnp.where(self.damping.value > 0, factor, eye)
+            return factored_solve(system, factor, rhs)
+
+        def limit(rho, matrix, inner, rhs):
+            return limit_of_inverse(rho, inner, rhs)
+
+        return self.damping.select(positive, limit, self.matrix, self.inner, rhs)
+
+
 def solve_psd(
     matrix: Float[Array, "n n"], rhs: Float[Array, "n k"], damping: Damping
 ) -> Float[Array, "n k"]:
@@ -44,11 +106,7 @@ def solve_psd(
     A matrix that is not positive definite at ``rho > 0`` gives NaN, which the callers outside jit turn into
     `SingularKernelError`.
     """
-
-    def positive(rho, matrix, rhs):
-        return positive_solve(shifted(matrix, rho), rhs)
-
-    return damping.select(positive, limit_solve, matrix, rhs)
+    return DampedMatrix.of(matrix, damping).solve(rhs)
 
 
 def shifted(matrix: Float[Array, "n n"], rho: Float[Array, ""]) -> Float[Array, "n n"]:
@@ -65,7 +123,13 @@ def limit_solve(
     ``rho``, if it is there, is zero; through it the result has the derivative by the damping,
     ``-pinv(matrix)^2 rhs`` on the range of the matrix.
     """
-    inverse = pinv(matrix)
+    return limit_of_inverse(rho, pinv(matrix), rhs)
+
+
+def limit_of_inverse(
+    rho: Float[Array, ""] | None, inverse: Float[Array, "n n"], rhs: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    """`limit_solve` with the pseudo-inverse at hand."""
     found = inverse @ rhs
     return found if rho is None else found - rho.astype(found.dtype) * (inverse @ found)
 

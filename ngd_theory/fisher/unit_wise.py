@@ -60,14 +60,14 @@ class UnitWise(Approximation):
     asymptotic = True
     requirements = ("distinct-inputs", "full-rank-inputs", "many-units", "active-units")
 
-    def precondition(self, lin, cotangent, damping):
+    # Units are factored one after another as they are applied: all factors together are M matrices of N x N.
+    def precondition(self, lin, cotangent, factors):
         """Per layer: solve each unit's dual problem, then one matmul with the inputs."""
-        return lin.like_params([_layer_gradient(y, cotangent, damping) for y in lin.layers])
+        return lin.like_params([_layer_gradient(y, cotangent, factors) for y in lin.layers])
 
-    def preconditioned_map(self, lin, damping, at):
-        """Sum over layers and units of ``J_i(at) J_i^T``-sized projections."""
-        terms = [_layer_map(x, y, damping) for x, y in zip(lin.layers, at.layers, strict=True)]
-        return sum(terms[1:], terms[0])
+    def layer_terms(self, lin, factors, at):
+        """Sum over units of ``J_i(at) J_i^T``-sized projections."""
+        return [_layer_map(x, y, factors) for x, y in zip(lin.layers, at.layers, strict=True)]
 
     def workspace(self, sizes, num_samples, itemsize):
         """The Gram matrix of the positions, a batch of units, and coefficients like the sensitivities of one output."""

@@ -107,13 +107,13 @@ class Network:
     @cached_property
     def _structure(self) -> tuple[tuple[Call, ...], int]:
         """Calls and C: the forward function is traced, nothing is computed."""
-        with jax.ensure_compile_time_eval():
-            params = tuple(
-                {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in layer.shapes.items()}
-                for layer in self.affine
-            )
+        real = jnp.result_type(float)
+        params = tuple(
+            {k: jax.ShapeDtypeStruct(s, real) for k, s in layer.shapes.items()}
+            for layer in self.affine
+        )
         samples = 3
-        dtype = jnp.int32 if self.vocabulary else jnp.float32
+        dtype = jnp.int32 if self.vocabulary else real
         x = jax.ShapeDtypeStruct((samples, *self.input_shape), dtype)
         calls: list[Call] = []
 
@@ -361,9 +361,9 @@ def _check_samples(net: Network) -> None:
     if net.vocabulary:
         x = rng.integers(0, net.vocabulary, (3, *net.input_shape))
     else:
-        x = rng.normal(size=(3, *net.input_shape)).astype(np.float32)
+        x = rng.normal(size=(3, *net.input_shape))
     with jax.ensure_compile_time_eval():
-        params = net.init(jax.random.key(0), jnp.float32)
+        params = net.init(jax.random.key(0))
         first, second = (
             np.asarray(jax.jit(net.apply)(params, jnp.asarray(x[rows]))[0])
             for rows in ([0, 1], [0, 2])

@@ -6,9 +6,10 @@ stored, and how a run resumes, do not depend on who measured.
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
@@ -20,8 +21,9 @@ from typing import Any
 import jax
 
 import ngd_theory
-from ngd_theory import compilation_cache
+from ngd_theory import compilation_cache, extensions
 from ngd_theory.errors import InputError, MissingDependencyError, NGDTheoryError
+from ngd_theory.fisher import APPROXIMATIONS
 from ngd_theory.sweeps.cells import Cell
 from ngd_theory.sweeps.executors import Executor, Failure, Measure, Measured, attempt
 from ngd_theory.sweeps.gpus import memory_on_demand, visible_gpus, worker_environments
@@ -187,6 +189,7 @@ def _outcomes(
     not compiled the shape, and a worker that dies puts no other cell under suspicion.
     """
     waiting, deaths = Deal(cells), Counter()
+    modules = (*extensions.named(), *APPROXIMATIONS.outside_modules())
     flying: dict[str, tuple[Any, Cell, str]] = {}
     landed: SimpleQueue[Any] = SimpleQueue()
     outcomes: list[tuple[Cell, Measured]] = []
@@ -201,7 +204,8 @@ def _outcomes(
         for worker, number in threads.items():
             while waiting and load[worker] < number:
                 cell = waiting.take(worker)
-                future = client.submit(_on_worker, measure, cell, workers=[worker], pure=False)
+                task = _on_worker, measure, cell, modules, os.getcwd()
+                future = client.submit(*task, workers=[worker], pure=False)
                 flying[future.key] = future, cell, worker
                 load[worker] += 1
                 future.add_done_callback(landed.put)
@@ -251,8 +255,10 @@ def _fetch(future: Any) -> Measured | None:
         return Failure.of(error)
 
 
-def _on_worker(measure: Measure, cell: Cell) -> Measured:
+def _on_worker(measure: Measure, cell: Cell, modules: Sequence[str], folder: str) -> Measured:
     _prepare_once()
+    # What a user's modules add is known by name only.
+    extensions.load(modules, folder)
     jax.config.update("jax_enable_x64", cell.settings.precision == "float64")
     return attempt(measure, cell)
 

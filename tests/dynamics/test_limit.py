@@ -73,6 +73,23 @@ def test_training_maps_are_isotropic_with_the_stated_constant(name, points):
     np.testing.assert_allclose(maps.train_map, alpha * np.eye(N), atol=1e-9 * alpha)
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_one_factor_of_kfac_alone_has_the_limit_of_the_layer_kernels(activation, points):
+    """Products of gamma = sigma_w^2 Qdot on the diagonal; for ReLU at sigma_w^2 = 2 alpha = L."""
+    net = network(depth=3, activation=activation)
+    kernels = infinite.layer_kernels(net, points[0])
+    a, b = np.asarray(kernels.inputs), np.asarray(kernels.sensitivities)
+    inputs = dynamics.predictor(fisher.KFACInput(), net, *points)
+    np.testing.assert_allclose(inputs.train_map, np.diag(sum(map(np.diagonal, b))), atol=1e-8)
+    outputs = dynamics.predictor(fisher.KFACOutput(), net, *points)
+    expected = np.diag(sum(map(np.diagonal, a[:-1]))) + a[-1] / N
+    np.testing.assert_allclose(outputs.train_map, expected, atol=1e-8)
+    across = infinite.layer_kernels(net, points[1], points[0])
+    solved = [y @ np.linalg.inv(z) for y, z in zip(across.inputs, a, strict=True)]
+    q = sum(x * y for x, y in zip(across.sensitivities, solved, strict=True))
+    np.testing.assert_allclose(inputs.test_map, q, atol=1e-7)
+
+
 def test_fewer_inputs_than_samples_break_isotropy_of_kfac(points):
     x, x_test = points[0][:, :4], points[1][:, :4]
     net = mlp(4, [32, 32], 1, "relu")

@@ -34,7 +34,7 @@ def errors(approximation, p, damping, **options):
 
 
 #: Where the dual of a layer is, all have the same; where positions enter, each its own.
-SOME = ("block-diagonal", "kfac", "unit-wise", "entry-wise")
+SOME = ("block-diagonal", "kfac", "unit-wise", "entry-wise", "ekfac", "shampoo")
 
 
 @pytest.mark.parametrize(

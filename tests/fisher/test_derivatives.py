@@ -133,10 +133,12 @@ def test_derivatives_at_duplicated_inputs(name):
     check(DUPLICATED, fisher.by_name(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
+# A factor of zeros has no eigenvectors to hold, and EKFAC no derivative by them.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "ekfac"])
 def test_derivatives_at_a_readout_of_zeros(name):
     # pi^2 = (tr A)/(tr B) of the factored damping has no limit where B is zero.
-    equal = {"damping_split": "equal"} if name.startswith("kfac") else {}
+    split = name in ("kfac", "kfac-tridiagonal")
+    equal = {"damping_split": "equal"} if split else {}
     check(ZERO_READOUT, fisher.by_name(name, **equal))
 
 

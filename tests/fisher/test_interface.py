@@ -104,6 +104,10 @@ def test_every_approximation_is_found_by_its_name():
         "kfac-tridiagonal",
         "unit-wise",
         "entry-wise",
+        "kfac-input",
+        "kfac-output",
+        "ekfac",
+        "shampoo",
     }
     for name in APPROXIMATIONS:
         assert ngd.fisher.by_name(name).name == name

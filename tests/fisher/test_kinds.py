@@ -11,7 +11,10 @@ from scipy import special
 import ngd_theory as ngd
 from ngd_theory.errors import InputError
 
-WITH_KIND = ("exact", "block-diagonal", "block-tridiagonal", "kfac", "entry-wise")
+WITH_KIND = (
+    *("exact", "block-diagonal", "block-tridiagonal", "kfac", "entry-wise"),
+    *("kfac-output", "ekfac", "shampoo"),
+)
 CASE = Case("L3 C3 tanh bias", 6, (8, 9), 3, "tanh", 4, bias_std=0.3)
 
 

@@ -10,7 +10,7 @@ row-major, so that K-FAC's block is ``np.kron(B, A)``.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +133,20 @@ def accurate_inverse(wide, rhs):
     return system[:, size:]
 
 
+#: Approximations of `family_preconditioner`.
+KRONECKER_FAMILY = ("kfac-input", "kfac-output", "ekfac", "shampoo")
+
+
+def powered(matrix, damping, power):
+    """``(matrix + damping)^power`` of a symmetric matrix; at damping 0 on its range."""
+    eigenvalues, vectors = np.linalg.eigh(matrix)
+    if damping > 0:
+        return (vectors * (np.maximum(eigenvalues, 0) + damping) ** power) @ vectors.T
+    zero = eigenvalues < 1e-13 * max(eigenvalues.max(), 1e-300)
+    inverse = np.where(zero, 0, np.where(zero, 1, eigenvalues) ** power)
+    return (vectors * inverse) @ vectors.T
+
+
 def softmax_fisher(outputs):
     """Lambda of cross-entropy: (N, C, C) blocks ``diag p - p p^T``."""
     p = special.softmax(outputs, axis=1)
@@ -246,11 +260,19 @@ class DenseFisher:
         return factors
 
     def preconditioner(
-        self, name, damping, output_factor="fisher", damping_split="factored", sharing="expand"
+        self,
+        name,
+        damping,
+        output_factor="fisher",
+        damping_split="factored",
+        sharing="expand",
+        power=0.5,
     ):
         """``(G + damping I)^-1`` on the range of J^T, applied: a function of (P, k) columns."""
         if name == "identity":
             return lambda columns: columns
+        if name in KRONECKER_FAMILY:
+            return self.family_preconditioner(name, damping, power)
         if name == "kfac-tridiagonal":
             return self.tridiagonal_preconditioner(damping, damping_split)
         if name != "kfac":
@@ -321,6 +343,53 @@ class DenseFisher:
             here = np.ix_(self.block(i), self.block(i))
             inverse[here] = accurate_inverse(remainder, np.eye(len(remainder)))
         return lambda columns: (xi.T @ (inverse @ (xi @ columns))).astype(float)
+
+    def sample_gradients(self, index):
+        """``R_n^T J_l`` of every sample as (M, P) matrices, Lambda_n = R_n R_n^T: (N, C, M, P)."""
+        n, c, _ = self.output_fisher.shape
+        m, p = self.sensitivities[index].shape[-1], self.inputs[index].shape[-1]
+        rows = self.jacobian[:, self.block(index)].reshape(n, c, m * p)
+        values, vectors = np.linalg.eigh(self.output_fisher)
+        roots = vectors * np.sqrt(np.maximum(values, 0))[:, None, :]
+        return np.einsum("nck,ncj->nkj", roots, rows).reshape(n, c, m, p)
+
+    def family_preconditioner(self, name, damping, power=0.5):
+        """G of each layer as a matrix of its parameters, inverted: damped as the definition says."""
+        wide, blocks = np.longdouble, []
+        for index, (a, b) in enumerate(self.kronecker_factors()):
+            if name == "kfac-input":
+                b = np.eye(len(b))
+            if name == "kfac-output":
+                a = np.eye(len(a))
+            if name == "shampoo":
+                g = self.sample_gradients(index)
+                n = self.num_samples
+                b = np.einsum("nkmp,nkqp->mq", g, g) / n
+                a = np.einsum("nkmp,nkmq->pq", g, g) / n
+                powers = [powered(x, damping, -power) for x in (b, a)]
+                blocks.append(partial(np.matmul, np.kron(*powers)))
+                continue
+            if name == "ekfac":
+                fisher = self.fisher[np.ix_(self.block(index), self.block(index))].astype(float)
+                basis = np.kron(np.linalg.eigh(b)[1], np.linalg.eigh(a)[1])
+                moments = np.einsum("ik,ij,jk->k", basis, fisher, basis, optimize=True)
+                if damping == 0:
+                    zero = moments <= 1e-13 * moments.max()
+                    inverse = np.where(zero, 0, 1 / np.where(zero, 1, moments))
+                else:
+                    inverse = 1 / (moments + damping)
+                blocks.append(partial(np.matmul, (basis * inverse) @ basis.T))
+                continue
+            g = np.kron(b, a)
+            if damping == 0:
+                blocks.append(partial(np.matmul, pseudo_inverse(g)))
+            else:
+                # Not by the inverse, whose entries are of order 1/damping.
+                shifted = g.astype(wide) + damping * np.eye(len(g), dtype=wide)
+                blocks.append(partial(accurate_solve, shifted))
+        return lambda columns: np.concatenate(
+            [solve(columns[self.block(index)]) for index, solve in enumerate(blocks)]
+        )
 
     def solution(self, name, damping, **options):
         """``(G + damping I)^-1 J^T / N``: (P, N*C)."""

@@ -45,6 +45,15 @@ NAMES = {
     },
     "kfac-tridiagonal": {"distinct-inputs", "full-rank-features", "full-rank-sensitivities"},
     "unit-wise": {"distinct-inputs", "full-rank-inputs", "many-units", "active-units"},
+    "kfac-input": {"distinct-inputs", "general-position", "equal-leverages"},
+    "kfac-output": {"distinct-inputs", "full-rank-sensitivities"},
+    "ekfac": {
+        "distinct-inputs",
+        "general-position",
+        "equal-leverages",
+        "full-rank-sensitivities",
+    },
+    "shampoo": {"isotropic-at-some-width"},
     "entry-wise": {"isotropic-at-some-width"},
     "identity": {"isotropic-at-some-width"},
 }
@@ -55,7 +64,7 @@ def test_every_condition_holds_where_the_theory_applies(name):
     network = ngd.networks.mlp(8, [512, 512], 1, "relu") if name == "unit-wise" else WIDE
     found = check(name, network, gaussian(6, 8), damping=1e-8)
     assert set(found) == NAMES[name]
-    expected = name not in ("entry-wise", "identity")
+    expected = name not in ("entry-wise", "identity", "shampoo")
     for conditions in found.values():
         for c in conditions:
             assert c.holds == expected, c

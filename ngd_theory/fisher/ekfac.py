@@ -1,0 +1,206 @@
+"""EKFAC: K-FAC's eigenbasis, second moments measured in it (George et al. 2018; docs/theory.md section 9)."""
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ngd_theory.fisher.base import Approximation, Look, approximation
+from ngd_theory.fisher.damping import Damping, as_damping
+from ngd_theory.fisher.entry_wise import diagonal_fisher, inverse_of_diagonal, weighted_kernel
+from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
+from ngd_theory.fisher.law import mean_share
+from ngd_theory.fisher.premises import input_rank, width
+from ngd_theory.fisher.solve import but_round_off
+from ngd_theory.kernels import layer_kernel
+from ngd_theory.linalg import kept, resting_eigh
+from ngd_theory.networks import LayerLinearization, ParameterLayout
+from ngd_theory.precision import full_precision
+from ngd_theory.pytrees import pytree
+
+
+@pytree("inputs", "sensitivities", "inverse", "outside")
+@dataclass(frozen=True)
+class Eigenbasis:
+    """One layer's ``(G_l + rho)^-1`` in K-FAC's eigenbasis.
+
+    Attributes
+    ----------
+    inputs : (r, P)
+        Eigenvectors v_j of A as rows; zero for what is not in the range of a.
+    sensitivities : (q, M)
+        Eigenvectors w_i of B.
+    inverse : (r, q)
+        ``1/(s + rho)``; at rho = 0 zero where s is.
+    outside : LayerLinearization or None
+        Where B may miss a part of the sensitivities (their Fisher is not I): that part over rho.
+    """
+
+    inputs: Array
+    sensitivities: Array
+    inverse: Array
+    outside: LayerLinearization | None
+
+    def rotated(self, layer: LayerLinearization) -> LayerLinearization:
+        """The layer's rows in the basis."""
+        shape = (len(self.inputs), len(self.sensitivities))
+        return LayerLinearization(
+            layer.inputs @ self.inputs.T,
+            layer.sensitivities @ self.sensitivities.T,
+            ParameterLayout(shape, has_bias=False),
+        )
+
+
+@approximation
+@dataclass(frozen=True)
+class EKFAC(Approximation):
+    """``G_l = sum_ij s_ij (v_j v_j^T) (x) (w_i w_i^T)``: the diagonal of the Fisher in K-FAC's eigenbasis.
+
+    ``s_ij = (1/N) sum_{n,c} (sum_t delta'[n,c,t,i] a'[n,t,j])^2`` with inputs and sensitivities in the eigenvectors of
+    ``A = (1/N) sum a a^T`` and ``B = (1/(N T)) sum delta delta^T``. The damping comes after the correction and is that
+    of G itself, ``s + rho``. Bases are held for the rows that there are, min(NT, P) and min(NCT, M) vectors, and a
+    natural gradient goes through an (r, q) matrix of coordinates.
+
+    Nearer to the Fisher in the Frobenius norm than K-FAC, and less isotropic: tr K_l is exactly K-FAC's, and the
+    dispersion of a hidden layer does not fall with the width. It is ``2/(N sqrt(C))`` where the eigenvectors of the
+    layer's Gram matrices are random, as of Gaussian inputs, and more where they keep to few samples, as of images.
+
+    Where eigenvalues of a factor are equal and the Fisher's are not, G depends on which eigenvectors are taken, so that
+    it is no function of the network; derivatives are those of eigenvectors that stay among their equals, and of a
+    factor of zeros there are none.
+
+    Attributes
+    ----------
+    kind : TrueFisher, SampledFisher or EmpiricalFisher
+        Of B and of s.
+    """
+
+    name = "ekfac"
+    look = Look("#9467BD", "p", "EKFAC")
+    named_only = "its K keeps a dispersion at every width, so name it to run it"
+    needs_layers = True
+    by_layers = True
+    trace_only = True
+    has_limit = False
+    requirements = (
+        "distinct-inputs",
+        "general-position",
+        "equal-leverages",
+        "full-rank-sensitivities",
+    )
+    kind: Kind = field(default=TrueFisher())
+
+    @full_precision
+    def factor(self, lin, damping):
+        """Every layer's eigenbasis, and the damped moments there."""
+        root = self.kind.root(lin.outputs)
+        return tuple(_eigenbasis(layer, root, damping) for layer in lin.layers)
+
+    def precondition(self, lin, cotangent, factors):
+        """Into the basis, over the moments, and back: one matmul of the gradient's size a layer."""
+        bases = self.factored(lin, factors)
+        cotangent = cotangent / lin.num_samples
+        pairs = zip(lin.layers, bases, strict=True)
+        return lin.like_params([_step(layer, basis, cotangent) for layer, basis in pairs])
+
+    def layer_terms(self, lin, factors, at):
+        """``(1/N) sum_ij g_ij(at) g_ij^T / (s_ij + rho)``, ``g_ij = sum_t delta'_i a'_j``."""
+        found = []
+        for here, there, basis in zip(
+            lin.layers, at.layers, self.factored(lin, factors), strict=True
+        ):
+            term = weighted_kernel(basis.rotated(there), basis.rotated(here), basis.inverse)
+            if basis.outside is not None:
+                term = term + layer_kernel(there, basis.outside)
+            found.append(term / lin.num_samples)
+        return found
+
+    def workspace(self, sizes, num_samples, itemsize):
+        """Bases, rows in them, moments, and the largest matrices that are diagonalised."""
+        c, n = sizes[-1].output_dim, num_samples
+        total, largest = 0, 0
+        for s in sizes:
+            rows = n * s.positions, n * c * s.positions
+            r, q = min(rows[0], s.num_inputs), min(rows[1], s.num_units)
+            total += r * s.num_inputs + q * s.num_units + rows[0] * r + rows[1] * q + 2 * r * q
+            largest = max(largest, 3 * (r**2 + q**2))
+        return total + largest
+
+    def damping_bias(self, lin, damping):
+        """``tr(K(0) - K(rho)) / tr K(0)``: the mean of ``rho / (s_ij + rho)`` over moments that are not zero."""
+        inverse = [basis.inverse for basis in self.factor(lin, as_damping(0.0, lin.outputs.dtype))]
+        relative = damping * np.concatenate([np.ravel(each[each > 0]) for each in inverse])
+        return float(np.mean(relative / (1 + relative))) if relative.size else 0.0
+
+    def broken_premises(self, sizes, num_samples, equal_leverages=False):
+        """Of layer 1 unless the leverages are equal, and of hidden layers of full rank NC."""
+        if any(s.positions > 1 for s in sizes):
+            return {}
+        mend = ", or forster = true without biases"
+        rank = {} if equal_leverages else input_rank(self.name, sizes, num_samples, mend)
+        return rank | width(self.name, sizes, num_samples * sizes[-1].output_dim)
+
+    def layer_constants(self, sizes, num_samples):
+        """K-FAC's: ``sum_nc g_ij[nc]^2 / s_ij = N`` for every pair of eigenvectors, so that only ranks count.
+
+        None with several positions, where a pair of eigenvectors need not be seen by any sample.
+        """
+        if any(s.positions > 1 for s in sizes):
+            return None
+        return tuple(mean_share(s, num_samples, sizes[-1].output_dim) for s in sizes)
+
+
+def _eigenbasis(layer: LayerLinearization, root, damping: Damping) -> Eigenbasis:
+    n, _, t, _ = layer.sensitivities.shape
+    delta = layer.sensitivities
+    curved = curvature_sensitivities(delta, root)
+    of_a, inputs = _eigenvectors(_rows(layer.inputs), 1 / n)
+    of_b, sensitivities = _eigenvectors(_rows(curved), 1 / (n * t))
+    basis = Eigenbasis(inputs, sensitivities, jnp.zeros((), delta.dtype), None)
+    moments = diagonal_fisher(basis.rotated(replace(layer, sensitivities=curved)))["weight"]
+    # Of directions that no sample has in common, rounding alone is left.
+    floor = jnp.finfo(delta.dtype).eps * jax.lax.stop_gradient(of_a[:, None] * of_b[None])
+    inverse = inverse_of_diagonal(jnp.where(moments > floor, moments, 0), damping)
+    if root is None or damping.zero:
+        return replace(basis, inverse=inverse)
+    rest = but_round_off(delta - (delta @ sensitivities.T) @ sensitivities, delta)
+    positive = damping.value > 0
+    rest = jnp.where(positive, rest, 0) / jnp.where(positive, damping.value, 1).astype(delta.dtype)
+    return replace(basis, inverse=inverse, outside=replace(layer, sensitivities=rest))
+
+
+@full_precision
+def _eigenvectors(rows: Float[Array, "n p"], scale: float):
+    """Eigenvalues of ``scale X^T X`` (r,) and eigenvectors as rows (r, P), zero for those that are zero to round-off.
+
+    From the smaller of the matrix and the Gram matrix of X.
+    """
+    primal = rows.shape[0] >= rows.shape[1]
+    eigenvalues, vectors = resting_eigh(scale * (rows.T @ rows if primal else rows @ rows.T))
+    keep = kept(eigenvalues) & ~(eigenvalues <= 0)
+    eigenvalues = jnp.where(keep, eigenvalues, 0)
+    lengths = 1.0 if primal else (scale / jnp.where(keep, eigenvalues, 1)) ** 0.5
+    basis = vectors.T if primal else vectors.T @ rows
+    return eigenvalues, jnp.where(keep, lengths, 0).astype(rows.dtype)[:, None] * basis
+
+
+def _step(layer: LayerLinearization, basis: Eigenbasis, cotangent) -> dict[str, Array]:
+    # Eigenvectors of A are the "samples" of one position.
+    back = _coordinates(layer, basis, cotangent) @ basis.sensitivities
+    step = layer.layout.pull_back(basis.inputs[:, None], back[:, None])
+    if basis.outside is None:
+        return step
+    rest = basis.outside.vjp(cotangent)
+    return {name: step[name] + rest[name] for name in step}
+
+
+@full_precision
+def _coordinates(layer: LayerLinearization, basis: Eigenbasis, cotangent) -> Float[Array, "r q"]:
+    """``(G + rho)^-1 J^T cotangent`` in the basis: what is divided by a moment keeps all digits."""
+    return basis.rotated(layer).vjp(cotangent)["weight"] * basis.inverse
+
+
+def _rows(x):
+    return x.reshape(-1, x.shape[-1])

@@ -1,0 +1,177 @@
+"""Shampoo's preconditioner, with statistics a sample (Gupta, Koren & Singer 2018; docs/theory.md section 9)."""
+
+from dataclasses import dataclass, field, replace
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ngd_theory.errors import InputError
+from ngd_theory.fisher.base import Look, approximation
+from ngd_theory.fisher.damping import Damping
+from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
+from ngd_theory.fisher.loops import batch_size, map_items
+from ngd_theory.fisher.solve import smallest_gram_eigenvalue
+from ngd_theory.fisher.whitened import WhitenedApproximation
+from ngd_theory.linalg import kept, spectral_function, symmetric_roots
+from ngd_theory.precision import full_precision
+
+
+@approximation
+@dataclass(frozen=True)
+class Shampoo(WhitenedApproximation):
+    """``G_l = A^p (x) B^p``, A and B the second moments of samples' gradients.
+
+    ``A = (1/N) sum_nc g g^T``, ``B = (1/N) sum_nc g^T g`` with ``g_nc = sum_t a delta^T`` (P, M). For one position
+    ``A = (1/N) sum_n (sum_c |delta_nc|^2) a_n a_n^T`` and ``B = (1/N) sum_nc |a_n|^2 delta delta^T``. Published are
+    p = 1/2 (the square root of Shampoo's own, Morwani et al. 2024) and 1/4; p = 1 is a Kronecker product with weights
+    of its own, isotropic where norms are alike.
+
+    The damping is added to both moments before the power, ``(A + rho)^p (x) (B + rho)^p``, as Shampoo's epsilon is: rho
+    is on the scale of a moment. At p = 1/2 and 1/4 the spectra of the Gram matrices remain in K at every width.
+
+    Attributes
+    ----------
+    power : float
+        p > 0.
+    kind : TrueFisher, SampledFisher or EmpiricalFisher
+        Whose gradients; Shampoo's own is the empirical one.
+    """
+
+    name = "shampoo"
+    look = Look("#17BECF", "X", "Shampoo")
+    named_only = "the theory has no constant of it, so name it to run it"
+    needs_layers = True
+    has_limit = False
+    kind: Kind = field(default=TrueFisher())
+    power: float = 0.5
+
+    def __post_init__(self):
+        if not 0 < self.power <= 1:
+            raise InputError(f"power is {self.power}; it must be above 0 and at most 1")
+
+    @property
+    def requirements(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Below p = 1 none helps."""
+        return () if self.power == 1 else ("isotropic-at-some-width",)
+
+    @full_precision
+    def factor(self, lin, damping):
+        """Inputs times ``(A + rho)^-p``, sensitivities times ``(B + rho)^-p``."""
+        root = self.kind.root(lin.outputs)
+        made = []
+        for layer in lin.layers:
+            inputs, sensitivities = _moment_rows(layer, root)
+            powered = [
+                _powered(_rows(x), rows, damping, self.power).reshape(x.shape)
+                for x, rows in ((layer.inputs, inputs), (layer.sensitivities, sensitivities))
+            ]
+            made.append(replace(layer, inputs=powered[0], sensitivities=powered[1]))
+        return tuple(made)
+
+    def workspace(self, sizes, num_samples, itemsize):
+        """Copies of both factors' rows, twice, and the largest matrices that are diagonalised."""
+        c, n = sizes[-1].output_dim, num_samples
+        copies = sum(n * s.positions * (s.num_inputs + c * s.num_units) for s in sizes)
+        sides = [
+            (min(n * s.positions, s.num_inputs), min(n * c * s.positions, s.num_units))
+            for s in sizes
+        ]
+        return 2 * copies + 3 * max(a**2 + b**2 for a, b in sides)
+
+    def damping_bias(self, lin, damping):
+        """``p rho (1/lambda_min(A) + 1/lambda_min(B))``, the largest of all layers."""
+        root, found = self.kind.root(lin.outputs), []
+        for layer in lin.layers:
+            smallest = [smallest_gram_eigenvalue(x, 1.0) for x in _moment_rows(layer, root)]
+            found.append(self.power * damping * sum(1 / each for each in smallest))
+        return float(np.max(found))
+
+
+def _rows(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+@full_precision
+def _moment_rows(layer, root) -> tuple[Float[Array, "n P"], Float[Array, "k M"]]:
+    """Rows X and D with ``A = X^T X`` and ``B = D^T D``, the 1/N inside."""
+    n, _, t, _ = layer.sensitivities.shape
+    delta = curvature_sensitivities(layer.sensitivities, root)
+    by_delta = jnp.einsum("nktm,nksm->nts", delta, delta) / n
+    by_inputs = jnp.einsum("ntp,nsp->nts", layer.inputs, layer.inputs) / n
+    roots = [_roots(weights, t) for weights in (by_delta, by_inputs)]
+    inputs = jnp.einsum("nts,nsp->ntp", roots[0], layer.inputs)
+    return _rows(inputs), _rows(jnp.einsum("nts,nksm->nktm", roots[1], delta))
+
+
+def _roots(weights: Float[Array, "N T T"], positions: int) -> Float[Array, "N T T"]:
+    """Symmetric roots of each sample's weights; of one position without a factorisation."""
+    if positions == 1:
+        on = weights > 0
+        # Not the root of 0, whose derivative is infinite.
+        return jnp.where(on, jnp.sqrt(jnp.where(on, weights, 1)), 0)
+    size = batch_size(positions, positions, itemsize=weights.itemsize)
+    return map_items(lambda each: symmetric_roots(each)[0], weights, size)
+
+
+@full_precision
+def _powered(
+    x: Float[Array, "n p"], rows: Float[Array, "k p"], damping: Damping, power: float
+) -> Float[Array, "n p"]:
+    """``x (Y^T Y + rho)^-power`` on the smaller side of the rows Y; at rho = 0 on their range only."""
+    primal = len(rows) >= rows.shape[1]
+    matrix = rows.T @ rows if primal else rows @ rows.T
+
+    def limit(rho, x, rows, matrix):
+        # Zero, with the derivative by the damping.
+        rho = jnp.zeros((), x.dtype) if rho is None else rho.astype(x.dtype)
+        if primal:
+            return x @ spectral_function(_LimitPower(power), matrix, rho)
+        return (x @ rows.T) @ spectral_function(_LimitPower(power, 1), matrix, rho) @ rows
+
+    def positive(rho, x, rows, matrix):
+        rho = rho.astype(x.dtype)
+        if primal:
+            return x @ spectral_function(_ShiftedPower(power), matrix, rho)
+        # Rows outside the range of Y keep their rho^-power.
+        inside = spectral_function(_ShiftedDifference(power), matrix, rho)
+        return x * rho**-power + (x @ rows.T) @ inside @ rows
+
+    return damping.select(positive, limit, x, rows, matrix)
+
+
+@dataclass(frozen=True)
+class _LimitPower:
+    """``(lambda + rho)^-p lambda^-over`` at rho = 0; 0 for zero."""
+
+    power: float
+    over: int = 0
+
+    def __call__(self, eigenvalues, rho):
+        keep = kept(eigenvalues) & ~(eigenvalues <= 0)
+        safe = jnp.where(keep, eigenvalues, 1)
+        return jnp.where(keep, (safe + rho) ** -self.power / safe**self.over, 0)
+
+
+@dataclass(frozen=True)
+class _ShiftedPower:
+    """``(lambda + rho)^-p``."""
+
+    power: float
+
+    def __call__(self, eigenvalues, rho):
+        return (jnp.maximum(eigenvalues, 0) + rho) ** -self.power
+
+
+@dataclass(frozen=True)
+class _ShiftedDifference:
+    """``((lambda + rho)^-p - rho^-p)/lambda``."""
+
+    power: float
+
+    def __call__(self, eigenvalues, rho):
+        ratio = jnp.maximum(eigenvalues, 0) / rho
+        small = ratio < 1e-8
+        safe = jnp.where(small, 1, ratio)
+        quotient = jnp.where(small, -self.power, jnp.expm1(-self.power * jnp.log1p(safe)) / safe)
+        return rho ** (-self.power - 1) * quotient
