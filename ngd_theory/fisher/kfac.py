@@ -197,7 +197,7 @@ def _damped_grams(kfac: KFAC, lin: Linearization, damping: Damping):
     found = []
     for scale, layer in zip(kfac._output_scales(lin), lin.layers, strict=True):
         rows = kfac._rows(layer.inputs, layer.sensitivities, scale)
-        roots = [rho.value for rho in kfac._dampings(rows, damping)]
+        roots = [rho.value for rho in kfac._dampings(layer.layout, rows, damping)]
         grams = [s * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x) for x, s in rows]
         found.append((roots, grams))
     return found
