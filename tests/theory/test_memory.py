@@ -7,7 +7,10 @@ import pytest
 import ngd_theory as ngd
 from ngd_theory.theory import step_memory
 
-MODELLED = ("exact", "block-diagonal", "block-tridiagonal", "kfac", "entry-wise", "identity")
+MODELLED = (
+    *("exact", "block-diagonal", "block-tridiagonal", "kfac", "entry-wise", "identity"),
+    *("kfac-input", "kfac-output", "ekfac", "shampoo"),
+)
 
 
 def reported(approximation, net, num_samples):
