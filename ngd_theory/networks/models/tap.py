@@ -17,14 +17,14 @@ class Tapped:
     layer : int
     depth : int
         How many maps are around it, that over the samples included.
-    given, made : (N, *mapped, ...) arrays
+    given, made : (N, *mapped, ...) arrays, or their shapes
         The layer's input and its output.
     """
 
     layer: int
     depth: int
-    given: Array
-    made: Array
+    given: Array | jax.ShapeDtypeStruct
+    made: Array | jax.ShapeDtypeStruct
 
 
 class Tap:
