@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ngd_theory.arguments import checked_fields
-from ngd_theory.networks.layers import Affine, by_position, joined, require_layer
+from ngd_theory.networks.layers import Affine, AnyArray, by_position, joined, require_layer
 from ngd_theory.networks.layout import EmbeddingLayout
 
 
@@ -40,7 +40,7 @@ class Embedding(Affine):
         require_layer(self, "vocabulary", "units")
 
     @property
-    def layout(self) -> EmbeddingLayout:
+    def layout(self) -> EmbeddingLayout:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A weight (V, M)."""
         return EmbeddingLayout(self.vocabulary, self.units)
 
@@ -63,7 +63,7 @@ class Embedding(Affine):
         """``W[token]``."""
         return replace(self, weight_std=1.0)
 
-    def patches(self, h: Int[Array, "N *T"]):
+    def patches(self, h: Int[AnyArray, "N *T"]):
         """One-hot vectors, (N, T, V): what this layer is, not how it is computed."""
         return jax.nn.one_hot(h.reshape(len(h), -1), self.vocabulary)
 

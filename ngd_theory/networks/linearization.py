@@ -56,7 +56,9 @@ class LayerLinearization:
         Products with the inputs of ``other`` are the same; what is orthogonal to all of them is left out.
         """
         own, theirs = self.layout, other.layout
-        if not isinstance(own, EmbeddingLayout) or own.tokens is theirs.tokens:
+        if not (isinstance(own, EmbeddingLayout) and isinstance(theirs, EmbeddingLayout)):
+            return self
+        if own.tokens is None or theirs.tokens is None or own.tokens is theirs.tokens:
             return self
         same = own.tokens[:, None] == theirs.tokens[None, :]
         shared = same & (own.tokens < own.vocabulary)[:, None]

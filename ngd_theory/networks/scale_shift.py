@@ -39,7 +39,7 @@ class ScaleShift(Affine):
         require_size("units", self.units)
 
     @property
-    def layout(self) -> GroupLayout:
+    def layout(self) -> GroupLayout:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A scale (M,) and a shift (M,)."""
         names = ("scale", "shift") if self.shift else ("scale",)
         return GroupLayout(tuple((name, (self.units,)) for name in names))
@@ -62,7 +62,9 @@ class ScaleShift(Affine):
         """Raise `InputError`: no input is common to its units."""
         raise InputError("ScaleShift has no inputs that all units share")
 
-    weigh = patches
+    def weigh(self, weight, h):
+        """Raise `InputError`, as `patches`."""
+        return self.patches(h)
 
     def __call__(self, params, h: Float[Array, "N *T M"]):
         """``gamma * h + beta``."""

@@ -208,7 +208,7 @@ def _linearize(static: _Static, params, rest, x, groups: tuple[str, ...]) -> Lin
     return Linearization(outputs, tuple(layers), tree, tuple(names))
 
 
-def _over_samples(model: AnyModel, params_with, x, rest, tapped, groups, shifts=None, depths=None):
+def _over_samples(model: AnyModel, params_with, x, rest, tapped, groups, shifts=None, depths=()):
     """Outputs (N, C), every sample with its own copy of the leaves in ``rest``; no taps in ``groups``."""
 
     def one(sample, rest):

@@ -70,11 +70,8 @@ class Model(AnyModel):
             makers = {linen.Dense: linear, linen.DenseGeneral: general}
             makers |= {getattr(linen, k): v for k, v in MAKERS.items()}
             make, leaves = makers.get(type(module)), self._leaves.get(name)
-            known = (
-                make
-                and leaves
-                and make(f"flax.linen.{type(module).__name__}", name, leaves, module)
-            )
+            kind = f"flax.linen.{type(module).__name__}"
+            known = make(kind, name, leaves, module) if make and leaves else None
             self._numbers[name] = len(self.known) if known else None
             self.known += [known] if known else []
         return self._numbers[name]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,8 @@ class Tapped:
 
     layer: int
     depth: int
-    given: Array | jax.ShapeDtypeStruct
-    made: Array | jax.ShapeDtypeStruct
+    given: Any
+    made: Any
 
 
 class Tap:
@@ -51,7 +52,7 @@ class Tap:
         sample,
         calls: list[Tapped | None],
         shifts: Sequence[Array] | None = None,
-        depths: Sequence[int] | None = None,
+        depths: Sequence[int] = (),
     ):
         self._sample, self._calls, self._shifts, self._depths = sample, calls, shifts, depths
 
