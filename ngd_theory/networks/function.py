@@ -125,8 +125,8 @@ def check_together(all_at_once, outputs) -> None:
     # A NaN fails.
     if not difference <= float(jnp.finfo(apart.dtype).eps) ** 0.5 * scale:
         raise InputError(
-            f"apply(params, x) gives outputs that differ by {difference:.1e} from those of each sample by itself: "
-            "samples must not see each other (batch normalisation: use its running averages)"
+            f"the outputs of all samples at once differ by {difference:.1e} from those of each sample by itself: "
+            "samples must not see each other (batch normalisation: use its running averages; dropout: switch it off)"
         )
 
 

@@ -58,10 +58,10 @@ class LayerLinearization:
         own, theirs = self.layout, other.layout
         if not (isinstance(own, EmbeddingLayout) and isinstance(theirs, EmbeddingLayout)):
             return self
-        tokens = own.tokens
-        assert tokens is not None and theirs.tokens is not None  # they are of samples
-        same = tokens[:, None] == theirs.tokens[None, :]
-        shared = same & (tokens < own.vocabulary)[:, None]
+        tokens, wanted = own.tokens, theirs.tokens
+        if tokens is None or wanted is None or tokens is wanted:
+            return self
+        shared = (tokens[:, None] == wanted[None, :]) & (tokens < own.vocabulary)[:, None]
         inputs = self.inputs @ shared.astype(self.inputs.dtype)
         return replace(self, inputs=inputs, layout=theirs)
 

@@ -115,7 +115,7 @@ def require_residual_scale(scale: float | None, count: int) -> float:
     InputError
         Unless it is positive and finite.
     """
-    chosen = count**-0.5 if scale is None else float(scale)
+    chosen = float(count) ** -0.5 if scale is None else float(scale)
     if not 0 < chosen < float("inf"):
         raise InputError(f"residual_scale is {scale}; it must be positive and finite")
     return chosen

@@ -64,7 +64,8 @@ class Model(AnyModel):
             _Tapped(leaf, self._numbers[index], tap) if index in self._numbers else leaf
             for index, leaf in enumerate(leaves)
         ]
-        return jax.tree.unflatten(structure, tapped)(sample).reshape(-1)
+        made = jax.tree.unflatten(structure, tapped)(sample)
+        return made[None] if getattr(made, "ndim", None) == 0 else made
 
 
 class _Tapped:
@@ -73,8 +74,10 @@ class _Tapped:
     def __init__(self, layer, number: int, tap):
         self._layer, self._number, self._tap = layer, number, tap
 
-    def __call__(self, h, *args, **options):
-        return self._tap(self._number, h, self._layer(h, *args, **options))
+    def __call__(self, *args, **options):
+        made = self._layer(*args, **options)
+        # An input that is named is not seen: the layer is a group then.
+        return self._tap(self._number, args[0], made) if args else made
 
     def __getattr__(self, name):
         return getattr(self._layer, name)

@@ -1,13 +1,16 @@
 """What layers of flax.linen and flax.nnx have in common."""
 
+from collections.abc import Sequence
 from math import prod
 
 from ngd_theory.networks.models.known import Known, Place, convolution, dense, embedding
 
 
-def linear(kind: str, name: str, leaves: dict, layer) -> Known:
+def linear(kind: str, name: str, leaves: dict, layer) -> Known | None:
     """A kernel (fan_in, units)."""
     sizes = leaves["kernel"].shape
+    if len(sizes) != 2:  # Several layers in one leaf, for a scan.
+        return None
     return dense(name, kind, _place(leaves, "kernel"), _bias(leaves, sizes[1:]), sizes)
 
 
@@ -15,9 +18,11 @@ def general(kind: str, name: str, leaves: dict, layer) -> Known | None:
     """A kernel of several input and output axes, the input's being the last ones."""
     axes = (layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis)
     batched = getattr(layer, "batch_dims", ()) or getattr(layer, "batch_axis", {})
-    if batched or axes != tuple(range(-len(axes), 0)):
-        return None
     shape = leaves["kernel"].shape
+    features = layer.features if hasattr(layer, "features") else layer.out_features
+    made = len(features) if isinstance(features, Sequence) else 1
+    if batched or axes != tuple(range(-len(axes), 0)) or len(shape) != len(axes) + made:
+        return None
     inputs, outputs = shape[: len(axes)], shape[len(axes) :]
     sizes = prod(inputs), prod(outputs)
     return dense(
@@ -35,6 +40,9 @@ def conv(kind: str, name: str, leaves: dict, layer) -> Known | None:
     """A kernel (*sizes, channels, units) of a convolution with zeros around."""
     *kernel, _, units = leaves["kernel"].shape
     d = len(kernel)
+    size = layer.kernel_size
+    if d != (1 if isinstance(size, int) else len(size)):
+        return None
     padding = layer.padding
     if isinstance(padding, str):
         padding = padding.lower()
@@ -56,9 +64,11 @@ def conv(kind: str, name: str, leaves: dict, layer) -> Known | None:
     return convolution(name, kind, _place(leaves, "kernel"), _bias(leaves, (units,)), options)
 
 
-def embed(kind: str, name: str, leaves: dict, layer) -> Known:
+def embed(kind: str, name: str, leaves: dict, layer) -> Known | None:
     """A table (vocabulary, units)."""
     shape = leaves["embedding"].shape
+    if len(shape) != 2:
+        return None
     return embedding(name, kind, _place(leaves, "embedding"), *shape)
 
 

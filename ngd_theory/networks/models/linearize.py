@@ -89,8 +89,9 @@ def linearize_model(
     """Linearise a model of equinox, flax.linen or flax.nnx about its parameters, layer by layer.
 
     Linear layers, convolutions and embeddings of these libraries become factors, so that every approximation serves
-    them, K-FAC and unit-wise too. All other parameters (normalisation, positions, layers of your own) are groups: one
-    for each node that holds some, with its whole Jacobian. `Linearization.describe` tells which is which.
+    them, K-FAC and unit-wise too; they come in the order of their first calls. All other parameters (normalisation,
+    positions, layers of your own) are groups behind them: one for each node that holds some, with its whole Jacobian.
+    `Linearization.describe` tells which is which.
 
     Parameters
     ----------
@@ -114,8 +115,10 @@ def linearize_model(
     Raises
     ------
     InputError
-        For a model of another library, outputs that are not (N, C), samples that see each other, and a layer whose
-        parameters are used in another way than by its call (tied weights): name it in ``groups``.
+        For a model of another library, outputs that are not (N, C), samples that see each other, a state that changes
+        (training mode), a layer whose parameters are used in another way than by its call (tied weights), or that is
+        called inside `jax.lax.scan`, `jax.checkpoint` or `jax.jit`: name it in ``groups``. What needs numbers is
+        noticed outside jit only.
     """
     library = next((library for library in LIBRARIES if library.recognises(model)), None)
     if library is None:
@@ -126,6 +129,8 @@ def linearize_model(
     if not is_array(x) or x.ndim == 0 or len(x) == 0:
         raise InputError(f"x is {shown(x)}; it must be an array with one sample at least")
     static, params, rest = library.split(model, variables)
+    if not jax.tree.leaves(params):
+        raise InputError(f"the model {type(model).__name__} has no floating parameters")
     check_finite("the model's parameters", params)
     if is_floating(x):
         check_finite("x", x)
@@ -162,27 +167,23 @@ class _Static:
 @partial(jax.jit, static_argnums=(0, 4))
 def _linearize(static: _Static, params, rest, x, groups: tuple[str, ...]) -> Linearization:
     model = static.model(params, rest)
-    calls = _calls(model, x)
+    calls, known_layers = _calls(static, params, rest, x, groups)
     paths, structure = jax.tree_util.tree_flatten_with_path(model.params)
     leaves = {leaf_name(path): leaf for path, leaf in paths}
-    _check_groups(groups, leaves, model.known)
-    called = {call.layer for call in calls}
-    factored = [
-        number
-        for number, known in enumerate(model.known)
-        if number in called and not _is_in(known.name, groups)
-    ]
-    taken = {place.leaf for number in factored for place in model.known[number].places}
+    _check_groups(groups, known_layers)
+    # In the order of the calls: block-tridiagonal couples neighbours.
+    factored = list(dict.fromkeys(call.layer for call in calls))
+    taken = {place.leaf for number in factored for place in known_layers[number].places}
     others = {name: leaf for name, leaf in leaves.items() if name not in taken}
 
     def params_with(others):
         return jax.tree.unflatten(structure, [others.get(name, leaves[name]) for name in leaves])
 
-    outputs, given, deltas, jacobian = _backpropagate(model, x, calls, others, params_with)
+    outputs, given, deltas, jacobian = _backpropagate(model, x, calls, others, params_with, groups)
     require_precision(outputs.dtype)
     layers, placed, names = [], [], []
     for number in factored:
-        known = model.known[number]
+        known = known_layers[number]
         own = [i for i, call in enumerate(calls) if call.layer == number]
         layer, parts = known.factors([given[i] for i in own], [deltas[i] for i in own])
         placed.append((layer, known.places))
@@ -207,42 +208,73 @@ def _linearize(static: _Static, params, rest, x, groups: tuple[str, ...]) -> Lin
     return Linearization(outputs, tuple(layers), tree, tuple(names))
 
 
-def _over_samples(model: AnyModel, params_with, x, rest, calls, shifts=None, depths=()):
-    """Outputs (N, C), every sample with its own copy of the leaves in ``rest``."""
+def _over_samples(model: AnyModel, params_with, x, rest, tapped, groups, shifts=None, depths=()):
+    """Outputs (N, C), every sample with its own copy of the leaves in ``rest``; no taps in ``groups``."""
 
     def one(sample, rest):
-        return model.run(params_with(rest), sample, Tap(sample, calls, shifts, depths))
+        tap = Tap(sample, tapped, shifts, depths)
+
+        def chosen(number, given, made):
+            in_group = _is_in(model.known[number].name, groups)
+            return made if in_group else tap(number, given, made)
+
+        return model.run(params_with(rest), sample, chosen)
 
     return jax.vmap(one)(x, rest)
 
 
-def _calls(model: AnyModel, x) -> list[Tapped]:
-    """Every call of a layer that we know, with shapes in place of arrays; nothing is computed."""
+def _calls(static: _Static, params, rest, x, groups) -> tuple[list[Tapped], list[Known]]:
+    """Every call of a layer outside ``groups``, with shapes in place of arrays, and all layers that we know."""
     calls: list[Tapped] = []
+    known: list[Known] = []
 
-    def trace(params, x):
-        calls.clear()
-        outputs = _over_samples(model, lambda _: params, x, {}, calls)
-        return outputs, [(call.given, call.made) for call in calls]
+    def traced(groups):
+        # All arrays are arguments: what is left as a constant of the program comes from a trace that has ended.
+        def trace(params, rest, x):
+            model = static.model(params, rest)
+            known[:] = []
+            calls.clear()
+            try:
+                outputs = _over_samples(model, lambda _: model.params, x, {}, calls, groups)
+            finally:
+                known[:] = model.known
+            if None in calls:
+                raise jax.errors.UnexpectedTracerError("a call that no jax.vmap came to see")
+            return outputs, [(call.given, call.made) for call in calls]
+
+        return traced_shapes(trace, params, rest, x)
+
+    def is_lost(name: str) -> bool:
+        """Whether the layer's input cannot be recorded, the others' aside."""
+        try:
+            traced([*groups, *(other.name for other in layers if other.name != name)])
+        except jax.errors.UnexpectedTracerError:
+            return True
+        return False
 
     try:
-        outputs, arrays = traced_shapes(trace, model.params, x)
+        outputs, arrays = traced(groups)
     except jax.errors.UnexpectedTracerError as error:
+        layers = list(known)
+        lost = [layer.name for layer in layers if is_lost(layer.name)]
         raise InputError(
-            "a layer of the model is called inside jax.lax.scan, jax.checkpoint or jax.jit of its own, where its input "
-            "cannot be recorded: linearize_function takes such a model, with groups of parameters"
+            f"the model calls {', '.join(map(repr, lost))} inside jax.lax.scan, jax.checkpoint, jax.jit or the like, "
+            f"where its input cannot be recorded. Treat it as a group: linearize_model(..., groups={lost})"
         ) from error
     if getattr(outputs, "ndim", None) != 2:
         raise InputError(
-            f"the model gives {outputs} for {len(x)} samples; it must give one array (N, C)"
+            f"the model gives {_shapes(outputs)} for {len(x)} samples; it must give one array (N, C)"
         )
-    return [
+    shapes = [
         Tapped(call.layer, call.depth, given, made)
         for call, (given, made) in zip(calls, arrays, strict=True)
     ]
+    return shapes, known
 
 
-def _backpropagate(model: AnyModel, x, calls: list[Tapped], rest: dict[str, Array], params_with):
+def _backpropagate(
+    model: AnyModel, x, calls: list[Tapped], rest: dict[str, Array], params_with, groups
+):
     """Outputs; inputs and sensitivities (C, N, ...) of every call; Jacobian (N, C, ...) by every leaf in ``rest``."""
     n = len(x)
     shifts = [jnp.zeros(call.made.shape, call.made.dtype) for call in calls]
@@ -251,7 +283,7 @@ def _backpropagate(model: AnyModel, x, calls: list[Tapped], rest: dict[str, Arra
 
     def run(shifts, rows):
         tapped: list[Tapped] = []
-        outputs = _over_samples(model, params_with, x, rows, tapped, shifts, depths)
+        outputs = _over_samples(model, params_with, x, rows, tapped, groups, shifts, depths)
         return outputs, [call.given for call in tapped]
 
     outputs, pull, given = jax.vjp(run, shifts, rows, has_aux=True)
@@ -261,11 +293,16 @@ def _backpropagate(model: AnyModel, x, calls: list[Tapped], rest: dict[str, Arra
     return outputs, given, deltas, {k: jnp.moveaxis(v, 0, 1) for k, v in jacobian.items()}
 
 
+def _shapes(outputs) -> str:
+    found = [str(leaf.shape) for leaf in jax.tree.leaves(outputs)]
+    return found[0] if hasattr(outputs, "shape") else f"{len(found)} arrays, {', '.join(found)},"
+
+
 def _is_in(name: str, groups: Sequence[str]) -> bool:
     return any(f"{name}/".startswith(f"{group}/") for group in groups)
 
 
-def _check_groups(groups, leaves, known: Sequence[Known]) -> None:
+def _check_groups(groups, known: Sequence[Known]) -> None:
     for group in groups:
         if not any(_is_in(known.name, [group]) for known in known):
             there = ", ".join(known.name for known in known)

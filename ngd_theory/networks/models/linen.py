@@ -1,5 +1,7 @@
 """Modules of flax.linen: calls of layers are intercepted."""
 
+import jax
+
 from ngd_theory.errors import InputError
 from ngd_theory.networks.models.flax import MAKERS, general, linear
 from ngd_theory.networks.models.known import Known
@@ -33,11 +35,19 @@ class Model(AnyModel):
 
     def run(self, params, sample, tap):
         """Outputs (C,) of one sample."""
-        return self._apply(params, sample[None], tap)[0]
+        return jax.tree.map(lambda made: made[0], self._apply(params, sample[None], tap))
 
     def batch(self, params, x):
         """Outputs (N, C) of all samples at once."""
-        return self._module.apply({"params": params, **self._rest}, x)
+        from flax import errors
+
+        try:
+            return self._module.apply({"params": params, **self._rest}, x)
+        except errors.ModifyScopeVariableError as error:
+            raise InputError(
+                "the module changes its variables when it is called, as normalisation over the batch does in training: "
+                f"give it use_running_average=True. flax says: {error}"
+            ) from error
 
     def _apply(self, params, x, tap):
         from flax import linen

@@ -1,5 +1,7 @@
 """Modules of flax.nnx: in a copy of the model, layers get a class whose call ends at a tap."""
 
+import jax
+
 from ngd_theory.networks.models.flax import MAKERS, general, linear
 from ngd_theory.networks.models.known import Known
 from ngd_theory.networks.models.leaves import by_parent
@@ -44,24 +46,30 @@ class Model(AnyModel):
         """Outputs (C,) of one sample."""
         from flax import nnx
 
-        model = nnx.merge(self._graph, params, self._rest)
+        model = self._merged(params)
         for path, node in list(nnx.iter_graph(model)):
             number = self._numbers.get("/".join(map(str, path)))
             if number is not None:
                 node.__class__ = _tapped(type(node), number, tap)
-        return model(sample[None])[0]
+        return jax.tree.map(lambda made: made[0], model(sample[None]))
 
     def batch(self, params, x):
         """Outputs (N, C) of all samples at once."""
+        return self._merged(params)(x)
+
+    def _merged(self, params):
         from flax import nnx
 
-        return nnx.merge(self._graph, params, self._rest)(x)
+        # New variables, of the trace that is running: the model may change them, and they are forgotten.
+        return nnx.merge(self._graph, *jax.tree.map(lambda leaf: leaf, (params, self._rest)))
 
 
 def _tapped(cls: type, number: int, tap) -> type:
     """A class like ``cls`` whose call ends at the tap."""
 
-    def call(self, h, *args, **options):
-        return tap(number, h, cls.__call__(self, h, *args, **options))
+    def call(self, *args, **options):
+        made = cls.__call__(self, *args, **options)
+        # An input that is named is not seen: the layer is a group then.
+        return tap(number, args[0], made) if args else made
 
     return type(cls.__name__, (cls,), {"__call__": call})
