@@ -464,7 +464,9 @@ def _kernel_distance(experiment: Experiment) -> float:
 
 
 def _layers(experiment: Experiment, approximation, damping) -> tuple[LayerEvidence, ...]:
-    """Each layer's share of a map that is a sum over them, and the ranks of what it is made of."""
+    """Each layer's share of a map that is a sum over them, and the ranks of what it is made of; none of another."""
+    if not approximation.by_layers:
+        return ()
     lin = experiment.lin
     constants = approximation.layer_constants(experiment.sizes, lin.num_samples)
     maps = approximation.layer_maps(lin, damping)

@@ -87,6 +87,8 @@ _ROWS = (
 _SIZES = tuple(name for name in _ROWS if name not in ("num_train", "num_test", "seed"))
 #: Settings that change the numbers of a cell but not the programs compiled for it.
 _NOT_SHAPES = frozenset(("seed", "damping", "step_scale", "data_dir"))
+#: Columns by which a claim tells layers apart.
+_OF_LAYERS = ("place", "layer_name", "full_rank")
 #: Grid points named in one error.
 _SHOWN = 3
 
@@ -307,7 +309,8 @@ class StudyClaim(AnyClaim):
     approximations : tuple of str
         One verdict each; all of the study when left out.
     where : dict
-        Settings; beside them ``place`` and ``full_rank``, of layers. Without a place a claim is about the networks.
+        Settings; beside them ``place``, ``layer_name`` and ``full_rank``, of layers. Without a place or a name a claim
+        is about the networks.
     outside_premise : bool
         Judge the rows marked NOT APPLICABLE instead of the others.
     """
@@ -342,9 +345,20 @@ class StudyClaim(AnyClaim):
         return f"{of} over {self.over}" if self.statistic == "exponent" else of
 
     @property
+    def _one_layer(self) -> bool:
+        """Whether rows of layers count, and not only those of networks."""
+        return bool({"place", "layer_name"} & set(self.where))
+
+    @property
+    def _of_shares(self) -> bool:
+        """Whether it reads what only a sum of layers has."""
+        place = self.where.get("place", "network")
+        return place != "network" or bool({"full_rank", "layer_name"} & set(self.where))
+
+    @property
     def row_filters(self) -> Mapping[str, Column]:
         """What tells layers apart."""
-        return {name: COLUMNS[name] for name in ("place", "full_rank")}
+        return {name: COLUMNS[name] for name in _OF_LAYERS}
 
     def subjects(self, study: "Study") -> Sequence[str]:
         """The approximations."""
@@ -359,7 +373,7 @@ class StudyClaim(AnyClaim):
             If there are none.
         """
         rows = rows[(rows["approximation"] == subject) & rows["epsilon"].isna()]
-        if "place" not in self.where:
+        if not self._one_layer:
             rows = rows[rows["layer"].fillna(0) == 0]
         if rows.empty:
             raise NotApplicableError("no layer is as the claim says")
@@ -390,7 +404,7 @@ class StudyClaim(AnyClaim):
                     f"claim {self.statement!r} is about {name!r}, which is not in approximations: "
                     + ", ".join(study.approximations)
                 )
-        of_layers = {"place", "full_rank"} & set(self.where)
+        of_layers = set(_OF_LAYERS) & set(self.where)
         read = {"layers": min(of_layers)} if of_layers else {}
         if self.column.measured_by and not (of_layers and self.column.layered):
             read[self.column.measured_by] = self.of or "residual"
@@ -403,6 +417,17 @@ class StudyClaim(AnyClaim):
             raise InputError(
                 f"claim {self.statement!r}: {self.of!r} is of the network, not of layers"
             )
+        if self._of_shares:
+            for name in self.subjects(study):
+                if not _by_layers(name):
+                    raise InputError(
+                        f"claim {self.statement!r}: {name!r} couples the layers; its map is no sum of theirs. Name "
+                        "others under approximations"
+                    )
+        if "layer_name" in self.where:
+            known = _layer_names(cells)
+            if known:
+                choose(dict.fromkeys(known), self.where["layer_name"], "layer_name")
         if "place" in self.where:
             places = dict.fromkeys(("first", "hidden", "output", "network"))
             choose(places, self.where["place"], "place")
@@ -416,6 +441,22 @@ class StudyClaim(AnyClaim):
                 f"claim {self.statement!r}: an exponent over {self.over!r} takes at least 3 values of it in the grid"
             )
         super().check(study, cells)
+
+
+def _by_layers(name: str) -> bool:
+    """Whether the approximation's map is a sum over layers."""
+    return make_approximation(name, "mse").by_layers
+
+
+def _layer_names(cells: Sequence[TheoryCell]) -> tuple[str, ...]:
+    """Names of the layers of all networks; none where data are not here."""
+    found: dict[str, None] = {}
+    for cell in {cell.shape: cell for cell in cells}.values():
+        size = _known_size(cell.settings)
+        if size is None:
+            return ()
+        found |= dict.fromkeys(make_network(cell.settings, size).names)
+    return tuple(found)
 
 
 #: Settings that are columns too.
@@ -494,11 +535,11 @@ class Study(AnyStudy):
             if any(not cell.settings.num_test for cell in cells):
                 raise InputError("measure 'rivals' compares test outputs: set data.num_test")
         if "layers" in self.measure:
-            for name in self.approximations:
-                if not make_approximation(name, "mse").by_layers:
-                    raise InputError(
-                        f"measure 'layers': {name!r} couples the layers; its map is no sum of theirs"
-                    )
+            if not any(_by_layers(name) for name in self.approximations):
+                named = " and ".join(map(repr, self.approximations))
+                raise InputError(
+                    f"measure 'layers': {named} couples the layers; its map is no sum of theirs"
+                )
         for claim in self.claims:
             claim.check(self, cells)
         return self

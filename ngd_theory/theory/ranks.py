@@ -1,12 +1,13 @@
 """Sizes and constants from the ranks of a linearisation at hand, where the theory knows none beforehand."""
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from ngd_theory.arguments import checked, is_finite, require_known
 from ngd_theory.errors import NotPredictedError
-from ngd_theory.fisher import Approximation, Exact
+from ngd_theory.fisher import Approximation, BlockTridiagonal, Exact
 from ngd_theory.fisher.solve import gram_rank, round_off
 from ngd_theory.kernels import layer_kernel, ntk
 from ngd_theory.networks import LayerSize, Linearization
@@ -136,4 +137,10 @@ def measured_constant(approximation: Approximation, lin: Linearization) -> float
         measured_sizes(lin)
         eigenvalues = np.linalg.eigvalsh(np.asarray(ntk(lin)))
         return float(np.sum(eigenvalues > round_off(eigenvalues))) / len(eigenvalues)
-    return approximation.isotropy_constant(measured_sizes(lin), lin.num_samples)
+    sizes = measured_sizes(lin)
+    if type(approximation) is BlockTridiagonal:
+        # A layer that moves nothing couples none: what is between two such is a network of its own.
+        moving = groupby(sizes, key=lambda size: size.rank_of_jacobian > 0)
+        runs = [tuple(run) for moves, run in moving if moves]
+        return float(sum(approximation.isotropy_constant(run, lin.num_samples) for run in runs))
+    return approximation.isotropy_constant(sizes, lin.num_samples)

@@ -1,0 +1,131 @@
+"""Residual, attention and recurrent networks from settings: refused in words, built as asked, never a false verdict."""
+
+import numpy as np
+import pytest
+
+from ngd_theory import experiment, networks
+from ngd_theory.errors import InputError
+from ngd_theory.experiment import Outcome, parse
+from ngd_theory.experiment.building import DataSize, make_network
+from ngd_theory.experiment.settings import LATER, Settings
+from ngd_theory.sweeps.theory import TheoryCell
+
+TOKENS = {"architecture": "transformer", "tokens": 2}
+IMAGES = {"architecture": "conv-resnet", "dataset": "gaussian"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"architecture": "resnet", "depth": 2}, ["depth is 2", "depth - 2 blocks", "3 at least"]),
+        ({"architecture": "transformer", "depth": 2}, ["depth is 2", "blocks of six layers"]),
+        ({"architecture": "recurrent", "depth": 2}, ["depth is 2", "three layers"]),
+        ({"architecture": "recurrent", "depth": 4}, ["depth is 4", "three layers"]),
+        ({"architecture": "resnet", "kernel": "infinite"}, ["no infinite-width kernel", "resnet"]),
+        ({**TOKENS, "kernel": "infinite"}, ["no infinite-width kernel", "transformer"]),
+        ({"architecture": "lstm"}, ["mlp", "recurrent"]),
+        ({"tokens": 0}, ["greater than or equal to 1"]),
+        ({"norm": "batch"}, ["layer", "rms"]),
+        ({"token_readout": "first"}, ["mean", "last"]),
+        (IMAGES, ["image_size"]),
+        ({**IMAGES, "image_size": 3, "input_dim": 5}, ["input_dim is 5", "27 numbers"]),
+        ({"sharing": "reduce"}, ["sharing", "mlp"]),
+        ({**TOKENS, "sharing": "reduce", "approximations": ("exact",)}, ["sharing", "exact"]),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_in_words(values, words):
+    with pytest.raises(InputError) as caught:
+        parse(values)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_tokens_that_do_not_divide_the_inputs_are_refused():
+    for architecture in ("transformer", "recurrent"):
+        settings = parse({"architecture": architecture, "tokens": 3, "dataset": "gaussian"})
+        with pytest.raises(InputError, match="10 numbers cannot be cut into 3 tokens"):
+            make_network(settings, DataSize(10, 1))
+
+
+def test_heads_must_divide_the_width():
+    settings = parse({**TOKENS, "width": 6, "heads": 4})
+    with pytest.raises(InputError, match="multiple of the 4 heads"):
+        make_network(settings, DataSize(8, 1))
+
+
+def test_positions_that_share_weights_may_be_reduced():
+    settings = parse({**TOKENS, "sharing": "reduce", "approximations": ("kfac",)})
+    assert settings.sharing == "reduce"
+
+
+BUILT = {
+    "mlp": ({}, networks.mlp(8, [6, 6], 2)),
+    "resnet": (
+        {"norm": "rms", "depth": 4, "bias_std": 0.1},
+        networks.resnet(8, 6, 2, 2, bias_std=0.1, norm="rms"),
+    ),
+    "conv-resnet": (
+        {"dataset": "gaussian", "image_size": 2, "image_channels": 2, "kernel_size": 1},
+        networks.resnet((2, 2, 2), 6, 1, 2, kernel_size=1),
+    ),
+    "transformer": (
+        {"tokens": 4, "heads": 3, "causal": True, "token_readout": "last", "norm": "none"},
+        networks.transformer(
+            *(4, 2, 6, 1, 2, "relu", 2**0.5), heads=3, causal=True, readout="last", norm="none"
+        ),
+    ),
+    "recurrent": ({"tokens": 4}, networks.recurrent(4, 2, 6, 2, "relu", 2**0.5)),
+}
+
+
+@pytest.mark.parametrize("architecture", BUILT)
+def test_the_network_is_the_one_asked_for(architecture):
+    values, expected = BUILT[architecture]
+    settings = parse({"architecture": architecture, "width": 6, **values})
+    assert make_network(settings, DataSize(8, 2)) == expected
+
+
+def test_a_known_cell_keeps_its_identity_and_a_new_setting_changes_it():
+    plain = TheoryCell(Settings(dataset="gaussian", width=8))
+    assert not set(LATER) & set(plain.config["settings"])
+    changes = {"tokens": 2, "heads": 2, "causal": True, "token_readout": "last", "norm": "rms"}
+    assert set(changes) == set(LATER)
+    others = [
+        TheoryCell(Settings(dataset="gaussian", width=8, **{name: value}))
+        for name, value in changes.items()
+    ]
+    assert len({cell.id for cell in [plain, *others]}) == len(others) + 1
+    defaults = {name: Settings.model_fields[name].default for name in LATER}
+    assert TheoryCell(Settings(dataset="gaussian", width=8, **defaults)).id == plain.id
+
+
+SMALL = {
+    "dataset": "gaussian",
+    "input_dim": 16,
+    "num_train": 4,
+    "num_test": 3,
+    "width": 32,
+    "steps": 2,
+    "activation": "tanh",
+    "tokens": 2,
+    "approximations": ("exact", "kfac"),
+}
+
+
+@pytest.mark.parametrize("architecture", ["resnet", "transformer", "recurrent"])
+def test_no_claim_fails_and_the_constant_is_of_measured_ranks(architecture):
+    report = experiment.verify(parse({**SMALL, "architecture": architecture}))
+    assert report.holds
+    undecided = {v.outcome for v in report.verdicts} - {Outcome.PASS, Outcome.NOT_APPLICABLE}
+    assert not undecided, [v for v in report.verdicts if v.outcome in undecided]
+    n, t = 4, 2
+    kfac = {
+        "resnet": 2 * n + 1,
+        "transformer": 5 * n * t**2 + 2 * n * t * (t - 1) + 1,
+        "recurrent": n * t**2 + n * t * (t - 1) + 1,
+    }
+    for name, constant in (("exact", 1), ("kfac", kfac[architecture])):
+        evidence = report.evidence[name]
+        assert evidence.constant_from == "ranks"
+        np.testing.assert_allclose(evidence.constant, constant, rtol=1e-12)
