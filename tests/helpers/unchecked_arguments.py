@@ -154,7 +154,7 @@ def test_an_argument_of_another_type_is_refused_in_words(name):
         ),
         (
             lambda: ngd.networks.linearize(NET, jax.tree.map(jnp.rint, PARAMS), {"x": X}),
-            "x is a dict; it must be a floating array",
+            "x is a dict; it must be an array",
         ),
         (
             lambda: ngd.fisher.by_name("exact", kind="true"),
