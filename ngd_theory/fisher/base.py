@@ -361,7 +361,7 @@ class Prepared:
                 f"cotangent has shape {jnp.shape(cotangent)}; the outputs have {lin.outputs.shape}"
             )
         check_range("cotangent", cotangent, lin.outputs.dtype)
-        found = _natural_gradient(self, jnp.asarray(cotangent))
+        found = _natural_gradient(self, jnp.asarray(cotangent, lin.outputs.dtype))
         self.approximation._check_result(what, found, lin, self.damping, cotangent)
         self._check_digits(what, found, lambda limit: limit.natural_gradient(cotangent))
         return found

@@ -289,3 +289,12 @@ def test_a_new_approximation_needs_one_method():
     assert relative_error(k, expected) < 1e-12
     with pytest.raises(TypeError):
         ngd.fisher.Approximation()
+
+
+def test_a_cotangent_takes_the_type_of_the_outputs():
+    """Of a model of float32 in a process of float64."""
+    net = ngd.networks.mlp(3, [4], 1)
+    params = net.init(jax.random.key(0), jnp.float32)
+    lin = ngd.networks.linearize(net, params, jnp.ones((2, 3), jnp.float32))
+    found = ngd.fisher.by_name("exact").natural_gradient(lin, jnp.ones((2, 1)), 0.1)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {"float32"}
