@@ -9,12 +9,30 @@ EPSILON = 1e-6
 
 
 def layer_norm(h: Float[Array, "*_ M"]) -> Float[Array, "*_ M"]:
-    """Mean 0 and mean square 1 over the last axis (Ba et al. 2016)."""
+    """Mean 0 and mean square 1 over the last axis (Ba et al. 2016).
+
+    Parameters
+    ----------
+    h : (..., M)
+
+    Returns
+    -------
+    (..., M)
+    """
     return rms_norm(h - h.mean(-1, keepdims=True))
 
 
 def rms_norm(h: Float[Array, "*_ M"]) -> Float[Array, "*_ M"]:
-    """Mean square 1 over the last axis (Zhang & Sennrich 2019)."""
+    """Mean square 1 over the last axis (Zhang & Sennrich 2019).
+
+    Parameters
+    ----------
+    h : (..., M)
+
+    Returns
+    -------
+    (..., M)
+    """
     return h * jax.lax.rsqrt(jnp.mean(h**2, -1, keepdims=True) + EPSILON)
 
 
