@@ -206,8 +206,8 @@ class Approximation(abc.ABC):
         if self.needs_layers and not lin.has_layers:
             raise InputError(
                 f"{self.name!r} is made of the inputs and units of affine layers, and this linearisation has groups of "
-                "parameters only (linearize_function): build the network by ngd.networks.mlp or cnn, or take exact, "
-                "block-diagonal, block-tridiagonal or entry-wise"
+                "parameters only (linearize_function): name its layers (ngd.networks.network, or linearize_model for "
+                "equinox and flax), or take exact, block-diagonal, block-tridiagonal or entry-wise"
             )
 
     def factor(self, lin: Linearization, damping: Damping) -> Any:
