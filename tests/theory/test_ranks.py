@@ -86,7 +86,10 @@ def test_the_constant_is_the_trace_of_the_undamped_map(name):
         measured = ngd.theory.measured_constant(approximation, lin)
         assert measured is not None
         np.testing.assert_allclose(
-            trace(approximation, lin), measured, rtol=0.2 if rough else 1e-6, err_msg=approximation.name
+            trace(approximation, lin),
+            measured,
+            rtol=0.2 if rough else 1e-6,
+            err_msg=approximation.name,
         )
     if name in BY_HAND:
         kfac = ngd.theory.measured_constant(ngd.fisher.KFAC(), lin)

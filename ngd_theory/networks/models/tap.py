@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +18,14 @@ class Tapped:
     layer : int
     depth : int
         How many maps are around it, that over the samples included.
-    given, made : (N, *mapped, ...) arrays
+    given, made : (N, *mapped, ...) arrays, or their shapes
         The layer's input and its output.
     """
 
     layer: int
     depth: int
-    given: Array
-    made: Array
+    given: Any
+    made: Any
 
 
 class Tap:
