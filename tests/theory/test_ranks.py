@@ -164,6 +164,7 @@ def test_a_model_has_conditions_without_a_network():
     conditions = ngd.theory.check_conditions(kfac, None, lin)
     assert conditions and all(isinstance(c.why, str) for c in conditions)
     measured = ngd.theory.measured_constant(kfac, lin)
+    assert measured is not None
     np.testing.assert_allclose(trace(kfac, lin), measured, rtol=1e-6)
     assert ngd.theory.check_conditions(ngd.fisher.Exact(), None, lin)
 
