@@ -448,7 +448,7 @@ def _by_layers(name: str) -> bool:
     return make_approximation(name, "mse").by_layers
 
 
-def _layer_names(cells: Sequence[TheoryCell]) -> tuple[str, ...]:
+def _layer_names(cells: Sequence[Any]) -> tuple[str, ...]:
     """Names of the layers of all networks; none where data are not here."""
     found: dict[str, None] = {}
     for cell in {cell.shape: cell for cell in cells}.values():

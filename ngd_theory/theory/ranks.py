@@ -142,5 +142,6 @@ def measured_constant(approximation: Approximation, lin: Linearization) -> float
         # A layer that moves nothing couples none: what is between two such is a network of its own.
         moving = groupby(sizes, key=lambda size: size.rank_of_jacobian > 0)
         runs = [tuple(run) for moves, run in moving if moves]
-        return float(sum(approximation.isotropy_constant(run, lin.num_samples) for run in runs))
+        n = lin.num_samples
+        return float(sum(sum(approximation.layer_constants(run, n)) for run in runs))
     return approximation.isotropy_constant(sizes, lin.num_samples)

@@ -1,6 +1,5 @@
 """Residual, attention and recurrent networks from settings: refused in words, built as asked, never a false verdict."""
 
-import numpy as np
 import pytest
 
 from ngd_theory import experiment, networks
@@ -128,4 +127,4 @@ def test_no_claim_fails_and_the_constant_is_of_measured_ranks(architecture):
     for name, constant in (("exact", 1), ("kfac", kfac[architecture])):
         evidence = report.evidence[name]
         assert evidence.constant_from == "ranks"
-        np.testing.assert_allclose(evidence.constant, constant, rtol=1e-12)
+        assert evidence.constant == pytest.approx(constant, rel=1e-12)

@@ -58,7 +58,7 @@ def rows(settings, hidden=1e-3):
 def frame(study, **numbers):
     return pd.concat(
         pd.DataFrame(rows(c.settings, **numbers)).assign(
-            cell=c.id, seed=c.settings.seed, width=c.settings.width
+            cell=c.id, seed=c.settings.seed, width=c.settings.width, epsilon=np.nan
         )
         for c in study.cells()
     )
@@ -114,6 +114,8 @@ def test_unfinished_networks_leave_a_claim_open():
         ({"measure": ["isotropy"]}, ["'layers' in measure"]),
         ({"claims": [{**CLAIM, "of": "gap"}], "measure": ["layers", "gap"]}, ["of the network"]),
         ({"claims": [where(channels=3)]}, ["channels", "width"]),
+        ({"claims": [where(layer_name="q_7")]}, ["q_7", "layer_name"]),
+        ({"approximations": ["kfac", "exact"]}, ["exact", "couples the layers", "approximations"]),
         ({"claims": [where(width=9)]}, ["where.width", "8, 16"]),
         ({"claims": [{**CLAIM, "where": {"place": "middle"}}]}, ["middle", "hidden"]),
         ({"claims": [where(width=[8, 16])]}, ["where.width"]),
@@ -130,6 +132,42 @@ def test_what_cannot_be_is_refused_in_words(changes, words):
         parse({**STUDY, **changes})
     for word in words:
         assert word in str(caught.value)
+
+
+TOKENS = {"architecture": "recurrent", "activation": "tanh", "depth": 3, "weight_std": 1.0}
+
+
+def test_layers_are_told_apart_by_name_and_only_where_the_map_is_their_sum(tmp_path):
+    """The hidden state begins at 0: rank N(T-1), alpha_l = N T (T-1). Some cells leave the number of tokens out."""
+    of_hidden = {
+        **{"statement": "N T (T-1)", "of": "constant", "statistic": "mean"},
+        **{"approximations": ["kfac"], "where": {"layer_name": "hidden", "tokens": 2}},
+    }
+    exact = {"statement": "1", "approximations": ["exact"], "of": "constant", "statistic": "mean"}
+    study = parse(
+        {
+            **STUDY,
+            "approximations": ["kfac", "exact"],
+            "network": {**TOKENS, "width": 16},
+            "data": {"dataset": "gaussian", "input_dim": 16, "num_train": 2, "num_test": 0},
+            "grid": {"tokens": [2, 4], "seed": [0, 1, 2]},
+            "claims": [
+                {**of_hidden, "rule": "in [3.999, 4.001]"},
+                {**of_hidden, "rule": "in [7.999, 8.001]", "expect": "FAIL"},
+                {**exact, "rule": "in [0.999, 1.001]", "where": {"place": "network"}},
+            ],
+        }
+    )
+    assert run(study, tmp_path).holds
+    table = load(tmp_path)
+    layers = table[table["layer"] > 0]
+    assert set(layers["approximation"]) == {"kfac"}
+    assert set(layers["layer_name"]) == {"in", "hidden", "out"}
+    assert set(table["constant_from"].dropna()) == {"ranks"}
+    assert set(table["tokens"]) == {2, 4}
+    # The page names what varies.
+    page = write_report(tmp_path)[-1].read_text(encoding="utf-8")
+    assert "layer_name = hidden" in page and "tokens" in page
 
 
 def one(**grid):

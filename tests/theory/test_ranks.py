@@ -39,8 +39,7 @@ NETWORKS = {
     "attention": ngd.networks.transformer(3, 12, 24, 1, 1, "tanh"),
     "recurrence": ngd.networks.recurrent(3, 12, 24, 1),
 }
-#: tr K of K-FAC at N = 4, by hand: N a dense layer; N T^2 of T positions, of which max pooling keeps one in four at a
-#: sample, so that the sensitivities of its four windows span N 4 dimensions at N T rows of patches; N T (T-1) for q and k.
+#: tr K of K-FAC at N = 4, by hand: N a dense layer, N T^2 one of T positions, N T (T-1) for q, k and a state from 0.
 BY_HAND = {
     "layer normalisation": 4 + 4 + 1,
     "residual": 3 * 4 + 1,
@@ -165,6 +164,7 @@ def test_a_model_has_conditions_without_a_network():
     conditions = ngd.theory.check_conditions(kfac, None, lin)
     assert conditions and all(isinstance(c.why, str) for c in conditions)
     measured = ngd.theory.measured_constant(kfac, lin)
+    assert measured is not None
     np.testing.assert_allclose(trace(kfac, lin), measured, rtol=1e-6)
     assert ngd.theory.check_conditions(ngd.fisher.Exact(), None, lin)
 

@@ -53,8 +53,12 @@ class Found:
     @property
     def varying(self) -> list[str]:
         """Settings that differ between the study's cells."""
-        settings = [cell.config["settings"] for cell in self.study.cells()]
+        settings = [self.settings(cell.config) for cell in self.study.cells()]
         return [n for n in settings[0] if any(s[n] != settings[0][n] for s in settings)]
+
+    def settings(self, config: dict[str, Any]) -> dict[str, Any]:
+        """All settings of a stored cell, with those that it leaves out."""
+        return {**self.study.config_defaults, **config["settings"]}
 
     @property
     def unexpected(self) -> int:

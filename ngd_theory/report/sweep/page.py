@@ -155,7 +155,7 @@ def _failures(found: Found) -> list[tuple[str, str, str, str]]:
     return [
         (
             failure["id"][:12],
-            ", ".join(f"{name} = {failure['config']['settings'][name]}" for name in varying),
+            ", ".join(f"{name} = {found.settings(failure['config'])[name]}" for name in varying),
             failure["error"],
             failure["traceback"],
         )
