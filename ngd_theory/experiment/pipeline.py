@@ -147,6 +147,12 @@ class Experiment:
             return self.network.layer_sizes
         return theory.measured_sizes(self.lin)
 
+    def constant(self, approximation) -> float | None:
+        """Alpha, of sizes or of measured ranks."""
+        if self.constant_from == "ranks":
+            return theory.measured_constant(approximation, self.lin)
+        return approximation.isotropy_constant(self.sizes, self.lin.num_samples)
+
     @property
     def constant_from(self) -> str:
         """See `Evidence.constant_from`."""
@@ -188,7 +194,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     k, q = train_and_test_maps(approximation, lin, damping, at)
     isotropy, judged = judged_map(k, lin.outputs, settings.loss)
     mse = settings.loss == "mse"
-    constant = approximation.isotropy_constant(experiment.sizes, lin.num_samples)
+    constant = experiment.constant(approximation)
     rate = largest_eigenvalue(k) if constant is None else constant
     step_size = checked_step_size(name, settings.step_scale, rate)
 
@@ -407,10 +413,14 @@ def _changes(network, before, after, x):
 
 
 def _sides(network, params, x):
-    """Whether each pre-activation before a function that may have a kink is above 0."""
-    smooth = (
-        [b.smooth for b in network.blocks] if network.is_chain else [network.smooth] * network.depth
-    )
+    """Whether each pre-activation before a function that may have a kink is above 0.
+
+    An estimate where the network is no chain: its kinks are where its forward function has them, and the
+    pre-activations of all layers but the last are counted in their place.
+    """
+    smooth = [network.smooth] * (network.depth - 1) + [True]
+    if network.is_chain:
+        smooth = [block.smooth for block in network.blocks]
     _, given = network.forward(params, x, None)
     found = []
     for call, h in zip(network.calls, given, strict=True):
@@ -470,6 +480,7 @@ def _layers(experiment: Experiment, approximation, damping) -> tuple[LayerEviden
     lin = experiment.lin
     constants = approximation.layer_constants(experiment.sizes, lin.num_samples)
     maps = approximation.layer_maps(lin, damping)
+    names = [name for name, layer in experiment.network.layers for _ in layer.parts]
     found = []
     for i, (layer, size, k) in enumerate(zip(lin.layers, experiment.sizes, maps, strict=True)):
         n, c, t, _ = layer.sensitivities.shape
@@ -489,7 +500,7 @@ def _layers(experiment: Experiment, approximation, damping) -> tuple[LayerEviden
                 full,
                 summarise(k),
                 None if constants is None else constants[i],
-                lin.names[i].partition(" ")[0],
+                names[i],
                 experiment.constant_from,
             )
         )

@@ -181,11 +181,11 @@ class Settings(BaseModel):
         if self.architecture in IMAGES:
             self._check_images()
         if self.sharing == "reduce" and (
-            self.architecture == "mlp" or self.chosen_approximations != ("kfac",)
+            self.architecture in ("mlp", "resnet") or self.chosen_approximations != ("kfac",)
         ):
             raise InputError(
                 "sharing = reduce is K-FAC's, where positions share weights; "
-                f"{', '.join(self.chosen_approximations)} on an {self.architecture} does not take it"
+                f"{', '.join(self.chosen_approximations)} with {self.architecture} does not take it"
             )
         return self
 
@@ -196,12 +196,14 @@ class Settings(BaseModel):
 
     def _check_images(self) -> None:
         if self.dataset == "gaussian" and self.image_size is None:
-            raise InputError("a cnn on gaussian images needs image_size")
+            raise InputError(f"a {self.architecture} on gaussian images needs image_size")
         dims = prod(self.image_shape or ())
         if self.dataset == "gaussian" and self.input_dim not in (None, dims):
             raise InputError(f"input_dim is {self.input_dim}; the images have {dims} numbers")
         if self.dataset != "gaussian" and self.input_dim is not None:
-            raise InputError("a cnn sees images, not principal components: leave input_dim out")
+            raise InputError(
+                f"a {self.architecture} sees images, not principal components: leave input_dim out"
+            )
 
     def _predicted(self) -> tuple[str, ...]:
         """Approximations whose training is predicted under the loss."""

@@ -48,7 +48,7 @@ def _stated_constant(evidence: Evidence) -> float | None:
 
     Written apart from `Approximation.layer_constants`, which the step sizes come from.
     """
-    if not evidence.network.is_chain:
+    if evidence.network.layer_sizes[0].unknown is not None:
         return None
     n, depth = evidence.num_samples, evidence.network.depth
     hidden = evidence.network.layer_sizes[:-1]
@@ -121,8 +121,15 @@ def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
         0.0,
         tolerance,
         tolerance,
-        f"dispersion of K{_at_damping(evidence)}",
+        f"dispersion of K{_at_damping(evidence)}{_of_ranks(evidence) if evidence.approximation.asymptotic else ''}",
     )
+
+
+def _of_ranks(evidence: Evidence) -> str:
+    """That alpha was not predicted, where it was not."""
+    if evidence.constant_from == "sizes":
+        return ""
+    return "; alpha follows from the ranks measured, so that this tests the solve and no prediction"
 
 
 def _at_damping(evidence: Evidence) -> str:
@@ -152,7 +159,7 @@ def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
         evidence.constant,
         tolerance,
         power,
-        f"alpha = tr K/(NC){_at_damping(evidence)}",
+        f"alpha = tr K/(NC){_at_damping(evidence)}{_of_ranks(evidence)}",
     )
 
 

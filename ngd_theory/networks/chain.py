@@ -9,7 +9,7 @@ from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.networks.block import Block
 from ngd_theory.networks.calls import Layers
-from ngd_theory.networks.geometry import geometries, without_maps
+from ngd_theory.networks.geometry import geometries
 from ngd_theory.networks.layers import Affine, Layer
 from ngd_theory.networks.network import Network
 from ngd_theory.networks.sizes import LayerSize
@@ -49,13 +49,11 @@ class Chain:
         """Sizes of the layers, first to last; see `Network.layer_sizes`."""
         blocks = self.blocks
         layers = [block.affine for block in blocks]
-        unknown = None
         try:
             _check_shapes(network, layers)
             geometry, linear = geometries(network.input_shape, blocks)
         except NotPredictedError as error:
-            unknown, linear = str(error), [False] * len(layers)
-            geometry = [without_maps(layer) for layer in layers]
+            return network.plain_sizes(str(error))
         # Linear images and sensitivities have no more dimensions than what they pass through. Patches overlap: no bound
         # is known for those of a linear image.
         images = accumulate([prod(network.input_shape), *(g.seen for g in geometry)], min)
@@ -80,7 +78,6 @@ class Chain:
                 ),
                 linear_sensitivity_rank=outputs if after else None,
                 linear_image_rank=image + biased if linear_after[-1] else None,
-                unknown=unknown,
             )
             for block, layer, counts, image, outputs, before, after in zip(
                 blocks,

@@ -101,11 +101,6 @@ def cnn(
     for index, (m, k, s, w) in enumerate(zip(units, kernels, strides, pools, strict=True), start=1):
         layer = Convolution(shape, m, k, s, padding, *scales)
         height, width, _ = layer.output_shape
-        if min(height, width) < 1:
-            raise InputError(
-                f"convolution {index} has a {k} x {k} kernel for an image of {shape[0]} x {shape[1]}; "
-                'use a smaller one, or padding "same"'
-            )
         if min(height, width) < w:
             raise InputError(
                 f"pool after convolution {index} is {w} for an image of {height} x {width}; use a smaller one"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ngd_theory.arguments import checked_fields
 from ngd_theory.errors import InputError, choose
 from ngd_theory.networks.checks import require_size
 from ngd_theory.networks.layers import Affine, AnyArray, joined, require_layer
@@ -41,6 +42,7 @@ def _numpy_of(array) -> Any:
     return np if isinstance(array, np.ndarray) else jnp
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Convolution(Affine):
     """A convolution of one, two, three or more dimensions: T positions share a weight (*k, C_in/G, M).
@@ -96,6 +98,12 @@ class Convolution(Affine):
             for size in value if isinstance(value, tuple) else (value,):
                 require_size(name, size)
         require_layer(self, "units", "groups")
+        if min(self.output_shape) < 1:
+            sizes = " x ".join(map(str, self.input_shape[:-1]))
+            raise InputError(
+                f"a kernel of {self.kernel_size} does not fit into an image of {sizes}: use a smaller one, or padding "
+                '"same"'
+            )
         for what, channels in (("channels", self.input_shape[-1]), ("units", self.units)):
             if channels % self.groups:
                 raise InputError(f"{channels} {what} are no multiple of the {self.groups} groups")

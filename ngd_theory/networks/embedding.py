@@ -61,7 +61,8 @@ class Embedding(Layer):
 
     def factors(self, given, deltas):
         """One pair, with inputs in as many coordinates as the samples can hold tokens."""
-        tokens = joined([h.reshape(len(h), -1) for h in given], 1)
+        # Clipped as in the call.
+        tokens = jnp.clip(joined([h.reshape(len(h), -1) for h in given], 1), 0, self.vocabulary - 1)
         dtype = deltas[0].dtype
         held = min(self.vocabulary, prod(tokens.shape))
         present, place = jnp.unique(

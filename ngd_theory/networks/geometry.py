@@ -220,9 +220,3 @@ def _pulled_back(
     if len(set(counts) - {0}) > 1 or (of_live != of_live[:, :1]).any():
         raise NotPredictedError("its map takes other positions of one unit than of another")
     return live, max(counts)
-
-
-def without_maps(layer: Affine) -> Geometry:
-    """Counts of a layer that nothing follows."""
-    t, inputs = layer.positions, layer.layout.num_inputs
-    return Geometry(t, layer.units, t, t, inputs, inputs)

@@ -1,4 +1,4 @@
-"""How what is found a layer, or a group, makes up a tree like the parameters."""
+"""Join what is found for each layer or group into a tree like the parameters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -153,10 +153,12 @@ class Network:
         asked for a rank. `ngd_theory.theory.measured_sizes` measures them on a linearisation.
         """
         count = getattr(self.function, "layer_sizes", None)
-        if count is not None:
-            return count(self)
+        return self.plain_sizes(_NO_CHAIN) if count is None else count(self)
+
+    def plain_sizes(self, unknown: str) -> tuple[LayerSize, ...]:
+        """Sizes with shapes and positions only; ``unknown`` says why there are no ranks."""
         return tuple(
-            plain_size(layout, positions, self.output_dim, _NO_CHAIN)
+            plain_size(layout, positions, self.output_dim, unknown)
             for layer, positions in zip(self.affine, self.positions, strict=True)
             for layout in layer.parts
         )
@@ -356,7 +358,11 @@ def network(
 
 def _check_samples(net: Network) -> None:
     """Raise `InputError` where the outputs of a sample depend on another one."""
-    _ = net.calls
+    if net.calls[-1].layer != net.depth - 1:
+        last = net.names[net.calls[-1].layer]
+        raise InputError(
+            f"layers are in the order of the network: {last!r} is the last one called and must be the last of them"
+        )
     rng = np.random.default_rng(0)
     if net.vocabulary:
         x = rng.integers(0, net.vocabulary, (3, *net.input_shape))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked_fields
+from ngd_theory.errors import InputError
 from ngd_theory.networks.checks import require_size
 from ngd_theory.networks.layers import Layer, by_position
 from ngd_theory.networks.layout import GroupLayout
@@ -51,6 +52,10 @@ class ScaleShift(Layer):
 
     def __call__(self, params, h: Float[Array, "N *T M"]):
         """``gamma * h + beta``."""
+        if h.shape[-1] != self.units:
+            raise InputError(
+                f"ScaleShift of {self.units} units is given an array of shape {h.shape}, whose last axis differs"
+            )
         u = params["scale"] * h
         return u + params["shift"] if self.shift else u
 

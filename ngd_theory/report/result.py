@@ -52,7 +52,11 @@ def _evidence(report: Report, name: str) -> dict[str, Any]:
     return {
         "damping": e.damping,
         "step_size": e.step_size,
-        "constant": {"predicted": e.constant, "measured": e.isotropy.constant},
+        "constant": {
+            "predicted": e.constant,
+            "from": e.constant_from,
+            "measured": e.isotropy.constant,
+        },
         "dispersion": e.isotropy.dispersion,
         "finite_width": {
             "gap": e.gap_of(e.training),

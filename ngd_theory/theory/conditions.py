@@ -15,7 +15,7 @@ from ngd_theory.fisher import Approximation, tridiagonal_coupling
 from ngd_theory.fisher.damping import as_damping
 from ngd_theory.fisher.solve import gram_floor, gram_rank, round_off
 from ngd_theory.kernels import layer_kernel
-from ngd_theory.networks import Linearization, Network
+from ngd_theory.networks import GroupLayout, Linearization, Network
 from ngd_theory.networks.sizes import plain_sizes
 from ngd_theory.theory.constants import dispersion_of_units
 
@@ -271,6 +271,8 @@ def _live(layer) -> np.ndarray:
 
 def _equal_leverages(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     for index, layer in enumerate(lin.layers[:-1], start=1):
+        if isinstance(layer.layout, GroupLayout):
+            continue  # its block is the exact one
         n, t, p = layer.inputs.shape
         leverages = _leverages(np.asarray(layer.inputs).reshape(n * t, p)).reshape(n, t)
         live = _live(layer)

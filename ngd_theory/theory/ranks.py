@@ -71,10 +71,14 @@ def measured_sizes(lin: Linearization) -> tuple[MeasuredSize, ...]:
     NotPredictedError
         For a linearisation with a NaN or infinity.
     """
+    _check(lin)
+    return tuple(_measured(layer, lin.output_dim) for layer in lin.layers)
+
+
+def _check(lin: Linearization) -> None:
     require_known("measured_sizes", lin)
     if not is_finite(lin):
         raise NotPredictedError("the linearisation has a NaN or infinity, and so no ranks")
-    return tuple(_measured(layer, lin.output_dim) for layer in lin.layers)
 
 
 def _measured(layer, output_dim: int) -> MeasuredSize:
@@ -134,7 +138,7 @@ def measured_constant(approximation: Approximation, lin: Linearization) -> float
     """
     if type(approximation) is Exact:
         # Ranges of layers overlap: not the sum of theirs.
-        measured_sizes(lin)
+        _check(lin)
         eigenvalues = np.linalg.eigvalsh(np.asarray(ntk(lin)))
         return float(np.sum(eigenvalues > round_off(eigenvalues))) / len(eigenvalues)
     sizes = measured_sizes(lin)

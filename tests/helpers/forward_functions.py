@@ -67,9 +67,8 @@ class Convolutional:
 def convolution(shape, units, pool=False, norm=False, **options):
     conv = Convolution(shape, units, weight_std=1.2, bias_std=0.3, **options)
     sizes = [s // 2 if pool else s for s in conv.output_shape[:-1]]
-    layers = {"conv": conv, "out": Dense(int(np.prod(sizes)) * units, 2, *GAIN)}
-    if norm:
-        layers["norm"] = ScaleShift(units)
+    layers = {"conv": conv} | ({"norm": ScaleShift(units)} if norm else {})
+    layers["out"] = Dense(int(np.prod(sizes)) * units, 2, *GAIN)
     return ngd.networks.network(Convolutional(pool), layers, shape)
 
 

@@ -122,35 +122,35 @@ def vit_parts():
     def of(node):
         return f"{node}/kernel", f"{node}/bias"
 
-    parts = dense(*of("patch"))
-    for name in ("query", "key", "value"):
-        parts += heads(*of(f"{attention}/{name}"))
-    parts += dense(*of(f"{attention}/out"))
-    parts += dense(*of("block/Dense_0")) + dense(*of("block/Dense_1")) + dense("head/kernel")
+    parts = []
     for number in (0, 1):
         node = f"block/LayerNorm_{number}"
         parts += group(f"{node}/bias", f"{node}/scale")
-    return parts + group("positions")
+    parts += group("positions") + dense(*of("patch"))
+    for name in ("query", "key", "value"):
+        parts += heads(*of(f"{attention}/{name}"))
+    parts += dense(*of(f"{attention}/out"))
+    return parts + dense(*of("block/Dense_0")) + dense(*of("block/Dense_1")) + dense("head/kernel")
 
 
 def cnn_parts():
     def of(node):
         return f"{node}/weight", f"{node}/bias"
 
-    parts = transposed(*of("first")) + transposed(*of("grouped"), groups=2)
+    parts = group(*of("norm")) + transposed(*of("first")) + transposed(*of("grouped"), groups=2)
     for name in ("query", "key", "value", "output"):
         parts += transposed(f"attention/{name}_proj/weight")
-    return parts + transposed(*of("head")) + group(*of("norm"))
+    return parts + transposed(*of("head"))
 
 
 def token_parts():
     def of(node):
         return f"{node}/kernel", f"{node}/bias"
 
-    parts = dense("embed/embedding")
+    parts = group("norm/bias", "norm/scale") + dense("embed/embedding")
     for name in ("conv", "twice", "head"):
         parts += dense(*of(name))
-    return parts + group("norm/bias", "norm/scale")
+    return parts
 
 
 def flat(tree):

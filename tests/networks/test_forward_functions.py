@@ -226,6 +226,7 @@ def _wrong_axis(layers, x):
         (_in_a_vmap, "jax.vmap"),
         (_in_a_jit, "layers.scan"),
         (_wrong_axis, "first axis"),
+        (lambda layers, x: layers["in"](layers["out"](x[:, :W])), "must be the last"),
     ],
 )
 def test_forward_functions_that_cannot_be_linearised_are_refused(forward, match):
@@ -243,6 +244,9 @@ def test_forward_functions_that_cannot_be_linearised_are_refused(forward, match)
         (lambda: Dense(3, 3, weight_std=-1.0), "weight_std"),
         (lambda: Embedding(0, 3), "vocabulary"),
         (lambda: ScaleShift(0), "units"),
+        (lambda: ScaleShift(4)(ScaleShift(4).init(None, float), jnp.ones((2, 4, 1))), "last axis"),
+        (lambda: Convolution((4, 4, 3), 2, 7, padding="valid"), "does not fit"),
+        (lambda: Convolution((4, 4, 3), 2, padding=((-1, -1), (-1, -1)), kernel_size=3), "fit"),
         (lambda: Convolution((4, 4, 3), 4, groups=2), "3 channels are no multiple"),
         (lambda: Convolution((4, 4, 4), 3, groups=2), "3 units are no multiple"),
         (lambda: Convolution((4, 4, 4), 3, stride=(1, 1, 1)), "2 dimensions"),

@@ -155,9 +155,10 @@ def test_constants_are_measured():
 
 def test_a_description_says_what_is_factored_and_what_is_a_group():
     lines = user_problem("equinox CNN").lin.describe().splitlines()
-    assert "first (equinox.nn.Conv)" in lines[1] and "factored, 16 positions" in lines[1]
-    assert lines[2] != lines[3] and "grouped" in lines[2] and "grouped" in lines[3]
-    assert "norm" in lines[-1] and "a group" in lines[-1]
+    assert "norm" in lines[1] and "a group" in lines[1]
+    assert "first (equinox.nn.Conv)" in lines[2] and "factored, 16 positions" in lines[2]
+    assert lines[3] != lines[4] and "grouped" in lines[3] and "grouped" in lines[4]
+    assert "head" in lines[-1]
     assert len(lines) == 1 + len(user_problem("equinox CNN").lin.layers)
     text = user_problem("nnx tokens").lin.describe()
     # In the order of the calls; what is called twice has the positions of both.
@@ -367,7 +368,7 @@ def test_layers_stacked_for_a_scan_are_groups():
     model = Model(layers, linear(4, 2))
     params, static = eqx.partition(model, eqx.is_inexact_array)
     lin = linearize_model(model, X)
-    assert [line.split()[-1] for line in lin.describe().splitlines()[1:]] == ["position", "group"]
+    assert [line.split()[-1] for line in lin.describe().splitlines()[1:]] == ["group", "position"]
     agrees(lin, lambda p: jax.vmap(eqx.combine(p, static))(X), params)
 
     def hidden(x):
@@ -478,3 +479,24 @@ class Two(eqx.Module):
 def test_wrong_models_are_answered_in_words(lin, match):
     with pytest.raises(InputError, match=match):
         lin()
+
+
+class Options:
+    def __init__(self):
+        self.scale = 1.0
+
+
+class Changed(eqx.Module):
+    head: eqx.nn.Linear
+    options: Options = eqx.field(static=True)
+
+    def __call__(self, x):
+        return self.options.scale * self.head(x)
+
+
+def test_a_model_that_is_changed_in_place_is_noticed():
+    model = Changed(linear(4, 2), Options())
+    linearize_model(model, X)
+    model.options.scale = 2.0
+    with pytest.raises(InputError, match="changed in place"):
+        linearize_model(model, X)

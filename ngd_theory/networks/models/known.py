@@ -23,9 +23,9 @@ class Place:
     leaf : str
         Name of the model's leaf.
     shape : tuple of int
-        Our array is reshaped to it,
-    axes : tuple of int
-        and then transposed, to be the leaf.
+        The shape that our array is given first.
+    axes : tuple of int, optional
+        Its axes in the order of the leaf; None where they are so already.
     """
 
     key: str

@@ -17,21 +17,20 @@ def leaf_name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def parent(name: str) -> str:
-    """Name of the node that a leaf belongs to; the variables of flax.nnx have one more key, "value"."""
-    return own(name).rpartition("/")[0]
+def parent(name: str, boxed: bool = False) -> str:
+    """Name of the node that a leaf belongs to; ``boxed`` leaves, those of flax.nnx, have one more key, "value"."""
+    return _own(name, boxed).rpartition("/")[0]
 
 
-def own(name: str) -> str:
-    """The name without that key."""
-    return name.removesuffix("/value")
+def _own(name: str, boxed: bool) -> str:
+    return name.removesuffix("/value") if boxed else name
 
 
-def by_parent(params) -> dict[str, dict[str, Leaf]]:
+def by_parent(params, boxed: bool = False) -> dict[str, dict[str, Leaf]]:
     """Leaves of each node by their own last key."""
     found: dict[str, dict[str, Leaf]] = {}
     for path, value in jax.tree_util.tree_flatten_with_path(params)[0]:
         name = leaf_name(path)
-        short = own(name).rpartition("/")[2]
-        found.setdefault(parent(name), {})[short] = Leaf(name, tuple(value.shape))
+        short = _own(name, boxed).rpartition("/")[2]
+        found.setdefault(parent(name, boxed), {})[short] = Leaf(name, tuple(value.shape))
     return found

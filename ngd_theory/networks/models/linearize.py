@@ -12,7 +12,6 @@ from jaxtyping import Array, Shaped
 from ngd_theory.arguments import check_finite, checked, is_array, is_floating, is_known
 from ngd_theory.errors import InputError, shown
 from ngd_theory.networks.calls import traced_shapes
-from ngd_theory.networks.function import check_together
 from ngd_theory.networks.layers import Layer
 from ngd_theory.networks.layout import GroupLayout
 from ngd_theory.networks.linearization import LayerLinearization, Linearization, require_precision
@@ -53,11 +52,11 @@ class ModelTree:
         """One dict a layer, or part of one, and group, to a tree like the parameters."""
         rest = iter(found)
         leaves = {}
+        for _ in self.groups:
+            leaves |= next(rest)
         for layer, places in self.layers:
             params = layer.join([next(rest) for _ in layer.parts])
             leaves |= {place.leaf: place.to_leaf(params[place.key]) for place in places}
-        for group in rest:
-            leaves |= group
         ordered = [
             leaves[name].astype(dtype) for name, dtype in zip(self.leaves, self.dtypes, strict=True)
         ]
@@ -70,12 +69,12 @@ class ModelTree:
                 f"a tree like the parameters is wanted, {self.structure}; got {jax.tree.structure(tree)}"
             )
         leaves = dict(zip(self.leaves, jax.tree.leaves(tree), strict=True))
-        found = []
+        found = [{name: leaves[name] for name in names} for names in self.groups]
         for layer, places in self.layers:
             shapes = layer.shapes
             params = {p.key: p.from_leaf(leaves[p.leaf], shapes[p.key]) for p in places}
             found += layer.split(params)
-        return found + [{name: leaves[name] for name in names} for names in self.groups]
+        return found
 
 
 @checked
@@ -90,7 +89,7 @@ def linearize_model(
 
     Linear layers, convolutions and embeddings of these libraries become factors, so that every approximation serves
     them, K-FAC and unit-wise too; they come in the order of their first calls. All other parameters (normalisation,
-    positions, layers of your own) are groups behind them: one for each node that holds some, with its whole Jacobian.
+    positions, layers of your own) are groups before them: one for each node that holds some, with its whole Jacobian.
     `Linearization.describe` tells which is which.
 
     Parameters
@@ -157,7 +156,12 @@ class _Static:
         if self is other:
             return True
         known = isinstance(other, _Static) and None not in (self._hash, other._hash)
-        return known and self._library is other._library and bool(self._value == other._value)
+        if not known or self._library is not other._library:
+            return False
+        try:
+            return bool(self._value == other._value)
+        except ValueError:  # arrays among what it holds
+            return False
 
     def model(self, params, rest) -> AnyModel:
         """With arrays."""
@@ -182,6 +186,15 @@ def _linearize(static: _Static, params, rest, x, groups: tuple[str, ...]) -> Lin
     outputs, given, deltas, jacobian = _backpropagate(model, x, calls, others, params_with, groups)
     require_precision(outputs.dtype)
     layers, placed, names = [], [], []
+    members: dict[str, list[str]] = {}
+    for name in others:
+        members.setdefault(parent(name, model.boxed), []).append(name)
+    for node, group in members.items():
+        columns = [jacobian[name].reshape(*outputs.shape, 1, -1) for name in group]
+        layout = GroupLayout(tuple((name, tuple(leaves[name].shape)) for name in group))
+        ones = jnp.ones((len(x), 1, 1), outputs.dtype)
+        layers.append(LayerLinearization(ones, jnp.concatenate(columns, -1), layout))
+        names.append(node or "model")
     for number in factored:
         known = known_layers[number]
         own = [i for i, call in enumerate(calls) if call.layer == number]
@@ -189,15 +202,6 @@ def _linearize(static: _Static, params, rest, x, groups: tuple[str, ...]) -> Lin
         placed.append((layer, known.places))
         layers += [LayerLinearization(*part) for part in parts]
         names += [f"{known.name or 'model'} ({known.kind})"] * len(parts)
-    members: dict[str, list[str]] = {}
-    for name in others:
-        members.setdefault(parent(name), []).append(name)
-    for node, group in members.items():
-        columns = [jacobian[name].reshape(*outputs.shape, 1, -1) for name in group]
-        layout = GroupLayout(tuple((name, tuple(leaves[name].shape)) for name in group))
-        ones = jnp.ones((len(x), 1, 1), outputs.dtype)
-        layers.append(LayerLinearization(ones, jnp.concatenate(columns, -1), layout))
-        names.append(node or "model")
     tree = ModelTree(
         structure,
         tuple(leaves),
@@ -304,8 +308,8 @@ def _is_in(name: str, groups: Sequence[str]) -> bool:
 
 def _check_groups(groups, known: Sequence[Known]) -> None:
     for group in groups:
-        if not any(_is_in(known.name, [group]) for known in known):
-            there = ", ".join(known.name for known in known)
+        if not any(_is_in(layer.name, [group]) for layer in known):
+            there = ", ".join(layer.name for layer in known)
             raise InputError(f"groups names {group!r}; the layers that have factors are {there}")
 
 
@@ -316,9 +320,8 @@ def _check_factors(given, lin: Linearization) -> None:
         return
     check_finite("the model's outputs", lin.outputs)
     cotangent = jax.random.normal(jax.random.key(0), lin.outputs.shape, lin.outputs.dtype)
-    together, wanted = _gradient(*given, cotangent)
-    if together is not None:
-        check_together(together, lin.outputs)
+    _check_outputs(given, lin.outputs)
+    wanted, boxed = _gradient(*given, cotangent), given[0].model(params, rest).boxed
     found = lin.vjp(cotangent)
     # Of the coarsest type in use: parameters may be of float32 and inputs of float64.
     types = [lin.outputs.dtype, *(leaf.dtype for leaf in jax.tree.leaves(wanted))]
@@ -330,22 +333,41 @@ def _check_factors(given, lin: Linearization) -> None:
         size = max(float(jnp.max(jnp.abs(there))), tolerance * scale)
         # A NaN fails.
         if not float(jnp.max(jnp.abs(here - there))) <= tolerance * size:
+            layer = parent(name, boxed)
             raise InputError(
                 f"the gradient by {name!r} is not the one that its layer's calls explain: the model uses it in another "
-                f"way too, as tied weights do. Treat it as a group: linearize_model(..., groups=[{parent(name)!r}])"
+                f"way too, as tied weights do. Treat it as a group: linearize_model(..., groups=[{layer!r}])"
             )
+
+
+def _check_outputs(given, found) -> None:
+    """Raise `InputError` where the model as it is, not compiled, has other outputs."""
+    static, params, rest, x = given
+    model = static.model(params, rest)
+    if model.takes_batches:
+        outputs = model.batch(params, x)
+    else:
+        outputs = jax.vmap(lambda sample: model.run(params, sample, _no_tap))(x)
+    difference = float(jnp.max(jnp.abs(outputs - found)))
+    # A NaN fails.
+    if not difference <= float(jnp.finfo(found.dtype).eps) ** 0.5 * float(jnp.max(jnp.abs(found))):
+        raise InputError(
+            f"the model's outputs differ by {difference:.1e} from those of each sample by itself: samples must not see "
+            "each other (batch normalisation: use its running averages), and what a module holds must not be changed "
+            "in place after its first use (make a new one)"
+        )
 
 
 @partial(jax.jit, static_argnums=0)
 def _gradient(static: _Static, params, rest, x, cotangent):
-    """Outputs of all samples at once, None where a model takes one, and the gradient without any tap."""
+    """The gradient without any tap."""
     model = static.model(params, rest)
 
     def plain(params):
         return jax.vmap(lambda sample: model.run(params, sample, _no_tap))(x)
 
     _, pull = jax.vjp(plain, params)
-    return model.batch(params, x) if model.takes_batches else None, pull(cotangent)[0]
+    return pull(cotangent)[0]
 
 
 def _no_tap(layer: int, given: Array, made: Array) -> Array:

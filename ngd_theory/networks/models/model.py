@@ -19,11 +19,14 @@ class AnyModel(abc.ABC):
         The layers that we know; complete after `run` was called once.
     takes_batches : bool
         Whether `batch` is there.
+    boxed : bool
+        Whether names of leaves have one more key, "value".
     """
 
     params: Any
     known: list[Known]
     takes_batches: bool = True
+    boxed: bool = False
 
     @abc.abstractmethod
     def run(self, params, sample, tap) -> Array:

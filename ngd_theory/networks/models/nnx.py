@@ -23,6 +23,8 @@ def split(model, variables):
 class Model(AnyModel):
     """An nnx module; see `AnyModel`."""
 
+    boxed = True
+
     def __init__(self, static, params, rest):
         from flax import nnx
 
@@ -30,7 +32,7 @@ class Model(AnyModel):
         model = nnx.merge(static, params, rest)
         makers = {nnx.Linear: linear, nnx.LinearGeneral: general}
         makers |= {getattr(nnx, k): v for k, v in MAKERS.items()}
-        leaves = by_parent(self.params)
+        leaves = by_parent(self.params, self.boxed)
         self.known: list[Known] = []
         self._numbers: dict[str, int] = {}
         for path, node in nnx.iter_graph(model):
