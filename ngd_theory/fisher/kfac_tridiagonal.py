@@ -225,7 +225,8 @@ def _compress(layer: LayerLinearization) -> tuple[LayerLinearization, Bases]:
     """The layer in orthonormal bases of its rows, and the bases."""
     if layer.inputs.shape[1] > 1:
         raise InputError(
-            "kfac-tridiagonal is defined for dense layers; use kfac (KFC) for a convolution"
+            "kfac-tridiagonal is defined for layers with one position; with several (convolutions, tokens, a layer "
+            "called twice) use kfac"
         )
     bases = _row_basis(layer.inputs), _row_basis(layer.sensitivities)
     return _project(layer, bases), bases

@@ -5,9 +5,10 @@ from math import prod
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from ngd_theory.arguments import checked_fields
+from ngd_theory.errors import InputError
 from ngd_theory.networks.layers import Layer, by_position, joined, require_layer
 from ngd_theory.networks.layout import EmbeddingLayout
 
@@ -47,8 +48,13 @@ class Embedding(Layer):
         """The weight's."""
         return self.parts[0].shapes
 
-    def __call__(self, params, h: Int[Array, "*_"]):
+    def __call__(self, params, h: Array):
         """Rows of the weight: (N, *T) to (N, *T, M)."""
+        if not jnp.issubdtype(h.dtype, jnp.integer):
+            raise InputError(
+                f"Embedding is given an array of type {h.dtype}; it takes tokens: "
+                "ngd.networks.network(..., vocabulary=)"
+            )
         return self.weight_std * jnp.take(params["weight"], h, axis=0, mode="clip")
 
     def init(self, key, dtype):

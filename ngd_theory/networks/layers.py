@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked_fields
+from ngd_theory.errors import InputError
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.layout import Layout, ParameterLayout
 
@@ -254,4 +255,8 @@ class Dense(Affine):
 
     def weigh(self, weight, h):
         """``h @ weight``."""
+        if h.shape[-1] != self.fan_in:
+            raise InputError(
+                f"Dense({self.fan_in}, {self.units}) is given an array of shape {h.shape}, whose last axis differs"
+            )
         return h @ weight

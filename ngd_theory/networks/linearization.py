@@ -177,9 +177,15 @@ def linearize(network: Network, params, x: Shaped[Array, "N *S"]) -> Linearizati
 def _linearize(network, params, x) -> Linearization:
     outputs, layers = backpropagate_unchecked(network, params, x, _identity_rows)
     names = tuple(
-        f"{name} ({type(layer).__name__})" for name, layer in network.layers for _ in layer.parts
+        f"{name} ({type(layer).__name__}{_part(number, len(layer.parts))})"
+        for name, layer in network.layers
+        for number in range(len(layer.parts))
     )
     return Linearization(outputs, layers, network.parts, names)
+
+
+def _part(number: int, count: int) -> str:
+    return "" if count == 1 else f", part {number + 1} of {count}"
 
 
 @checked

@@ -340,6 +340,8 @@ def network(
     >>> net.apply(net.init(jax.random.key(0)), jax.numpy.ones((5, 3))).shape
     (5, 1)
     """
+    if not isinstance(layers, Mapping):
+        raise InputError(f"layers is {shown(layers)}; it must be a dict of layers by name")
     for name, layer in layers.items():
         if not isinstance(name, str) or not isinstance(layer, Layer):
             raise InputError(
@@ -356,6 +358,20 @@ def network(
     return made
 
 
+def _check_tokens(net: Network, params, x) -> None:
+    """Raise `InputError` where an embedding is given more tokens than it has."""
+    if net.vocabulary is None:
+        return
+    given = jax.jit(lambda params, x: net.forward(params, x, None)[1])(params, x)
+    for call, h in zip(net.calls, given, strict=True):
+        most = getattr(net.affine[call.layer], "vocabulary", None)
+        if most is not None and (largest := int(jnp.max(h))) >= most:
+            raise InputError(
+                f"layer {net.names[call.layer]!r} has {most} tokens and is given token {largest}; the network's "
+                f"vocabulary is {net.vocabulary}"
+            )
+
+
 def _check_samples(net: Network) -> None:
     """Raise `InputError` where the outputs of a sample depend on another one."""
     if net.calls[-1].layer != net.depth - 1:
@@ -366,10 +382,12 @@ def _check_samples(net: Network) -> None:
     rng = np.random.default_rng(0)
     if net.vocabulary:
         x = rng.integers(0, net.vocabulary, (3, *net.input_shape))
+        x[0] = net.vocabulary - 1
     else:
         x = rng.normal(size=(3, *net.input_shape))
     with jax.ensure_compile_time_eval():
         params = net.init(jax.random.key(0))
+        _check_tokens(net, params, jnp.asarray(x))
         first, second = (
             np.asarray(jax.jit(net.apply)(params, jnp.asarray(x[rows]))[0])
             for rows in ([0, 1], [0, 2])

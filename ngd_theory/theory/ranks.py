@@ -119,7 +119,9 @@ def measured_constant(approximation: Approximation, lin: Linearization) -> float
     """The alpha that follows from the ranks of ``lin``: ``tr K/(NC)`` as rho -> 0.
 
     It is measured, not predicted: `isotropy_constant` predicts from sizes, before anything is drawn, where that is a
-    theorem (chains of blocks). Neither says that K is isotropic; `check_conditions` and `isotropy` do.
+    theorem (chains of blocks). Where the ranks of both factors of a Kronecker product (K-FAC) are short it is an
+    estimate, some per cent off: ranks do not tell how the factors go together. Neither says that K is isotropic;
+    `check_conditions` and `isotropy` do.
 
     Parameters
     ----------

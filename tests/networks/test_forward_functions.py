@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dense import pseudo_inverse
-from forward_functions import BUILDERS, W, any_problem, dense, residual
+from forward_functions import BUILDERS, W, any_problem, dense, pool_tokens, residual
 
 import ngd_theory as ngd
 from ngd_theory.errors import InputError, NotPredictedError
@@ -212,6 +212,11 @@ def _in_a_jit(layers, x):
     return layers["out"](jax.jit(lambda h: layers["in"](h))(x))
 
 
+def tokens_beyond_the_embedding():
+    layers = {"embed": Embedding(7, 4), "a": Dense(4, 4), "out": Dense(4, 1)}
+    return network(pool_tokens, layers, (3,), vocabulary=9)
+
+
 def _wrong_axis(layers, x):
     return layers["out"](layers["in"](x[None])[0])
 
@@ -243,6 +248,13 @@ def test_forward_functions_that_cannot_be_linearised_are_refused(forward, match)
         (lambda: Dense(0, 3), "fan_in is 0"),
         (lambda: Dense(3, 3, weight_std=-1.0), "weight_std"),
         (lambda: Embedding(0, 3), "vocabulary"),
+        (
+            lambda: Dense(3, 2)(Dense(3, 2).init(jax.random.key(0), float), jnp.ones((2, 4))),
+            "last axis",
+        ),
+        (lambda: network(residual, [Dense(3, 2)], (5,)), "a dict of layers"),
+        (lambda: Embedding(3, 2)({"weight": jnp.ones((3, 2))}, jnp.ones((2, 4))), "vocabulary="),
+        (lambda: tokens_beyond_the_embedding(), "has 7 tokens and is given token 8"),
         (lambda: ScaleShift(0), "units"),
         (lambda: ScaleShift(4)(ScaleShift(4).init(None, float), jnp.ones((2, 4, 1))), "last axis"),
         (lambda: Convolution((4, 4, 3), 2, 7, padding="valid"), "does not fit"),

@@ -500,3 +500,16 @@ def test_a_model_that_is_changed_in_place_is_noticed():
     model.options.scale = 2.0
     with pytest.raises(InputError, match="changed in place"):
         linearize_model(model, X)
+
+
+def test_a_part_that_computes_in_float32_is_no_fault():
+    class Half(eqx.Module):
+        first: eqx.nn.Linear
+        head: eqx.nn.Linear
+
+        def __call__(self, x):
+            h = jax.nn.softmax(self.first(x).astype(jnp.float32)).astype(x.dtype)
+            return self.head(h)
+
+    lin = linearize_model(Half(linear(4, 6), linear(6, 2)), X)
+    assert len(lin.layers) == 2
