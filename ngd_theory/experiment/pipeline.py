@@ -507,6 +507,8 @@ def _layers(experiment: Experiment, approximation, damping) -> tuple[LayerEviden
     return tuple(found)
 
 
+# Steps that diverge leave the range of floats.
+@np.errstate(over="ignore", invalid="ignore")
 def _moves(experiment: Experiment, approximation, prediction, step_size, damping):
     """``theta_0 - theta_t`` of the linearised network: at the last step, and where its outputs are furthest away."""
     if experiment.settings.loss != "mse":
