@@ -19,14 +19,12 @@ from ngd_theory.errors import NGDTheoryError, is_exhausted
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 NoCache = Annotated[
     bool,
-    typer.Option("--no-cache", help="Neither keep compiled programs nor take those that are kept."),
+    typer.Option("--no-cache", help="Keep no compiled programs, take none."),
 ]
 
 Imports = Annotated[
     list[str] | None,
-    typer.Option(
-        "--import", metavar="MODULE", help="Import a module with approximations or claims of yours."
-    ),
+    typer.Option("--import", metavar="MODULE", help="Import a module of yours first."),
 ]
 
 

@@ -84,7 +84,7 @@ def verify(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Judge again with planted errors: names, all, or list.",
+            help="Planted errors: names, all or list.",
         ),
     ] = None,
     strict: Annotated[

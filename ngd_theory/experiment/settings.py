@@ -74,9 +74,7 @@ class Settings(BaseModel):
     activation: str = _option("relu", "relu, tanh, erf, gelu or identity.")
     weight_std: Positive = _option(2**0.5, "sigma_w.")
     bias_std: NonNegative = _option(0.0, "sigma_b; 0 leaves the biases out.")
-    approximations: tuple[str, ...] = _option(
-        (), "With commas; if left out, all that the theory says most of."
-    )
+    approximations: tuple[str, ...] = _option((), "With commas; a choice if left out.")
     step_scale: Positive = _option(0.5, "eta times alpha.")
     steps: PositiveInt = _option(5, "Training steps.")
     laziness: tuple[Epsilon, ...] = _option((), "Epsilons of the lazy family, such as 1e-2,1e-4.")
@@ -90,7 +88,7 @@ class Settings(BaseModel):
     data_dir: Path | None = _option(None, "Folder of original data files.")
     kernel: Literal["empirical", "infinite"] = _option("empirical", "empirical, or infinite too.")
     architecture: Literal["mlp", "cnn", "resnet", "conv-resnet", "transformer", "recurrent"] = (
-        _option("mlp", "mlp, cnn, resnet, conv-resnet, transformer or recurrent.")
+        _option("mlp", "mlp, cnn, resnet, transformer, ...")
     )
     image_size: PositiveInt | None = _option(
         None, "Rows and columns of gaussian images.", shown=False
