@@ -125,7 +125,7 @@ def test_the_tridiagonal_inverse_agrees_with_f_tilde_on_three_diagonals(weighted
 @pytest.mark.parametrize("network", [MLP, CNN], ids=["mlp", "cnn"])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_every_approximation_is_its_reference(network, name):
-    if name == "kfac-tridiagonal" and network is CNN:
+    if network is CNN and (name == "kfac-tridiagonal" or not REFERENCES[name].any_positions):
         pytest.skip("defined for dense layers")
     found = damped_map(ngd.fisher.by_name(name), network, *setting(network), "mse")
     assert found.error < 1e-11
