@@ -141,6 +141,7 @@ def test_an_argument_of_another_type_is_refused_in_words(name):
             lambda: ngd.networks.mlp(3, [4], 1, weight_std="1"),
             "weight_std is '1'; it must be a num",
         ),
+        (lambda: ngd.networks.network(abs, [3], (3,)), "layers is a list; it must be a dict"),
         (lambda: ngd.networks.mlp(3, "44", 1), "hidden_widths is '44'; it must be a sequence"),
         (lambda: ngd.networks.mlp(3, [4], True), "output_dim is True; it must be a whole number"),
         (lambda: NET.init(None), r"key is None; it must be a key: jax.random.key\(0\)"),
