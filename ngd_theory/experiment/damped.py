@@ -226,17 +226,12 @@ def entry_wise(problem: Problem, moment: Callable[[np.ndarray], np.ndarray] = np
     return total
 
 
-def _coordinates(rows: np.ndarray) -> np.ndarray:
-    """Rows in an orthonormal basis of their span."""
-    return rows @ np.linalg.qr(rows.T)[0]
-
-
 def _by_layers(problem: Problem, layer: Callable[[np.ndarray, np.ndarray], np.ndarray]):
     """``sum_l J_l G_l^-1 J_l^T / n`` of dense layers: ``layer`` maps rows a (n, p) and delta (nC, m) to a term."""
     n, rows = problem.size
     total = np.zeros((rows, rows))
     for a, delta in zip(problem.inputs, problem.sensitivities, strict=True):
-        total += layer(_coordinates(a[:, 0]), _coordinates(delta[:, :, 0].reshape(rows, -1))) / n
+        total += layer(_span(a[:, 0]), _span(delta[:, :, 0].reshape(rows, -1))) / n
     return total
 
 

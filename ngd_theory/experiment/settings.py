@@ -37,23 +37,22 @@ def _option(default: Any, help: str, shown: bool = True) -> Any:
 
 #: Architectures that take images, and those whose kernels of infinite width are known.
 IMAGES, LIMITS = ("cnn", "conv-resnet"), ("mlp", "cnn")
-#: The least depth of each, and what depth is there.
+#: The least and the largest depth of each, and what depth is there.
 DEPTHS = {
-    "mlp": (1, ""),
-    "cnn": (2, "a cnn has a convolution and a dense layer at least: depth 2"),
-    "resnet": (
-        3,
-        "a resnet has depth - 2 blocks between its first and last layer: depth 3 at least",
-    ),
+    "mlp": (1, np.inf, ""),
+    "cnn": (2, np.inf, "a cnn has a convolution and a dense layer at least: depth 2"),
+    "resnet": (3, np.inf, "a resnet has depth - 2 blocks between its first and last layer"),
     "conv-resnet": (
         3,
-        "a conv-resnet has depth - 2 blocks between its first and last layer: depth 3 at least",
+        np.inf,
+        "a conv-resnet has depth - 2 blocks between its first and last layer",
     ),
     "transformer": (
         3,
-        "a transformer has depth - 2 blocks of six layers between its first and last one: depth 3 at least",
+        np.inf,
+        "a transformer has depth - 2 blocks of six layers between its first and last one",
     ),
-    "recurrent": (3, "a recurrent network has three layers: depth 3"),
+    "recurrent": (3, 3, "a recurrent network has three layers: depth 3"),
 }
 #: Settings that came later: at their defaults they are no part of what a cell is known by.
 LATER = ("tokens", "heads", "causal", "token_readout", "norm")
@@ -188,8 +187,8 @@ class Settings(BaseModel):
         return self
 
     def _check_depth(self) -> None:
-        least, why = DEPTHS[self.architecture]
-        if self.depth < least or (self.architecture == "recurrent" and self.depth > least):
+        least, most, why = DEPTHS[self.architecture]
+        if not least <= self.depth <= most:
             raise InputError(f"depth is {self.depth}: {why}")
 
     def _check_images(self) -> None:

@@ -154,7 +154,7 @@ class Approximation(abc.ABC):
 
     def _unfactored(self, lin: Linearization, damping) -> "Prepared":
         """As `prepare`, but factored in the program of what is asked: one program each."""
-        self._check_layers(lin)
+        self.check_layers(lin)
         return Prepared(self, lin, as_damping(damping, lin.outputs.dtype))
 
     def _check_result(self, what: str, found, lin, damping, cotangent=None) -> None:
@@ -201,7 +201,8 @@ class Approximation(abc.ABC):
                 f"of its eigenvalues: the {what} has no correct digits. Take damping 0 (pseudo-inverse) or a larger one"
             )
 
-    def _check_layers(self, lin: Linearization) -> None:
+    def check_layers(self, lin: Linearization) -> None:
+        """Raise `InputError` for what is no linearisation, or shows no layers where G is made of them."""
         require_type("lin", lin, Linearization, Linearization.made_by)
         if self.needs_layers and not lin.has_layers:
             raise InputError(

@@ -12,8 +12,8 @@ from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.entry_wise import diagonal_fisher, inverse_of_diagonal, weighted_kernel
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.law import mean_share
-from ngd_theory.fisher.premises import input_rank, width
-from ngd_theory.fisher.solve import but_round_off
+from ngd_theory.fisher.premises import of_both_factors
+from ngd_theory.fisher.solve import as_rows, but_round_off
 from ngd_theory.kernels import layer_kernel
 from ngd_theory.linalg import kept, resting_eigh
 from ngd_theory.networks import LayerLinearization, ParameterLayout
@@ -136,11 +136,7 @@ class EKFAC(Approximation):
 
     def broken_premises(self, sizes, num_samples, equal_leverages=False):
         """Of layer 1 unless the leverages are equal, and of hidden layers of full rank NC."""
-        if any(s.positions > 1 for s in sizes):
-            return {}
-        mend = ", or forster = true without biases"
-        rank = {} if equal_leverages else input_rank(self.name, sizes, num_samples, mend)
-        return rank | width(self.name, sizes, num_samples * sizes[-1].output_dim)
+        return of_both_factors(self.name, sizes, num_samples, equal_leverages)
 
     def layer_constants(self, sizes, num_samples):
         """K-FAC's: ``sum_nc g_ij[nc]^2 / s_ij = N`` for every pair of eigenvectors, so that only ranks count.
@@ -156,8 +152,8 @@ def _eigenbasis(layer: LayerLinearization, root, damping: Damping) -> Eigenbasis
     n, _, t, _ = layer.sensitivities.shape
     delta = layer.sensitivities
     curved = curvature_sensitivities(delta, root)
-    of_a, inputs = _eigenvectors(_rows(layer.inputs), 1 / n)
-    of_b, sensitivities = _eigenvectors(_rows(curved), 1 / (n * t))
+    of_a, inputs = _eigenvectors(as_rows(layer.inputs), 1 / n)
+    of_b, sensitivities = _eigenvectors(as_rows(curved), 1 / (n * t))
     basis = Eigenbasis(inputs, sensitivities, jnp.zeros((), delta.dtype), None)
     moments = diagonal_fisher(basis.rotated(replace(layer, sensitivities=curved)))["weight"]
     # Of directions that no sample has in common, rounding alone is left.
@@ -200,7 +196,3 @@ def _step(layer: LayerLinearization, basis: Eigenbasis, cotangent) -> dict[str, 
 def _coordinates(layer: LayerLinearization, basis: Eigenbasis, cotangent) -> Float[Array, "r q"]:
     """``(G + rho)^-1 J^T cotangent`` in the basis: what is divided by a moment keeps all digits."""
     return basis.rotated(layer).vjp(cotangent)["weight"] * basis.inverse
-
-
-def _rows(x):
-    return x.reshape(-1, x.shape[-1])

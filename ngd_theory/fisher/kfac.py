@@ -13,7 +13,7 @@ from ngd_theory.fisher.damping import Damping, as_damping
 from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.law import mean_share
-from ngd_theory.fisher.premises import input_rank, width
+from ngd_theory.fisher.premises import of_both_factors
 from ngd_theory.fisher.solve import precondition_rows, smallest_eigenvalue
 from ngd_theory.fisher.whitened import WhitenedApproximation
 from ngd_theory.networks import LayerLinearization, Linearization
@@ -118,11 +118,7 @@ class KFAC(WhitenedApproximation):
 
     def broken_premises(self, sizes, num_samples, equal_leverages=False):
         """Of layer 1 unless the leverages are equal, and of hidden layers of full rank NC."""
-        if any(s.positions > 1 for s in sizes):
-            return {}
-        mend = ", or forster = true without biases"
-        rank = {} if equal_leverages else input_rank(self.name, sizes, num_samples, mend)
-        return rank | width(self.name, sizes, num_samples * sizes[-1].output_dim)
+        return of_both_factors(self.name, sizes, num_samples, equal_leverages)
 
     def layer_constants(self, sizes, num_samples):
         """``rank(a) rank(delta) / (NC)``: N T^2 for a wide hidden layer, 1 for the output layer.

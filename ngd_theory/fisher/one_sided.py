@@ -7,7 +7,7 @@ import numpy as np
 from ngd_theory.fisher.base import Look, approximation
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.premises import input_rank, width
-from ngd_theory.fisher.solve import precondition_rows, smallest_gram_eigenvalue
+from ngd_theory.fisher.solve import as_rows, precondition_rows, smallest_gram_eigenvalue
 from ngd_theory.fisher.whitened import WhitenedApproximation
 
 _ELSEWHERE = "the theory has no constant of it from sizes alone, so name it to run it"
@@ -45,7 +45,7 @@ class KFACInput(WhitenedApproximation):
     def damping_bias(self, lin, damping):
         """``rho / lambda_min(A)``, the largest of all layers."""
         found = [
-            damping / smallest_gram_eigenvalue(_rows(y.inputs), 1 / lin.num_samples)
+            damping / smallest_gram_eigenvalue(as_rows(y.inputs), 1 / lin.num_samples)
             for y in lin.layers
         ]
         return float(np.max(found))
@@ -103,7 +103,7 @@ class KFACOutput(WhitenedApproximation):
         found = [
             damping
             / smallest_gram_eigenvalue(
-                _rows(curvature_sensitivities(y.sensitivities, root)),
+                as_rows(curvature_sensitivities(y.sensitivities, root)),
                 1 / (lin.num_samples * y.inputs.shape[1]),
             )
             for y in lin.layers
@@ -117,11 +117,7 @@ class KFACOutput(WhitenedApproximation):
         return width(self.name, sizes, num_samples * sizes[-1].output_dim)
 
 
-def _rows(x):
-    return x.reshape(-1, x.shape[-1])
-
-
 def _whitened(x, damping, scale, curvature=None):
     """Rows of any leading shape times the inverse of ``scale Y^T Y + rho``, Y those of ``curvature`` or their own."""
-    y = None if curvature is None else _rows(curvature)
-    return precondition_rows(_rows(x), damping, scale, y).reshape(x.shape)
+    y = None if curvature is None else as_rows(curvature)
+    return precondition_rows(as_rows(x), damping, scale, y).reshape(x.shape)

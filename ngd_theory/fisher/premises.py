@@ -33,3 +33,17 @@ def width(name: str, sizes: Sequence[LayerSize], needed: int) -> dict[str, str]:
         "width": f"{name} at width {narrowest}, too narrow for hidden layers of full rank: it takes {needed}; widen or "
         "use fewer samples"
     }
+
+
+def of_both_factors(
+    name: str, sizes: Sequence[LayerSize], num_samples: int, equal_leverages: bool
+) -> dict[str, str]:
+    """Those of a Kronecker product of A and B: of layer 1 unless the leverages are equal, and of hidden layers.
+
+    None where positions share weights.
+    """
+    if any(s.positions > 1 for s in sizes):
+        return {}
+    mend = ", or forster = true without biases"
+    rank = {} if equal_leverages else input_rank(name, sizes, num_samples, mend)
+    return rank | width(name, sizes, num_samples * sizes[-1].output_dim)

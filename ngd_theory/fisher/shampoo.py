@@ -11,7 +11,7 @@ from ngd_theory.fisher.base import Look, approximation
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.loops import batch_size, map_items
-from ngd_theory.fisher.solve import smallest_gram_eigenvalue
+from ngd_theory.fisher.solve import as_rows, smallest_gram_eigenvalue
 from ngd_theory.fisher.whitened import WhitenedApproximation
 from ngd_theory.linalg import kept, spectral_function, symmetric_roots
 from ngd_theory.precision import full_precision
@@ -63,7 +63,7 @@ class Shampoo(WhitenedApproximation):
         for layer in lin.layers:
             inputs, sensitivities = _moment_rows(layer, root)
             powered = [
-                _powered(_rows(x), rows, damping, self.power).reshape(x.shape)
+                _powered(as_rows(x), rows, damping, self.power).reshape(x.shape)
                 for x, rows in ((layer.inputs, inputs), (layer.sensitivities, sensitivities))
             ]
             made.append(replace(layer, inputs=powered[0], sensitivities=powered[1]))
@@ -88,10 +88,6 @@ class Shampoo(WhitenedApproximation):
         return float(np.max(found))
 
 
-def _rows(x):
-    return x.reshape(-1, x.shape[-1])
-
-
 @full_precision
 def _moment_rows(layer, root) -> tuple[Float[Array, "n P"], Float[Array, "k M"]]:
     """Rows X and D with ``A = X^T X`` and ``B = D^T D``, the 1/N inside."""
@@ -101,7 +97,7 @@ def _moment_rows(layer, root) -> tuple[Float[Array, "n P"], Float[Array, "k M"]]
     by_inputs = jnp.einsum("ntp,nsp->nts", layer.inputs, layer.inputs) / n
     roots = [_roots(weights, t) for weights in (by_delta, by_inputs)]
     inputs = jnp.einsum("nts,nsp->ntp", roots[0], layer.inputs)
-    return _rows(inputs), _rows(jnp.einsum("nts,nksm->nktm", roots[1], delta))
+    return as_rows(inputs), as_rows(jnp.einsum("nts,nksm->nktm", roots[1], delta))
 
 
 def _roots(weights: Float[Array, "N T T"], positions: int) -> Float[Array, "N T T"]:

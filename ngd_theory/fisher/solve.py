@@ -13,6 +13,11 @@ from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
 
 
+def as_rows(x: Float[Array, "*_ p"]) -> Float[Array, "n p"]:
+    """One row for each vector along the last axis."""
+    return x.reshape(-1, x.shape[-1])
+
+
 def gram_rank(rows: np.ndarray) -> int:
     """Rank of a matrix as the solves see it that cut off its Gram matrix's spectrum at round-off; reads values."""
     singular = np.linalg.svd(np.asarray(rows), compute_uv=False)

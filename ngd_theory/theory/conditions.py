@@ -94,7 +94,7 @@ def check_conditions(
             )
         if list(net.layouts) != [y.layout for y in lin.layers]:
             raise InputError("`lin` is not a linearisation of `net`: their layers differ")
-    approximation._check_layers(lin)
+    approximation.check_layers(lin)
     if not is_finite(lin):
         return (
             Condition(

@@ -237,6 +237,7 @@ def _wrong_axis(layers, x):
         (_in_a_jit, "layers.scan"),
         (_wrong_axis, "first axis"),
         (_out_of_order, "must be the last"),
+        (lambda layers, x: jnp.log(-jnp.abs(layers["out"](layers["in"](x)))), "NaN or infinity"),
     ],
 )
 def test_forward_functions_that_cannot_be_linearised_are_refused(forward, match):
@@ -286,6 +287,12 @@ def test_tokens_are_checked(x, match):
     p = any_problem("embedding")
     with pytest.raises(InputError, match=match):
         p.network.apply(p.params, jnp.asarray(x))
+
+
+def test_a_function_of_positive_inputs_is_no_fault():
+    layers = {"in": Dense(5, W), "out": Dense(W, 1)}
+    net = network(lambda layers, x: layers["out"](layers["in"](jnp.log(x))), layers, (5,))
+    assert net.output_dim == 1
 
 
 def test_gradients_of_another_layer_are_noticed():

@@ -352,8 +352,8 @@ def _check_outputs(given, found) -> None:
     if not difference <= SAME * float(jnp.max(jnp.abs(found))):
         raise InputError(
             f"the model's outputs differ by {difference:.1e} from those of each sample by itself: samples must not see "
-            "each other (batch normalisation: use its running averages), and what a module holds must not be changed "
-            "in place after its first use (make a new one)"
+            "each other (batch normalisation: use its running averages; dropout: switch it off), and what a module "
+            "holds must not be changed in place after its first use (make a new one)"
         )
 
 
