@@ -39,8 +39,8 @@ def _option(default: Any, help: str, shown: bool = True) -> Any:
 IMAGES, LIMITS = ("cnn", "conv-resnet"), ("mlp", "cnn")
 #: The least and the largest depth of each, and what depth is there.
 DEPTHS = {
-    "mlp": (1, np.inf, ""),
-    "cnn": (2, np.inf, "a cnn has a convolution and a dense layer at least: depth 2"),
+    "mlp": (1, np.inf, "an mlp has a layer"),
+    "cnn": (2, np.inf, "a cnn has a convolution and a dense layer"),
     "resnet": (3, np.inf, "a resnet has depth - 2 blocks between its first and last layer"),
     "conv-resnet": (
         3,
@@ -52,7 +52,7 @@ DEPTHS = {
         np.inf,
         "a transformer has depth - 2 blocks of six layers between its first and last one",
     ),
-    "recurrent": (3, 3, "a recurrent network has three layers: depth 3"),
+    "recurrent": (3, 3, "a recurrent network has three layers"),
 }
 #: Settings that came later: at their defaults they are no part of what a cell is known by.
 LATER = ("tokens", "heads", "causal", "token_readout", "norm")
@@ -189,7 +189,8 @@ class Settings(BaseModel):
     def _check_depth(self) -> None:
         least, most, why = DEPTHS[self.architecture]
         if not least <= self.depth <= most:
-            raise InputError(f"depth is {self.depth}: {why}")
+            at_least = "" if least == most else " at least"
+            raise InputError(f"depth is {self.depth}: {why}; give depth {least}{at_least}")
 
     def _check_images(self) -> None:
         if self.dataset == "gaussian" and self.image_size is None:

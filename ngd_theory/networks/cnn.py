@@ -99,7 +99,10 @@ def cnn(
     )
     shape, blocks = (height, width, depth), []
     for index, (m, k, s, w) in enumerate(zip(units, kernels, strides, pools, strict=True), start=1):
-        layer = Convolution(shape, m, k, s, padding, *scales)
+        try:
+            layer = Convolution(shape, m, k, s, padding, *scales)
+        except InputError as e:
+            raise InputError(f"convolution {index}: {e}") from None
         height, width, _ = layer.output_shape
         if min(height, width) < w:
             raise InputError(

@@ -99,9 +99,12 @@ class Convolution(Affine):
                 require_size(name, size)
         require_layer(self, "units", "groups")
         if min(self.output_shape) < 1:
-            sizes = " x ".join(map(str, self.input_shape[:-1]))
+            kernel, image = (
+                " x ".join(map(str, s))
+                for s in (self._each(self.kernel_size), self.input_shape[:-1])
+            )
             raise InputError(
-                f"a kernel of {self.kernel_size} does not fit into an image of {sizes}: use a smaller one, or padding "
+                f"a kernel of {kernel} does not fit into an image of {image}: use a smaller one, or padding "
                 '"same"'
             )
         for what, channels in (("channels", self.input_shape[-1]), ("units", self.units)):
