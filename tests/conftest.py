@@ -86,3 +86,16 @@ def few_compiled_programs():
         return
     if maps.read_bytes().count(b"\n") > MAPPINGS:
         jax.clear_caches()
+
+
+@pytest.fixture
+def installed():
+    """Skip where neural-tangents is not installed; fail where it is and cannot be imported."""
+    from ngd_theory.kernels._neural_tangents import NeuralTangentsError, neural_tangents
+
+    try:
+        neural_tangents()
+    except NeuralTangentsError as error:
+        if "not installed" in str(error):
+            pytest.skip(str(error))
+        raise

@@ -14,6 +14,7 @@ from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.fisher import Approximation
 from ngd_theory.kernels import infinite
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET
+from ngd_theory.kernels.infinite.sources import has_recursion
 from ngd_theory.kernels.infinite.units import unit_wise_maps
 from ngd_theory.networks import Network
 from ngd_theory.pytrees import pytree
@@ -83,7 +84,8 @@ def predictor(
     approximation : Approximation
         For example ``ngd.fisher.by_name("exact")``.
     net : Network
-        A multi-layer perceptron. Its widths matter for unit-wise only.
+        A multi-layer perceptron; but for unit-wise a `ngd_theory.networks.resnet` of vectors; for what is made of
+        kernels alone, any whose kernels a source serves. Its widths matter for unit-wise only.
     x, x_test : (N, *input_shape), (N', *input_shape)
     damping : float
         rho >= 0.
@@ -100,8 +102,7 @@ def predictor(
     Raises
     ------
     NotPredictedError
-        For an approximation without `has_limit` (entry-wise, kfac-tridiagonal, ekfac, shampoo), and as
-        `unit_wise_maps` and `layer_kernels`.
+        Where `why_no_limit` says why, and as `unit_wise_maps` and `ngd_theory.kernels.infinite.linearize`.
     InputError
         For unit-wise without ``key``, and a damping that is negative or beyond the range of its type.
     SingularKernelError
@@ -109,12 +110,8 @@ def predictor(
     """
     name = approximation.name
     n = len(x)
-    if not approximation.has_limit:
-        raise NotPredictedError(
-            f"{name!r} has no infinite-width predictor: its map depends on single weights (entry-wise), on how the "
-            "damping is shared between factors of given sizes (kfac-tridiagonal), or on all outputs together (ekfac, "
-            "shampoo)"
-        )
+    if why := why_no_limit(approximation, net):
+        raise NotPredictedError(f"{name!r} has no infinite-width predictor: {why}")
     if name == "unit-wise":
         if key is None:
             raise InputError("unit-wise is estimated by Monte Carlo over units: pass key")
@@ -127,6 +124,26 @@ def predictor(
     lin, at = infinite.linearize(net, x, x_test, output_dim=1, memory_budget=memory_budget)
     prepared = approximation.prepare(lin, damping)
     return Predictor(name, prepared.function_space_map(), prepared.function_space_map(at))
+
+
+def why_no_limit(approximation: Approximation, net: Network) -> str | None:
+    """Why `predictor` has no maps of this approximation for this network; None where it has.
+
+    Whether any source knows the network's kernels is not asked.
+    """
+    if not approximation.has_limit:
+        return (
+            "its map depends on single weights (entry-wise), on how the damping is shared between factors of given "
+            "sizes (kfac-tridiagonal), or on all outputs together (ekfac, shampoo)"
+        )
+    if approximation.needs_layers and not has_recursion(net):
+        return (
+            "it is made of the kernels of inputs and sensitivities by themselves, and of this network only their "
+            "product is known"
+        )
+    if approximation.name == "unit-wise" and not net.is_chain:
+        return "its average over units is known for perceptrons only"
+    return None
 
 
 @checked
@@ -153,7 +170,7 @@ def predict_limit(
     Parameters
     ----------
     approximation : Approximation
-        Any with `has_limit`: not entry-wise, kfac-tridiagonal, ekfac or shampoo.
+        Any of which `why_no_limit` says nothing.
     network : Network
         Its widths matter for unit-wise only.
     x : (N, *input_shape)

@@ -14,6 +14,7 @@ from scipy.sparse.linalg import svds
 from ngd_theory import data, dynamics, losses, networks, theory
 from ngd_theory.arguments import check_range
 from ngd_theory.dynamics import Trajectory
+from ngd_theory.dynamics.limit import why_no_limit
 from ngd_theory.dynamics.train import loss_value
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.experiment.building import (
@@ -442,7 +443,7 @@ def _active_shares(lin: networks.Linearization) -> np.ndarray | None:
 
 def _predict_limit(experiment: Experiment, approximation, step_size, damping) -> Trajectory | None:
     """With the maps of the infinite width, from the same outputs; None for maps that have no limit."""
-    if not approximation.has_limit:
+    if why_no_limit(approximation, experiment.network):
         return None
     at, settings = experiment.at, experiment.settings
     return dynamics.predict_limit(

@@ -36,7 +36,7 @@ def _option(default: Any, help: str, shown: bool = True) -> Any:
 
 
 #: Architectures that take images, and those whose kernels of infinite width are known.
-IMAGES, LIMITS = ("cnn", "conv-resnet"), ("mlp", "cnn")
+IMAGES, LIMITS = ("cnn", "conv-resnet"), ("mlp", "cnn", "resnet", "conv-resnet")
 #: The least and the largest depth of each, and what depth is there.
 DEPTHS = {
     "mlp": (1, np.inf, "an mlp has a layer"),

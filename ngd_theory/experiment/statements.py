@@ -584,7 +584,7 @@ def infinite_width(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdic
     assert evidence.limit is not None and evidence.kernel_distance is not None
     measured = evidence.gap_of(evidence.limit)
     steps = evidence.prediction.num_steps * evidence.step_scale
-    amplification = steps if evidence.constant is None else evidence.ntk_condition
+    amplification = steps if evidence.name == "identity" else evidence.ntk_condition
     tolerance = amplification * evidence.kernel_distance
     why = f"largest relative distance of the two; kernels differ by {evidence.kernel_distance:.2g}"
     return verdict(

@@ -72,7 +72,7 @@ def _load() -> ModuleType:
         raise NeuralTangentsError(
             f"neural-tangents cannot be imported with JAX {jax.__version__} ({error}). Version {VERSION} "
             f"was tested with JAX {', '.join(TESTED_JAX)}: install one of these, and {INSTALL}. "
-            'For multi-layer perceptrons source="closed-form" does not need it.'
+            'For dense and residual networks source="closed-form" does not need it.'
         ) from error
     # So that `import neural_tangents.experimental` means the real one again.
     if getattr(module, "experimental", None) is not sys.modules.get(f"{_NAME}.experimental"):

@@ -20,7 +20,10 @@ IMAGES = {"architecture": "conv-resnet", "dataset": "gaussian"}
         ({"architecture": "transformer", "depth": 2}, ["depth is 2", "blocks of six layers"]),
         ({"architecture": "recurrent", "depth": 2}, ["depth is 2", "three layers"]),
         ({"architecture": "recurrent", "depth": 4}, ["depth is 4", "three layers"]),
-        ({"architecture": "resnet", "kernel": "infinite"}, ["no infinite-width kernel", "resnet"]),
+        (
+            {"architecture": "recurrent", "kernel": "infinite"},
+            ["no infinite-width kernel", "recurrent"],
+        ),
         ({**TOKENS, "kernel": "infinite"}, ["no infinite-width kernel", "transformer"]),
         ({"architecture": "lstm"}, ["mlp", "recurrent"]),
         ({"tokens": 0}, ["greater than or equal to 1"]),

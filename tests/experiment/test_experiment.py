@@ -85,6 +85,33 @@ def test_the_infinite_width_is_predicted_from_the_same_outputs_where_it_is_asked
     assert failed == {"infinite-width"}
 
 
+IMAGES = {"architecture": "cnn", "image_size": 4, "input_dim": None, "depth": 3, "width": 32}
+RESIDUAL = {"architecture": "resnet", "depth": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits", "none"),
+    [
+        (RESIDUAL, ("identity", "kfac", "kfac-input"), ("unit-wise",)),
+        pytest.param(IMAGES, ("identity", "block-diagonal"), ("kfac",), marks=pytest.mark.slow),
+    ],
+    ids=["resnet", "cnn"],
+)
+def test_other_architectures_are_compared_with_their_limit_where_it_is_known(
+    changes, limits, none, installed
+):
+    changes = {"num_test": 8, "approximations": (*limits, *none), "kernel": "infinite", **changes}
+    found = experiment.verify(parse({**SMALL, **changes})).evidence
+    assert {name for name, e in found.items() if e.limit is not None} == set(limits)
+    verdicts = [v for v in judge(found) if v.claim == "infinite-width"]
+    assert {v.approximation for v in verdicts} == set(limits)
+    assert Outcome.FAIL not in {v.outcome for v in verdicts}
+    for name in limits:
+        np.testing.assert_allclose(
+            found[name].limit.outputs[0], found[name].prediction.outputs[0], atol=1e-12
+        )
+
+
 def test_the_infinite_width_is_not_predicted_under_cross_entropy():
     with pytest.raises(InputError, match="--kernel infinite predicts under mse only"):
         parse({"loss": "cross-entropy", "kernel": "infinite"})

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +16,11 @@ from ngd_theory.kernels._neural_tangents import neural_tangents
 from ngd_theory.networks import ACTIVATIONS, Network
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.convolution import AveragePool, Convolution, Flatten, GlobalAveragePool
-from ngd_theory.networks.layers import Affine, Dense
+from ngd_theory.networks.layers import Affine, Dense, Layer
+from ngd_theory.networks.normalization import EPSILON, no_norm
+from ngd_theory.networks.recurrent import Recurrence
+from ngd_theory.networks.resnet import Residual
+from ngd_theory.networks.transformer import Encoder
 
 #: Nodes a dimension of neural-tangents' two-dimensional quadrature; its memory is N N' times the square.
 QUADRATURE_DEGREE = 64
@@ -56,7 +62,7 @@ def to_stax(net: Network, *, quadrature_degree: int = QUADRATURE_DEGREE) -> Stax
     Raises
     ------
     NotPredictedError
-        For a layer or map that has no counterpart.
+        For a layer, map or forward function that has no counterpart.
     NeuralTangentsError
         If neural-tangents cannot be had.
     """
@@ -73,14 +79,17 @@ def params_to_stax(net: Network, params) -> list[tuple]:
         For parameters that are not those of ``net``.
     """
     net.check(params, jax.ShapeDtypeStruct((1, *net.input_shape), jnp.float32))
-    out: list[tuple] = []
-    for block, layer in zip(net.blocks, params, strict=True):
-        # One axis for the samples and one a spatial axis.
-        spread = (1,) * len(block.affine.output_shape)
-        bias = layer["bias"].reshape(*spread, -1) if block.affine.layout.has_bias else None
-        out.append((layer["weight"], bias))
-        out.extend(() for _ in block.after)
-    return out
+    stax = to_stax(net)
+    structure = jax.tree.structure(
+        jax.eval_shape(lambda key: stax.init_fn(key, (1, *net.input_shape))[1], jax.random.key(0))
+    )
+    arrays = []
+    for layer, mine in zip(net.affine, params, strict=True):
+        arrays.append(mine["weight"])
+        if "bias" in mine:
+            # One axis for the samples and one a spatial axis.
+            arrays.append(mine["bias"].reshape(*(1,) * len(layer.output_shape), -1))
+    return jax.tree.unflatten(structure, arrays)
 
 
 @checked
@@ -92,20 +101,20 @@ def params_from_stax(net: Network, stax_params: Sequence) -> tuple[dict[str, Arr
     InputError
         For parameters that are not those of such a network.
     """
-    arrays = [p for p in stax_params if isinstance(p, Sequence) and len(p) == 2]
-    _check_layers(net, arrays)
-    out = []
-    for block, (weight, bias) in zip(net.blocks, arrays, strict=True):
-        layer = {"weight": weight}
-        if block.affine.layout.has_bias:
-            layer["bias"] = bias.reshape(-1)
-        shapes = {name: jnp.shape(value) for name, value in layer.items()}
-        if shapes != block.affine.layout.shapes:
-            raise InputError(
-                f"stax parameters of shapes {shapes} for a layer with {block.affine.layout.shapes}"
-            )
-        out.append(layer)
-    return tuple(out)
+    names = [(i, name) for i, layer in enumerate(net.affine) for name in layer.shapes]
+    arrays = jax.tree.leaves(stax_params)
+    if len(arrays) != len(names):
+        raise InputError(
+            f"stax parameters of {len(arrays)} arrays for a network of {net.depth} layers, which have {len(names)}"
+        )
+    out: tuple[dict[str, Array], ...] = tuple({} for _ in net.affine)
+    for (index, name), array in zip(names, arrays, strict=True):
+        out[index][name] = array.reshape(-1) if name == "bias" else array
+    for layer, found in zip(net.affine, out, strict=True):
+        shapes = {name: jnp.shape(value) for name, value in found.items()}
+        if shapes != layer.shapes:
+            raise InputError(f"stax parameters of shapes {shapes} for a layer with {layer.shapes}")
+    return out
 
 
 def kernel(net: Network, x1, x2, get: str, *, quadrature_degree: int = QUADRATURE_DEGREE):
@@ -152,10 +161,65 @@ def _serial(blocks: list[list]) -> Stax:
 
 
 def _layers(net: Network, degree: int) -> list[list[Any]]:
+    """Of every affine layer what comes with it, so that all before a layer can be frozen."""
+    if isinstance(net.function, Residual):
+        return _residual(net, net.function, degree)
+    if not net.is_chain:
+        kind = type(net.function)
+        raise NotPredictedError(
+            f"there is no infinite-width kernel of this network here: {_NO_LIMIT.get(kind, _OWN_FUNCTION)}"
+        )
     return [
         [_affine(b.affine, index), *(_map(f, index, degree) for f in b.after)]
         for index, b in enumerate(net.blocks, start=1)
     ]
+
+
+#: Forward function -> why neither source has a kernel of it.
+_NO_LIMIT: dict[type, str] = {
+    Encoder: "scores of attention over the root of their units stay random at any width, and the softmax of random "
+    "scores has no closed form (neural-tangents divides by the units themselves)",
+    Recurrence: "neural-tangents has no weights that are tied over steps",
+}
+_OWN_FUNCTION = "it has a forward function of its own"
+
+
+def _residual(net: Network, function: Residual, degree: int) -> list[list[Any]]:
+    stax = neural_tangents().stax
+    first, *blocks, last = net.affine
+    hidden = [*_norm(function.norm), _map(function.phi, 1, degree)]
+    pool = [stax.GlobalAvgPool()] if function.convolutional else []
+
+    def block(index: int, layer: Affine) -> list[Any]:
+        branch = stax.serial(*hidden, _affine(layer, index, function.scale))
+        return [stax.FanOut(2), stax.parallel(stax.Identity(), branch), _sum()]
+
+    return [
+        [_affine(first, 1)],
+        *(block(index, layer) for index, layer in enumerate(blocks, start=2)),
+        [*hidden, *pool, _affine(last, net.depth)],
+    ]
+
+
+def _sum() -> tuple:
+    """``stax.FanInSum`` without its warning that branches may depend on each other: each has weights of its own."""
+    init_fn, apply_fn, kernel_fn = neural_tangents().stax.FanInSum()
+
+    @wraps(kernel_fn)
+    def quiet(*args, **options):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return kernel_fn(*args, **options)
+
+    return init_fn, apply_fn, quiet
+
+
+def _norm(norm: Callable) -> list[tuple]:
+    """Our normalisation with neural-tangents' kernel of its own: their means over units are 0 in the limit."""
+    if norm is no_norm:
+        return []
+    init_fn, _, kernel_fn = neural_tangents().stax.LayerNorm(eps=EPSILON)
+    return [(init_fn, lambda params, x, **_: norm(x), kernel_fn)]
 
 
 def _frozen_below() -> tuple:
@@ -174,7 +238,7 @@ def _frozen_below() -> tuple:
     return frozen_below()
 
 
-def _affine(layer: Affine, index: int):
+def _affine(layer: Layer, index: int, scale: float = 1.0):
     if type(layer) not in _AFFINE:
         raise NotPredictedError(
             f"layer {index} is a {type(layer).__name__}; the bridge to neural-tangents knows "
@@ -182,23 +246,30 @@ def _affine(layer: Affine, index: int):
         )
     # neural-tangents takes None, not 0, for a layer without bias parameters.
     scales = {
-        "W_std": layer.weight_std,
-        "b_std": layer.bias_std if layer.layout.has_bias else None,
+        "W_std": scale * layer.weight_std,
+        "b_std": scale * layer.bias_std if layer.layout.has_bias else None,
         "parameterization": "ntk",
     }
-    return _AFFINE[type(layer)](neural_tangents().stax, layer, scales)
+    return _AFFINE[type(layer)](neural_tangents().stax, layer, scales, index)
 
 
-#: Our layer -> neural-tangents' ``(stax, layer, scales) -> layer``.
+def _convolution(stax, layer: Convolution, scales: dict, index: int):
+    plain = replace(layer, dilation=1, groups=1)
+    if layer.dimensions != 2 or layer != plain or not isinstance(layer.padding, str):
+        raise NotPredictedError(
+            f"layer {index}: the bridge to neural-tangents knows convolutions over images, without dilation, groups or "
+            "padding in numbers"
+        )
+    kernel, stride = (
+        v if isinstance(v, tuple) else (v, v) for v in (layer.kernel_size, layer.stride)
+    )
+    return stax.Conv(layer.units, kernel, stride, layer.padding.upper(), **scales)
+
+
+#: Our layer -> neural-tangents' ``(stax, layer, scales, index) -> layer``.
 _AFFINE = {
-    Dense: lambda stax, layer, scales: stax.Dense(layer.units, **scales),
-    Convolution: lambda stax, layer, scales: stax.Conv(
-        layer.units,
-        (layer.kernel_size,) * 2,
-        (layer.stride,) * 2,
-        layer.padding.upper(),
-        **scales,
-    ),
+    Dense: lambda stax, layer, scales, _: stax.Dense(layer.units, **scales),
+    Convolution: _convolution,
 }
 #: Our parameter-free map -> neural-tangents', ``(stax, map) -> layer``.
 _MAPS = {
@@ -224,8 +295,3 @@ def _map(function, index: int, degree: int):
         # It warns that its accuracy depends on the degree.
         warnings.simplefilter("ignore", UserWarning)
         return stax.ElementwiseNumerical(function, deg=degree)
-
-
-def _check_layers(net: Network, params) -> None:
-    if len(params) != net.depth:
-        raise InputError(f"parameters of {len(params)} layers for a network of {net.depth}")

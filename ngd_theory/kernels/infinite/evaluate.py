@@ -62,7 +62,7 @@ def layer_kernels(
     Parameters
     ----------
     net : Network
-        A multi-layer perceptron; its widths do not matter.
+        A multi-layer perceptron or `ngd_theory.networks.resnet` of vectors; its widths do not matter.
     x1, x2 : (N, *input_shape), (N', *input_shape)
         ``x2 = None`` means ``x1``, at half the work.
     memory_budget : int
@@ -76,7 +76,7 @@ def layer_kernels(
     Raises
     ------
     NotPredictedError
-        For a network that is no perceptron, or an activation whose quadrature does not converge.
+        For another network, or an activation whose quadrature does not converge.
     InputError
         For inputs of the wrong shape, or whose kernels are out of the range of their type.
     """
@@ -225,7 +225,7 @@ class _Both(_Tile):
         return 2 * depth(self.chain)
 
     def select(self, layers):
-        return jnp.concatenate([layers.inputs, layers.sensitivities()])
+        return jnp.concatenate([layers.inputs, layers.sensitivities(self.chain)])
 
 
 class _Layerwise(_Tile):
@@ -234,7 +234,7 @@ class _Layerwise(_Tile):
         return depth(self.chain)
 
     def select(self, layers):
-        return layers.inputs * layers.sensitivities()
+        return layers.inputs * layers.sensitivities(self.chain)
 
 
 class _Sum(_Tile):

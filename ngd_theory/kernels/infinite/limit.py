@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 from ngd_theory import linalg
 from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
-from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layer_kernels
+from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET, layer_kernels, layerwise_ntk
+from ngd_theory.kernels.infinite.sources import has_recursion
 from ngd_theory.networks import LayerLinearization, Linearization, Network
 from ngd_theory.networks.checks import require_size
 from ngd_theory.networks.layout import ParameterLayout
@@ -38,10 +39,14 @@ def linearize(
     invariant under rotations of the units. Not for `UnitWise` (use `ngd_theory.dynamics.predictor`) nor `EntryWise` (no
     limit): its units are no network's units. K-FAC's factored damping sees N + N' for P and for M.
 
+    Of networks that only neural-tangents knows, convolutional ones say, the kernels of inputs and sensitivities are not
+    known by themselves but their product Theta_l is: then the layer's inputs are its root, and its sensitivities those
+    of C units that are the outputs. That serves the first four.
+
     Parameters
     ----------
     net : Network
-        A multi-layer perceptron; its hidden widths do not matter.
+        Whose kernels a source serves; its widths do not matter.
     x, x_test : (N, *input_shape), (N', *input_shape)
     output_dim : int, optional
         C; that of ``net`` when None.
@@ -58,15 +63,21 @@ def linearize(
     ------
     InputError
         For an ``output_dim`` below 1, and as `layer_kernels`.
+    NotPredictedError, NeuralTangentsError
+        As `layerwise_ntk`.
     """
     c = net.output_dim if output_dim is None else require_size("output_dim", output_dim)
     n = len(x)
     points = x if x_test is None else joined(net, x, x_test)
-    kernels = layer_kernels(net, points, memory_budget=memory_budget)
-    roots = [
-        (square_root(a), square_root(b))
-        for a, b in zip(kernels.inputs, kernels.sensitivities, strict=True)
-    ]
+    if has_recursion(net):
+        kernels = layer_kernels(net, points, memory_budget=memory_budget)
+        roots = [
+            (square_root(a), square_root(b))
+            for a, b in zip(kernels.inputs, kernels.sensitivities, strict=True)
+        ]
+    else:
+        shares = layerwise_ntk(net, points)
+        roots = [(square_root(t), jnp.ones((len(points), 1), t.dtype)) for t in shares]
 
     def part(rows: slice) -> Linearization:
         layers = tuple(_layer(a[rows], b[rows], c) for a, b in roots)

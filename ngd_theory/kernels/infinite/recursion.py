@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.kernels.infinite.corner import corner
@@ -23,6 +24,8 @@ from ngd_theory.kernels.infinite.moments import (
 from ngd_theory.kernels.infinite.sources import moments_of
 from ngd_theory.networks import Network
 from ngd_theory.networks.activations import Activation
+from ngd_theory.networks.normalization import EPSILON, no_norm
+from ngd_theory.networks.resnet import Residual
 from ngd_theory.numerics import row_norms
 from ngd_theory.pytrees import pytree
 
@@ -37,6 +40,11 @@ class Stage:
         sigma_w and sigma_b of the layer.
     before : Moments
         Of the activation between the previous layer and this one; of none before the first layer.
+    norm : bool
+        Whether the activation sees normalised pre-activations. In the limit their mean over units is 0, so that both
+        normalisations are one: ``u / sqrt(E[u^2] + EPSILON)``.
+    skip : float, optional
+        s: the layer's outputs, times s, are added to the pre-activations before it. None: they take their place.
     repeat : int
         How many such layers in a row; see `looped`.
     """
@@ -44,11 +52,31 @@ class Stage:
     weight_std: float
     bias_std: float
     before: Moments
+    norm: bool = False
+    skip: float | None = None
     repeat: int = 1
+
+    def normalised(self, size: Size) -> tuple[Size, Array]:
+        """Size of what the activation sees, and by what the pre-activations were multiplied, (N,) each."""
+        if not self.norm:
+            return size, jnp.ones_like(size.deviation)
+        factor = 1 / jnp.sqrt(size.variance + EPSILON)
+        return Size(size.variance * factor**2, size.deviation * factor), factor
+
+    def joined(self, before, own):
+        """Variances of the pre-activations after a layer whose own are ``own``; slopes by those before it likewise."""
+        return own if self.skip is None else before + self.skip**2 * own
+
+    @property
+    def share(self) -> float:
+        """What the square of a derivative by the layer's outputs has more than that by what they are added to."""
+        return 1.0 if self.skip is None else self.skip**2
 
 
 def stages(net: Network) -> tuple[Stage, ...]:
-    """The stages of a network for which `sources.is_perceptron` holds."""
+    """The stages of a network for which `sources.has_recursion` holds."""
+    if isinstance(net.function, Residual):
+        return _residual_stages(net, net.function)
     before: list[Moments] = [IdentityMoments()]
     for block in net.blocks[:-1]:
         activations = [f for f in block.after if isinstance(f, Activation)]
@@ -56,6 +84,16 @@ def stages(net: Network) -> tuple[Stage, ...]:
     return tuple(
         Stage(b.affine.weight_std, b.affine.bias_std, m)
         for b, m in zip(net.blocks, before, strict=True)
+    )
+
+
+def _residual_stages(net: Network, function: Residual) -> tuple[Stage, ...]:
+    phi, norm = moments_of(function.phi), function.norm is not no_norm
+    first, *blocks, last = [(layer.weight_std, layer.bias_std) for layer in net.affine]
+    return (
+        Stage(*first, IdentityMoments()),
+        *(Stage(*scales, phi, norm, function.scale) for scales in blocks),
+        Stage(*last, phi, norm),
     )
 
 
@@ -67,7 +105,8 @@ class Layers(NamedTuple):
     inputs : (L, ...)
         ``A_l``.
     slopes : (L - 1, ...)
-        ``sigma_w^2 E[phi' phi'']`` between layer l and l+1.
+        By what layer l+1 multiplies ``E[delta . delta']`` on its way back: ``sigma_w^2 E[phi' phi'']``, and what the
+        skip connection adds.
     ntk : (...)
         ``sum_l Theta_l``, added up from below: the product of all slopes above a layer may be out of range.
     """
@@ -76,7 +115,7 @@ class Layers(NamedTuple):
     slopes: Array
     ntk: Array
 
-    def sensitivities(self) -> Float[Array, "L ..."]:
+    def sensitivities(self, chain: tuple[Stage, ...]) -> Float[Array, "L ..."]:
         """``B_l``, a product over the layers above."""
         last = jnp.ones_like(self.ntk)
 
@@ -84,7 +123,9 @@ class Layers(NamedTuple):
             return slope * above, slope * above
 
         below = jax.lax.scan(step, last, self.slopes, reverse=True)[1]
-        return jnp.concatenate([below, last[None]])
+        shares = np.repeat([stage.share for stage in chain], [stage.repeat for stage in chain])
+        shares = jnp.asarray(shares, last.dtype).reshape(-1, *(1,) * last.ndim)
+        return shares * jnp.concatenate([below, last[None]])
 
 
 def looped(chain: tuple[Stage, ...]) -> tuple[Stage, ...]:
@@ -111,9 +152,10 @@ class LayerKernels:
     ----------
     inputs : (L, N, N')
         ``A_l = E[a_l . a_l'] = sigma_w^2 E[h h'] + sigma_b^2``: also the NNGP kernel Q_l of the
-        layer's pre-activations. The A_{l-1} of docs/theory.md section 5, which counts from 0.
+        layer's outputs. The A_{l-1} of docs/theory.md section 5, which counts from 0.
     sensitivities : (L, N, N')
-        ``B_l = E[delta_l . delta_l'] = prod_{k >= l} sigma_w^2 Qdot_k``; ``B_L = 1``.
+        ``B_l = E[delta_l . delta_l'] = prod_{k >= l} sigma_w^2 Qdot_k``; ``B_L = 1``. In a residual network s^2 times
+        ``prod_{k >= l} (1 + s^2 sigma_w^2 Qdot_k)``, Qdot_k divided by both roots of the mean squares it normalises by.
     """
 
     inputs: Float[Array, "L N M"]
@@ -174,12 +216,17 @@ def recurse(
         (pair, ntk), (here, above) = below, sizes
         if isinstance(stage.before, ReluMoments):
             pair = pair._replace(covariance=pair.covariance + corner(x1, here[0], x2, here[1]))
-        second, rho, slope = stage.before.pair(here[0], pair, here[1])
+        (rows, left), (columns, right) = (stage.normalised(size) for size in here)
+        factor = outer(left, right)
+        seen = pair._replace(covariance=pair.covariance * factor) if stage.norm else pair
+        second, rho, slope = stage.before.pair(rows, seen, columns)
         slope = _weigh(stage, slope if with_slopes else jnp.zeros_like(slope))
-        c = _weigh(stage, second) + stage.bias_std**2
-        if rho is None or stage.bias_std:
+        slope = stage.joined(jnp.ones_like(slope), slope * factor if stage.norm else slope)
+        own = _weigh(stage, second) + stage.bias_std**2
+        c = stage.joined(pair.covariance, own)
+        if rho is None or stage.bias_std or stage.skip is not None:
             rho = _correlation(c, *above)
-        return (Pair(c, rho), ntk * slope + c), (c, slope)
+        return (Pair(c, rho), ntk * slope + stage.share * own), (own, slope)
 
     here, above = (jax.tree.map(lambda s, i=i: s[i:], (sizes1, sizes2)) for i in (0, 1))
     (_, ntk), (inputs, slopes) = _climb(
@@ -225,22 +272,36 @@ def _at(tree, index: int):
 
 def diagonal(chain: tuple[Stage, ...], x: Float[Array, "N M0"]) -> Layers:
     """`recurse` of every sample with itself, (N,) each: smooth where a pair that happens to be equal has a kink."""
-    sizes, slopes, ntk = _own(chain, x)
-    return Layers(sizes.variance, slopes, ntk)
+    return _own(chain, x)[1]
 
 
-def _own(chain, x) -> tuple[Size, Array, Array]:
+def _own(chain, x) -> tuple[Size, Layers]:
+    """How large the pre-activations are that every layer leaves, and the layers' kernels."""
     y = _scaled(chain[0], x)
     first = _affine(replace(chain[0], weight_std=1.0), Size(jnp.sum(y**2, axis=1), row_norms(y)))
 
     def step(stage: Stage, below, _):
         size, ntk = below
-        size, slope = stage.before.own(size)
-        slope, size = _weigh(stage, slope), _affine(stage, size)
-        return (size, ntk * slope + size.variance), (size, slope)
+        seen, factor = stage.normalised(size)
+        hidden, slope = stage.before.own(seen)
+        slope = stage.joined(jnp.ones_like(slope), _weigh(stage, slope) * factor**2)
+        own = _affine(stage, hidden)
+        size = _added(stage, size, own)
+        return (size, ntk * slope + stage.share * own.variance), (size, own.variance, slope)
 
-    (_, ntk), (sizes, slopes) = _climb(chain, step, (first, first.variance))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, sizes), slopes, ntk
+    (_, ntk), (sizes, inputs, slopes) = _climb(chain, step, (first, first.variance))
+    sizes, inputs = jax.tree.map(
+        lambda a, b: jnp.concatenate([a[None], b]), (first, first.variance), (sizes, inputs)
+    )
+    return sizes, Layers(inputs, slopes, ntk)
+
+
+def _added(stage: Stage, before: Size, own: Size) -> Size:
+    """Of the pre-activations after a layer."""
+    if stage.skip is None:
+        return own
+    deviation = row_norms(jnp.stack([before.deviation, stage.skip * own.deviation], axis=1))
+    return Size(stage.joined(before.variance, own.variance), deviation)
 
 
 def _climb(chain: tuple[Stage, ...], step: Callable, state: Any, per_layer: Any = None):

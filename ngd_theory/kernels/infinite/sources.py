@@ -6,6 +6,7 @@ from ngd_theory.kernels.infinite.quadrature import QuadratureMoments
 from ngd_theory.networks import ACTIVATIONS, Network
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.layers import Dense
+from ngd_theory.networks.resnet import Residual
 
 SOURCES = ("auto", "closed-form", "neural-tangents")
 
@@ -25,8 +26,15 @@ def moments_of(activation: Activation) -> Moments:
     return QuadratureMoments(activation)
 
 
-def is_perceptron(net: Network) -> bool:
-    """Whether ``net`` is a chain of dense layers with one activation, or none, between them."""
+def has_recursion(net: Network) -> bool:
+    """Whether our own recursion serves ``net``: a perceptron, or a residual network, of vectors."""
+    if isinstance(net.function, Residual):
+        return not net.function.convolutional
+    return net.is_chain and _is_perceptron(net)
+
+
+def _is_perceptron(net: Network) -> bool:
+    """Whether a chain is of dense layers with one activation, or none, between them."""
     hidden = all(
         len(b.after) <= 1 and all(isinstance(f, Activation) for f in b.after)
         for b in net.blocks[:-1]
@@ -47,14 +55,15 @@ def resolve(source: str, net: Network) -> str:
         If the source asked for cannot serve this network.
     """
     choose(dict.fromkeys(SOURCES), source, "source")
-    perceptron = is_perceptron(net)
-    if source == "closed-form" and not perceptron:
+    ours = has_recursion(net)
+    if source == "closed-form" and not ours:
         raise NotPredictedError(
-            "the closed-form recursion covers dense layers with one activation between them; this "
-            'network has others, whose ntk, nngp and layerwise_ntk neural-tangents serves (source="neural-tangents")'
+            "the closed-form recursion covers dense layers with one activation between them, and dense residual "
+            "networks; this is another, whose ntk, nngp and layerwise_ntk neural-tangents may serve "
+            '(source="neural-tangents")'
         )
     if source == "auto":
-        return "closed-form" if perceptron else "neural-tangents"
+        return "closed-form" if ours else "neural-tangents"
     return source
 
 

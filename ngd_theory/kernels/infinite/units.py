@@ -43,7 +43,7 @@ def unit_wise_maps(
     Parameters
     ----------
     net : Network
-        Its hidden widths M_l weigh the layers.
+        A multi-layer perceptron. Its hidden widths M_l weigh the layers.
     x, x_test : (N, *input_shape), (N', *input_shape)
     damping : float
         rho >= 0, on the scale of a finite network of these widths.

@@ -3,8 +3,6 @@
 import jax
 import pytest
 
-from ngd_theory.kernels._neural_tangents import NeuralTangentsError, neural_tangents
-
 
 @pytest.fixture(autouse=True)
 def double_precision():
@@ -23,14 +21,3 @@ def x():
 @pytest.fixture
 def other():
     return 0.7 * jax.random.normal(jax.random.key(1), (4, 5), "float64")
-
-
-@pytest.fixture
-def installed():
-    """Skip where neural-tangents is not installed; fail where it is and cannot be imported."""
-    try:
-        neural_tangents()
-    except NeuralTangentsError as error:
-        if "not installed" in str(error):
-            pytest.skip(str(error))
-        raise
