@@ -236,6 +236,63 @@ def test_tied_weights_are_noticed_and_become_a_group_if_asked(lin, leaf):
     assert f"{node}  " in found.describe() and "a group" in found.describe()
 
 
+class Wrapped(eqx.Module):
+    a: eqx.nn.WeightNorm
+    b: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.b(jnp.tanh(self.a(x)))
+
+
+class Shared(eqx.Module):
+    both: eqx.nn.Shared
+    b: eqx.nn.Linear
+
+    def __call__(self, x):
+        up, down = self.both()
+        return down(jnp.tanh(self.b(jnp.tanh(up(x)))))
+
+
+class SharedNnx(nnx.Module):
+    def __init__(self):
+        self.a, self.c, self.b = (nnx.Linear(4, 4, rngs=nnx.Rngs(i), **F64) for i in range(3))
+        self.c.kernel = self.a.kernel
+
+    def __call__(self, x):
+        return self.b(jnp.tanh(self.c(jnp.tanh(self.a(x)))))
+
+
+def shared_equinox():
+    layers = (eqx.nn.Linear(*sizes, False, key=jax.random.key(2)) for sizes in ((4, 6), (6, 4)))
+    shared = eqx.nn.Shared(
+        tuple(layers), lambda pair: pair[1].weight, lambda pair: pair[0].weight.T
+    )
+    return Shared(shared, linear(6, 6))
+
+
+@pytest.mark.parametrize(
+    ("model", "groups", "nodes"),
+    [
+        (lambda: Wrapped(eqx.nn.WeightNorm(linear(4, 6)), linear(6, 2)), [], ("a/layer", "a")),
+        (shared_equinox, [], ("both/pytree/0",)),
+        (SharedNnx, ["a"], ("a", "c")),
+    ],
+    ids=["WeightNorm", "Shared", "nnx"],
+)
+def test_layers_that_wrap_or_share_parameters_are_groups(model, groups, nodes):
+    model = model()
+    lin = linearize_model(model, X, groups=groups)
+    rows = [line.split()[1] for line in lin.describe().splitlines() if line.endswith("a group")]
+    assert rows == list(nodes)
+    assert sum("factored" in line for line in lin.describe().splitlines()) == 1
+    if isinstance(model, eqx.Module):
+        params, static = eqx.partition(model, eqx.is_inexact_array)
+        agrees(lin, lambda p: jax.vmap(eqx.combine(p, static))(X), params)
+    else:
+        graph, params = nnx.split(model)
+        agrees(lin, lambda p: nnx.merge(graph, p)(X), params)
+
+
 def test_gradients_of_tied_weights_in_a_group_are_those_of_autodiff():
     model = TiedEquinox(linear(4, 4))
     params, static = eqx.partition(model, eqx.is_inexact_array)

@@ -35,12 +35,15 @@ class Model(AnyModel):
         self.params = params
         self._others = equinox.combine(rest, jax.tree.unflatten(structure, leaves))
         model = equinox.combine(params, self._others)
+        wrappers = equinox.nn.WeightNorm, equinox.nn.SpectralNorm, equinox.nn.Shared
         self._makers: dict[type, Callable] = {
             equinox.nn.Linear: _linear,
             equinox.nn.Embedding: _embedding,
             **dict.fromkeys(
                 (equinox.nn.Conv, equinox.nn.Conv1d, equinox.nn.Conv2d, equinox.nn.Conv3d), _conv
             ),
+            # They take the layers in them apart at every call: those are groups.
+            **dict.fromkeys(wrappers, lambda node, name: None),
         }
         self._is_layer = lambda node: type(node) in self._makers
         nodes, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=self._is_layer)

@@ -37,7 +37,11 @@ class Model(AnyModel):
         self._numbers: dict[str, int] = {}
         for path, node in nnx.iter_graph(model):
             name = "/".join(map(str, path))
-            if type(node) in makers and name in leaves:
+            if type(node) not in makers:
+                continue
+            own = {key for key, value in vars(node).items() if isinstance(value, nnx.Param)}
+            # A parameter that another module has too is a leaf of that one only: the layer is a group then.
+            if own <= leaves.get(name, {}).keys():
                 kind = f"flax.nnx.{type(node).__name__}"
                 known = makers[type(node)](kind, name, leaves[name], node)
                 if known is not None:
