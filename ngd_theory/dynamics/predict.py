@@ -6,11 +6,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ngd_theory import losses
 from ngd_theory.arguments import check_finite, checked, is_finite
+from ngd_theory.dynamics.batches import check_batches
 from ngd_theory.dynamics.checks import check_schedule, check_targets
+from ngd_theory.dynamics.momentum import Momentum, as_momentum, next_direction
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.errors import InputError
 from ngd_theory.fisher import Approximation
@@ -32,6 +34,9 @@ def predict(
     damping: float | Array | Damping,
     at: Linearization | None = None,
     loss: str | losses.Loss = "mse",
+    *,
+    batches: Int[Array, "T B"] | None = None,
+    momentum: float | Array | Momentum = 0.0,
 ) -> Trajectory:
     """Predict training with ``f <- f - eta K residual(f)``, K frozen at ``lin``.
 
@@ -39,8 +44,11 @@ def predict(
     ``r_t = U (1 - eta lambda)^t U^T r_0`` and ``f_t(at) = f_0(at) - Q U g_t(lambda) U^T r_0`` with
     ``g_t = (1 - (1 - eta lambda)^t)/lambda``: exact at every t, whatever damping and approximation; with
     `Identity` it is gradient descent in the eigenbasis of the NTK, with `Exact` the spectral form
-    ``lambda = theta/(theta + rho)``. For cross-entropy the recursion is simulated, the Jacobian frozen and
-    the Fisher's Lambda taken at the current outputs.
+    ``lambda = theta/(theta + rho)``. With momentum the same, of a 2 x 2 recursion an eigenvalue. For cross-entropy the
+    recursion is simulated, the Jacobian frozen and the Fisher's Lambda taken at the current outputs.
+
+    With mini-batches, ``f <- f - eta Q_S residual(f_S)`` with ``Q_S = (1/B) J (G_S + rho)^-1 J_S^T`` of the batch S
+    (docs/theory.md section 12), is simulated too: exact for these batches.
 
     Parameters
     ----------
@@ -58,6 +66,10 @@ def predict(
     at : Linearization, optional
         At N' test inputs.
     loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
+    batches : (num_steps, B) whole numbers, optional
+        The samples of every step (`draw_batches`); all of them when None.
+    momentum : float or Momentum
+        Heavy ball, or `spring`.
 
     Returns
     -------
@@ -69,8 +81,9 @@ def predict(
     ------
     InputError
         For targets of the wrong shape or that the loss has no meaning for, a NaN or infinity, numbers beyond the range
-        of the outputs' type, a step size that is not positive, ``num_steps < 0``, or more steps than memory has room
-        for. Inside jit, vmap and grad values are not known, and only shapes are checked.
+        of the outputs' type, a step size that is not positive, ``num_steps < 0``, more steps than memory has room for,
+        batches of another shape, or a momentum out of range. Inside jit, vmap and grad values are not known, and only
+        shapes are checked.
     SingularKernelError
         Where a solve breaks down; inside jit the trajectory is NaN instead.
     """
@@ -78,9 +91,12 @@ def predict(
     test_outputs = None if at is None else at.outputs
     check_schedule(step_size, num_steps, lin.outputs, test_outputs)
     targets = check_targets(objective, targets, lin.outputs)
-    if objective == losses.MSE:
+    batches = check_batches(batches, lin.num_samples, num_steps)
+    if objective == losses.MSE and batches is None:
         k, q = train_and_test_maps(approximation, lin, damping, at)
-        return predict_from_maps(k, lin.outputs, targets, step_size, num_steps, q, test_outputs)
+        return predict_from_maps(
+            k, lin.outputs, targets, step_size, num_steps, q, test_outputs, momentum
+        )
     check_finite("at", at)
     outputs, test, distances, moved = _recursion(
         approximation,
@@ -91,21 +107,31 @@ def predict(
         as_damping(damping, lin.outputs.dtype),
         at,
         objective,
+        batches,
+        as_momentum(momentum, lin.outputs.dtype),
     )
     if not is_finite((outputs, test)):
-        _explain(approximation, lin, objective, targets, damping, outputs, test)
+        _explain(approximation, lin, objective, targets, damping, outputs, test, batches)
     values = _values(objective, outputs, targets)
     return Trajectory(outputs, test, values, distances, displacement=moved)
 
 
-def _explain(approximation, lin, objective, targets, damping, outputs, test) -> None:
+def _explain(approximation, lin, objective, targets, damping, outputs, test, batches) -> None:
     """Raise where the first step that is not finite is a solve's fault; else the outputs grew without bound."""
     recorded = [a.reshape(len(a), -1) for a in (outputs, test) if a is not None]
     finite = np.isfinite(np.concatenate(recorded, axis=1)).all(axis=1)
-    last = outputs[max(np.argmin(finite) - 1, 0)]
-    residual = objective.residual(last, targets)
+    step = max(np.argmin(finite) - 1, 0)
+    here, targets = _seen(
+        replace(lin, outputs=outputs[step]), targets, None if batches is None else batches[step]
+    )
+    residual = objective.residual(here.outputs, targets)
     if is_finite(residual):
-        approximation.natural_gradient(replace(lin, outputs=last), residual, damping)
+        approximation.natural_gradient(here, residual, damping)
+
+
+def _seen(lin, targets, batch):
+    """What a step sees of the samples."""
+    return (lin, targets) if batch is None else (lin.take(batch), targets[batch])
 
 
 @checked
@@ -117,6 +143,7 @@ def predict_from_maps(
     num_steps: int,
     q: Float[Array, "MC NC"] | None = None,
     test_outputs: Float[Array, "M C"] | None = None,
+    momentum: float | Array | Momentum = 0.0,
 ) -> Trajectory:
     """Predict training under MSE from function-space maps already at hand; see `predict`.
 
@@ -132,6 +159,7 @@ def predict_from_maps(
     q : (N'*C, N*C), optional
         Map to the test set; needs ``test_outputs``, f_0 there.
     test_outputs : (N', C), optional
+    momentum : float or Momentum
 
     Raises
     ------
@@ -147,7 +175,8 @@ def predict_from_maps(
         _check_map("q", q, test_outputs, outputs)
     check_finite("outputs", (outputs, test_outputs))
     eta = jnp.asarray(step_size, jnp.result_type(k))
-    train, test = _spectral(k, q, outputs, test_outputs, targets, eta, num_steps)
+    how = num_steps, as_momentum(momentum, jnp.result_type(k))
+    train, test = _spectral(k, q, outputs, test_outputs, targets, eta, *how)
     return Trajectory(train, test, _values(losses.MSE, train, targets))
 
 
@@ -164,59 +193,106 @@ def _check_map(name, map, rows, columns):
 
 
 @partial(jax.jit, static_argnames="num_steps")
-def _spectral(k, q, outputs, test_outputs, targets, step_size, num_steps):
+def _spectral(k, q, outputs, test_outputs, targets, step_size, num_steps, momentum):
     # Eigenvectors of an isotropic K have no derivatives; what is predicted has.
     predict = differentiated_as(partial(_step_by_step, num_steps))(partial(_at_once, num_steps))
-    return predict(k, q, outputs, test_outputs, targets, step_size)
+    return predict(k, q, outputs, test_outputs, targets, step_size, momentum)
 
 
 @full_precision
-def _at_once(num_steps, k, q, outputs, test_outputs, targets, step_size):
+def _at_once(num_steps, k, q, outputs, test_outputs, targets, step_size, momentum):
     """Outputs at all times from the eigenbasis of K."""
     eigenvalues, vectors = eigh((k + k.T) / 2)
     initial = vectors.T @ (outputs - targets).ravel()
-    times, rates = jnp.arange(num_steps + 1)[:, None], step_size * eigenvalues[None]
-    residuals = (power(1 - rates, times) * initial[None]) @ vectors.T
-    train = targets[None] + residuals.reshape(-1, *outputs.shape)
+    if momentum is None:
+        residuals, travelled = _powers(eigenvalues, step_size, initial, num_steps)
+    else:
+        residuals, travelled = _pairs(eigenvalues, step_size, initial, num_steps, momentum)
+    train = targets[None] + (residuals @ vectors.T).reshape(-1, *outputs.shape)
     if q is None:
         return train, None
-    travelled = geometric_sum(rates, times) * step_size
-    test = test_outputs.ravel()[None] - ((travelled * initial[None]) @ vectors.T) @ q.T
+    test = test_outputs.ravel()[None] - (travelled @ vectors.T) @ q.T
     return train, test.reshape(-1, *test_outputs.shape)
 
 
-@full_precision
-def _step_by_step(num_steps, k, q, outputs, test_outputs, targets, step_size):
-    """The same from the recursion."""
+def _powers(eigenvalues, step_size, initial, num_steps):
+    """Residuals along eigenvectors at all times, and eta times the sum of those before: powers and their sums."""
+    times, rates = jnp.arange(num_steps + 1)[:, None], step_size * eigenvalues[None]
+    residuals = power(1 - rates, times) * initial[None]
+    return residuals, geometric_sum(rates, times) * step_size * initial[None]
+
+
+def _pairs(eigenvalues, step_size, initial, num_steps, momentum):
+    """As `_powers`, with momentum: eta times the sum of directions, from the 2 x 2 recursion of each eigenvalue."""
+    kept = momentum.along(eigenvalues)
 
     def step(state, _):
-        f, f_at = state
-        residual = (f - targets).ravel()
-        f = f - step_size * (k @ residual + k.T @ residual).reshape(f.shape) / 2
-        f_at = None if q is None else f_at - step_size * (q @ residual).reshape(f_at.shape)
-        return (f, f_at), (f, f_at)
+        r, d, travelled = state
+        d = kept * d + r
+        r, travelled = r - step_size * eigenvalues * d, travelled + step_size * d
+        return (r, d, travelled), (r, travelled)
+
+    nothing = jnp.zeros_like(initial)
+    _, rest = jax.lax.scan(step, (initial, nothing, nothing), length=num_steps)
+    return tuple(
+        jnp.concatenate([a[None], b]) for a, b in zip((initial, nothing), rest, strict=True)
+    )
+
+
+@full_precision
+def _step_by_step(num_steps, k, q, outputs, test_outputs, targets, step_size, momentum):
+    """The same from the recursion, of outputs and of the coordinates d of the direction ``J^T d``."""
+    k = (k + k.T) / 2
+    decay, correction = (0.0, None) if momentum is None else (momentum.decay, momentum.correction)
+
+    def step(state, _):
+        f, f_at, d = state
+        kept = decay * d if correction is None else decay * d - correction * (k @ d)
+        d = kept + (f - targets).ravel()
+        f = f - step_size * (k @ d).reshape(f.shape)
+        f_at = None if q is None else f_at - step_size * (q @ d).reshape(f_at.shape)
+        return (f, f_at, d), (f, f_at)
 
     start = outputs, None if q is None else test_outputs
-    _, rest = jax.lax.scan(step, start, length=num_steps)
+    _, rest = jax.lax.scan(step, (*start, jnp.zeros_like(outputs.ravel())), length=num_steps)
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, rest)
 
 
 @partial(jax.jit, static_argnames=("num_steps", "objective"))
 @full_precision
-def _recursion(approximation, lin, targets, step_size, num_steps, damping, at, objective):
+def _recursion(
+    approximation,
+    lin,
+    targets,
+    step_size,
+    num_steps,
+    damping,
+    at,
+    objective,
+    batches=None,
+    momentum=None,
+):
     """Outputs at ``lin`` and ``at``, distances, all (num_steps + 1, ...), and the final displacement."""
 
-    def step(state, _):
-        f, f_at, moved = state
-        here = replace(lin, outputs=f)
-        gradient = approximation.natural_gradient(here, objective.residual(f, targets), damping)
-        f = f - step_size * lin.jvp(gradient)
-        f_at = None if at is None else f_at - step_size * at.jvp(gradient)
-        moved = jax.tree.map(lambda m, g: m - step_size * g, moved, gradient)
-        return (f, f_at, moved), (f, f_at, norm(moved))
+    def step(state, batch):
+        f, f_at, moved, direction = state
+        here, wanted = _seen(replace(lin, outputs=f), targets, batch)
+        direction = next_direction(
+            approximation,
+            here,
+            objective.residual(here.outputs, wanted),
+            damping,
+            direction,
+            momentum,
+        )
+        f = f - step_size * lin.jvp(direction)
+        f_at = None if at is None else f_at - step_size * at.jvp(direction)
+        moved = jax.tree.map(lambda m, g: m - step_size * g, moved, direction)
+        return (f, f_at, moved, None if momentum is None else direction), (f, f_at, norm(moved))
 
     nowhere = jax.tree.map(jnp.zeros_like, lin.vjp(jnp.zeros_like(lin.outputs)))
     start = lin.outputs, None if at is None else at.outputs
-    (_, _, moved), rest = jax.lax.scan(step, (*start, nowhere), length=num_steps)
+    state = (*start, nowhere, None if momentum is None else nowhere)
+    (_, _, moved, _), rest = jax.lax.scan(step, state, batches, length=num_steps)
     first = (*start, jnp.zeros((), lin.outputs.dtype))
     return *jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest), moved

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from ngd_theory import losses
 from ngd_theory.arguments import check_finite, checked, require_known
+from ngd_theory.dynamics.batches import check_batches
 from ngd_theory.dynamics.checks import check_schedule, check_targets
 from ngd_theory.dynamics.lazy import check_laziness, rescaled
+from ngd_theory.dynamics.momentum import Momentum, as_momentum, next_direction
 from ngd_theory.dynamics.trajectory import Trajectory
 from ngd_theory.errors import SingularKernelError
 from ngd_theory.fisher import Approximation
@@ -41,8 +43,11 @@ def train(
     loss: str | losses.Loss = "mse",
     on_step: Callable[[int, float], None] | None = None,
     laziness: float = 1.0,
+    *,
+    batches: Int[Array, "T B"] | None = None,
+    momentum: float | Array | Momentum = 0.0,
 ) -> Trajectory:
-    """Train ``network`` by ``theta <- theta - eta (G + rho I)^-1 grad`` on the full batch.
+    """Train ``network`` by ``theta <- theta - eta (G + rho I)^-1 grad``, on the full batch unless batches are given.
 
     Parameters
     ----------
@@ -69,6 +74,10 @@ def train(
         epsilon, above 0 and at most 1: train the rescaled network ``f_0 + (f(theta_0 + epsilon (phi - theta_0)) -
         f_0)/epsilon`` from ``phi = theta_0`` (docs/theory.md, section 8). 1 is the network as it is; as epsilon -> 0
         the rescaled network becomes the linearised one, whose training `predict` predicts.
+    batches : (num_steps, B) whole numbers, optional
+        The samples that make the gradient and G of every step (`draw_batches`); outputs and losses are of all samples.
+    momentum : float or Momentum
+        Heavy ball, or `spring`: then a step follows ``d`` of `Momentum`.
 
     Returns
     -------
@@ -82,14 +91,14 @@ def train(
     ------
     InputError
         For wrong shapes, a NaN or infinity in the data or the parameters, targets that the loss has no meaning for, a
-        bad step size, damping, laziness or number of steps, and more steps than memory has room for; inside jit, vmap
-        or grad, where no number can be read.
+        bad step size, damping, laziness, momentum, batches or number of steps, and more steps than memory has room for;
+        inside jit, vmap or grad, where no number can be read.
     SingularKernelError
         When the natural gradient is not finite though the outputs are: a solve broke down.
     """
     objective = losses.by_name(loss)
     check_laziness(laziness)
-    require_known("train", params, x, y, x_test, damping, step_size)
+    require_known("train", params, x, y, x_test, damping, step_size, batches, momentum)
     network.check(params, x)
     check_finite("x", x)
     check_finite("params", params)
@@ -101,6 +110,8 @@ def train(
         recorded.append(jax.eval_shape(network.apply, params, x_test))
     check_schedule(step_size, num_steps, *recorded)
     y = check_targets(objective, y, recorded[0])
+    batches = check_batches(batches, len(x), num_steps)
+    how_far = as_momentum(momentum, recorded[0].dtype)
     rho = as_damping(damping, recorded[0].dtype)
     x, y, start = jnp.asarray(x), jnp.asarray(y), jax.tree.map(jnp.asarray, params)
     eta = jnp.asarray(step_size, jnp.result_type(*jax.tree.leaves(params)))
@@ -117,8 +128,9 @@ def train(
     ceiling = np.asarray(limits.max, eta.dtype)
     points: list[_Point] = []
 
-    def take(params):
-        how = approximation, eta, rho, ceiling, first, epsilon
+    def take(step, params, direction):
+        batch = None if batches is None else batches[step]
+        how = approximation, eta, rho, ceiling, first, epsilon, batch, how_far, direction
         return _step(network, objective, params, x, y, *how)
 
     def stops(step: int) -> bool:
@@ -130,20 +142,25 @@ def train(
             return True
         if not point.finite:
             # The parameters of that step are overwritten: repeat the steps from the start.
-            then = jax.tree.map(jnp.copy, start)
-            for _ in range(step):
-                then = take(then)[0]
-            lin = linearize(network, then, x)
-            lin = replace(lin, outputs=rescaled(lin.outputs, first, epsilon))
-            residual = objective.residual(lin.outputs, y)
+            then, along = jax.tree.map(jnp.copy, start), nowhere()
+            for index in range(step):
+                then, along = take(index, then, along)[:2]
+            batch = slice(None) if batches is None else batches[step]
+            lin = linearize(network, then, x[batch])
+            lin = replace(lin, outputs=rescaled(lin.outputs, first[batch], epsilon))
+            residual = objective.residual(lin.outputs, y[batch])
             raise _explain(approximation, network, lin, residual, rho, step)
         return False
 
+    def nowhere():
+        return None if how_far is None else jax.tree.map(jnp.zeros_like, start)
+
+    direction = nowhere()
     for step in range(num_steps + 1):
         distance = _distance(params, start, epsilon)
         test = None if x_test is None else _outputs(network, params, x_test, first_test, epsilon)
         if step < num_steps:
-            params, f, value, finite = take(params)
+            params, direction, f, value, finite = take(step, params, direction)
         else:
             f, finite = _outputs(network, params, x, first, epsilon), True
             value = loss_value(objective, f, y)
@@ -183,17 +200,34 @@ class _Point(NamedTuple):
         return _Point(on_host(self.outputs), tests, *numbers)
 
 
-@partial(jax.jit, static_argnames=("network", "objective"), donate_argnames="params")
+@partial(jax.jit, static_argnames=("network", "objective"), donate_argnames=("params", "direction"))
 def _step(
-    network, objective, params, x, y, approximation, step_size, damping, ceiling, first, laziness
+    network,
+    objective,
+    params,
+    x,
+    y,
+    approximation,
+    step_size,
+    damping,
+    ceiling,
+    first,
+    laziness,
+    batch=None,
+    momentum=None,
+    direction=None,
 ):
-    """New parameters, in the memory of the old; the old ones where the loss is above ``ceiling``."""
-    lin = linearize(network, params, x)
+    """New parameters and direction, in the memory of the old; the old ones where the loss is above ``ceiling``."""
+    seen = (x, y, first) if batch is None else (x[batch], y[batch], first[batch])
+    lin = linearize(network, params, seen[0])
     # The rescaled network has the Jacobian of the plain one; only its outputs differ.
-    lin = replace(lin, outputs=rescaled(lin.outputs, first, laziness))
-    residual = objective.residual(lin.outputs, y)
-    gradient = approximation.natural_gradient(lin, residual, damping)
-    value = objective.value(lin.outputs, y)
+    lin = replace(lin, outputs=rescaled(lin.outputs, seen[2], laziness))
+    outputs = lin.outputs
+    if batch is not None:
+        outputs = rescaled(network.apply(params, x), first, laziness)
+    residual = objective.residual(lin.outputs, seen[1])
+    gradient = next_direction(approximation, lin, residual, damping, direction, momentum)
+    value = objective.value(outputs, y)
     # A failed factorisation poisons every entry of its unit or layer: one row shows it, without another
     # pass over memory.
     first_rows = [g.reshape(-1, g.shape[-1])[0] for g in jax.tree.leaves(gradient)]
@@ -205,7 +239,7 @@ def _step(
         return jnp.where(sound, p - laziness * step_size * g, p).astype(p.dtype)
 
     new = jax.tree.map(moved, params, gradient)
-    return new, lin.outputs, value, finite
+    return new, None if momentum is None else gradient, outputs, value, finite
 
 
 _apply = jax.jit(lambda network, params, x: network.apply(params, x), static_argnums=0)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from ngd_theory.arguments import check_finite, checked, is_floating
 from ngd_theory.errors import InputError
@@ -49,6 +49,10 @@ class LayerLinearization:
         """``J_l tangent``."""
         change = self.layout.push_forward(self.inputs, tangent)
         return jnp.einsum("nctm,ntm->nc", self.sensitivities, change)
+
+    def take(self, samples: Int[Array, " B"]) -> "LayerLinearization":
+        """The factors of some of the samples."""
+        return replace(self, inputs=self.inputs[samples], sensitivities=self.sensitivities[samples])
 
     def in_coordinates_of(self, other: "LayerLinearization") -> "LayerLinearization":
         """The same layer with inputs in the coordinates of ``other``'s, which two embeddings need not share.
@@ -126,6 +130,14 @@ class Linearization:
         """See `LayerLinearization.in_coordinates_of`."""
         pairs = zip(self.layers, other.layers, strict=True)
         return replace(self, layers=tuple(x.in_coordinates_of(y) for x, y in pairs))
+
+    def take(self, samples: Int[Array, " B"]) -> "Linearization":
+        """The linearisation at B of the samples, by their numbers: a mini-batch.
+
+        Numbers are not checked: one beyond N is read as JAX reads it.
+        """
+        layers = tuple(layer.take(samples) for layer in self.layers)
+        return replace(self, outputs=self.outputs[samples], layers=layers)
 
     def vjp(self, cotangent: Float[Array, "N C"]) -> PyTree[Array]:
         """``J^T cotangent``, like the parameters; no 1/N. One (P, NT, M) matmul a layer."""

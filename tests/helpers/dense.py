@@ -194,16 +194,20 @@ class DenseFisher:
         n, c, _ = self.output_fisher.shape
         return self.jacobian.reshape(n, c, -1)[samples].reshape(-1, len(self.layer))
 
-    def first(self, n):
-        """The same at the first ``n`` samples."""
+    def take(self, samples):
+        """The same at some of the samples: a slice or their numbers."""
         return type(self)(
-            self.rows(slice(n)),
+            self.rows(samples),
             self.layer,
             self.unit,
-            [a[:n] for a in self.inputs],
-            [delta[:n] for delta in self.sensitivities],
-            self.output_fisher[:n],
+            [a[samples] for a in self.inputs],
+            [delta[samples] for delta in self.sensitivities],
+            self.output_fisher[samples],
         )
+
+    def first(self, n):
+        """The same at the first ``n`` samples."""
+        return self.take(slice(n))
 
     def with_output_fisher(self, output_fisher):
         """The same with another Lambda."""

@@ -23,6 +23,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
 Y = jnp.asarray(np.eye(2)[[0, 1, 0, 1]])
 LIN = ngd.networks.linearize(NET, PARAMS, X)
 EXACT = ngd.fisher.Exact()
+BATCHES = jnp.array([[0, 2]])
 #: Whatever a function takes, one of these is of another type than each of its arguments.
 WRONG = (
     None,
@@ -75,14 +76,25 @@ CALLS = {
         ngd.dynamics.predict,
         {
             **{"approximation": EXACT, "lin": LIN, "targets": Y, "step_size": 0.1},
-            **{"num_steps": 1, "damping": 0.1},
+            **{"num_steps": 1, "damping": 0.1, "batches": BATCHES, "momentum": 0.5},
         },
+    ),
+    "Momentum": (ngd.dynamics.Momentum, {"decay": 0.5, "correction": 0.1}),
+    "spring": (ngd.dynamics.spring, {"decay": 0.5, "constant": 2.0}),
+    "draw_batches": (
+        ngd.dynamics.draw_batches,
+        {"key": jax.random.key(0), "num_samples": 4, "size": 2, "num_steps": 3},
+    ),
+    "spectral_radius": (
+        ngd.dynamics.spectral_radius,
+        {"eigenvalues": X[:, 0], "step_size": 0.1, "momentum": 0.5},
     ),
     "train": (
         ngd.dynamics.train,
         {
             **{"network": NET, "params": PARAMS, "x": X, "y": Y, "approximation": EXACT},
             **{"step_size": 0.1, "num_steps": 1, "damping": 0.1},
+            **{"batches": BATCHES, "momentum": 0.5},
         },
     ),
     "isotropy": (ngd.theory.isotropy, {"map": jnp.eye(3)}),

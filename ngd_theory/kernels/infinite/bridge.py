@@ -16,7 +16,7 @@ from ngd_theory.kernels._neural_tangents import neural_tangents
 from ngd_theory.networks import ACTIVATIONS, Network
 from ngd_theory.networks.activations import Activation
 from ngd_theory.networks.convolution import AveragePool, Convolution, Flatten, GlobalAveragePool
-from ngd_theory.networks.layers import Affine, Dense, Layer
+from ngd_theory.networks.layers import Dense, Layer
 from ngd_theory.networks.normalization import EPSILON, no_norm
 from ngd_theory.networks.recurrent import Recurrence
 from ngd_theory.networks.resnet import Residual
@@ -80,16 +80,15 @@ def params_to_stax(net: Network, params) -> list[tuple]:
     """
     net.check(params, jax.ShapeDtypeStruct((1, *net.input_shape), jnp.float32))
     stax = to_stax(net)
-    structure = jax.tree.structure(
+    like, structure = jax.tree.flatten(
         jax.eval_shape(lambda key: stax.init_fn(key, (1, *net.input_shape))[1], jax.random.key(0))
     )
-    arrays = []
-    for layer, mine in zip(net.affine, params, strict=True):
-        arrays.append(mine["weight"])
-        if "bias" in mine:
-            # One axis for the samples and one a spatial axis.
-            arrays.append(mine["bias"].reshape(*(1,) * len(layer.output_shape), -1))
-    return jax.tree.unflatten(structure, arrays)
+    arrays = [
+        mine[name] for layer, mine in zip(net.affine, params, strict=True) for name in layer.shapes
+    ]
+    # Its biases have one axis for the samples and one a spatial axis.
+    shaped = [array.reshape(there.shape) for array, there in zip(arrays, like, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
 
 
 @checked
@@ -190,7 +189,7 @@ def _residual(net: Network, function: Residual, degree: int) -> list[list[Any]]:
     hidden = [*_norm(function.norm), _map(function.phi, 1, degree)]
     pool = [stax.GlobalAvgPool()] if function.convolutional else []
 
-    def block(index: int, layer: Affine) -> list[Any]:
+    def block(index: int, layer: Layer) -> list[Any]:
         branch = stax.serial(*hidden, _affine(layer, index, function.scale))
         return [stax.FanOut(2), stax.parallel(stax.Identity(), branch), _sum()]
 
@@ -238,7 +237,7 @@ def _frozen_below() -> tuple:
     return frozen_below()
 
 
-def _affine(layer: Layer, index: int, scale: float = 1.0):
+def _affine(layer: Any, index: int, scale: float = 1.0):
     if type(layer) not in _AFFINE:
         raise NotPredictedError(
             f"layer {index} is a {type(layer).__name__}; the bridge to neural-tangents knows "

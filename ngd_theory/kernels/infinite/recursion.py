@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from ngd_theory.kernels.infinite.moments import (
 from ngd_theory.kernels.infinite.sources import moments_of
 from ngd_theory.networks import Network
 from ngd_theory.networks.activations import Activation
+from ngd_theory.networks.layers import Dense
 from ngd_theory.networks.normalization import EPSILON, no_norm
 from ngd_theory.networks.resnet import Residual
 from ngd_theory.numerics import row_norms
@@ -89,7 +90,8 @@ def stages(net: Network) -> tuple[Stage, ...]:
 
 def _residual_stages(net: Network, function: Residual) -> tuple[Stage, ...]:
     phi, norm = moments_of(function.phi), function.norm is not no_norm
-    first, *blocks, last = [(layer.weight_std, layer.bias_std) for layer in net.affine]
+    layers = cast(tuple[Dense, ...], net.affine)
+    first, *blocks, last = [(layer.weight_std, layer.bias_std) for layer in layers]
     return (
         Stage(*first, IdentityMoments()),
         *(Stage(*scales, phi, norm, function.scale) for scales in blocks),
