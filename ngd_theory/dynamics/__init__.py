@@ -1,6 +1,6 @@
 """Floor 4: function-space predictions and parameter-space training."""
 
-from ngd_theory.dynamics.batches import draw_batches
+from ngd_theory.dynamics.batches import contraction_bound, draw_batches
 from ngd_theory.dynamics.ensembles import Ensemble, ensemble
 from ngd_theory.dynamics.limit import Predictor, predict_limit, predictor
 from ngd_theory.dynamics.momentum import Momentum, spectral_radius, spring
@@ -13,6 +13,7 @@ __all__ = [
     "Momentum",
     "Predictor",
     "Trajectory",
+    "contraction_bound",
     "draw_batches",
     "ensemble",
     "predict",

@@ -1,12 +1,16 @@
 """Which samples each step of mini-batch training sees."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
-from ngd_theory.arguments import checked, is_known
+from ngd_theory import linalg
+from ngd_theory.arguments import check_finite, checked, is_known
 from ngd_theory.errors import InputError, choose, shown
+from ngd_theory.precision import full_precision
 
 
 def _epochs(key, num_samples: int, size: int, num_steps: int):
@@ -92,3 +96,68 @@ def check_batches(batches, num_samples: int, num_steps: int) -> Array | None:
                 f"batches have numbers from {least} to {most}; samples have numbers from 0 to {num_samples - 1}"
             )
     return jnp.asarray(batches)
+
+
+@checked
+def contraction_bound(
+    kernel: Float[Array, "NC NC"],
+    batches: Int[Array, "S B"],
+    step_scale: float | Array = 1.0,
+    output_dim: int = 1,
+) -> Float[Array, ""]:
+    """Bound on what a step of exact leaves of ``r^T Theta^-1 r``, in the mean over batches that are equally likely.
+
+    As rho -> 0 a step is one of block Kaczmarz: in ``z = Theta^(-1/2) r`` it takes ``eta alpha`` times the projection
+    P_S on the range of ``Theta^(1/2) I_S`` away. So ``E |z|^2`` falls by ``1 - s(2 - s) lambda_min(E P_S)`` at least, s
+    the step scale (Goldshlager, Hu & Lin 2025, arXiv 2508.21022; docs/theory.md section 12). Of the full batch it is
+    ``(1 - s)^2``, whatever the kernel; of smaller ones the kernel decides.
+
+    Parameters
+    ----------
+    kernel : (NC, NC)
+        Theta, of full rank; its scale does not matter. Index ``n*C + c``.
+    batches : (S, B)
+        The batches: all subsets, or a sample of them.
+    step_scale : float
+        ``eta alpha``, from 0 to 2.
+    output_dim : int
+        C.
+
+    Returns
+    -------
+    scalar array
+        In [0, 1]; for the norm of z it is the square.
+
+    Raises
+    ------
+    InputError
+        For a kernel that is no square of N C numbers a side, batches of other samples, or a step scale out of range.
+    """
+    rows = kernel.shape[0]
+    if kernel.ndim != 2 or rows != kernel.shape[1] or output_dim < 1 or rows % output_dim:
+        raise InputError(
+            f"kernel has shape {kernel.shape}; it must be (NC, NC), with C = {output_dim} outputs"
+        )
+    check_finite("kernel", kernel)
+    if jnp.ndim(step_scale) or (is_known(step_scale) and not 0 <= float(step_scale) <= 2):
+        raise InputError(f"step_scale is {shown(step_scale)}; it must be one number from 0 to 2")
+    checked_batches = check_batches(batches, rows // output_dim, len(batches))
+    assert checked_batches is not None
+    return _contraction_bound(kernel, checked_batches, step_scale, output_dim)
+
+
+@partial(jax.jit, static_argnames="output_dim")
+@full_precision
+def _contraction_bound(kernel, batches, step_scale, output_dim):
+    root = linalg.symmetric_roots(kernel)[0]
+    columns = (batches[:, :, None] * output_dim + jnp.arange(output_dim)).reshape(len(batches), -1)
+
+    def add(total, seen):
+        some = root[:, seen]
+        # Of full rank as the kernel is: its range is that of Q.
+        basis = jnp.linalg.qr(some)[0]
+        return total + basis @ basis.T, None
+
+    total, _ = jax.lax.scan(add, jnp.zeros_like(kernel), columns)
+    least = jnp.clip(linalg.eigvalsh(total / len(batches))[0], 0, 1)
+    return 1 - step_scale * (2 - step_scale) * least

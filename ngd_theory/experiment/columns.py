@@ -296,6 +296,24 @@ COLUMNS: dict[str, Column] = {
         lambda e, _: e.ntk_ends[1],
         "eigenvalues",
     ),
+    "whitened_contraction": Column(
+        "float64",
+        "what a predicted step leaves of |Theta^(-1/2) (f - y)|: geometric mean",
+        lambda e, _: e.whitened_contraction,
+        "batches",
+    ),
+    "batch_bound": Column(
+        "float64",
+        "at most that, in quadratic mean: exact with independent batches",
+        lambda e, _: e.batch_bound,
+        "batches",
+    ),
+    "batch_excess": Column(
+        "float64",
+        "whitened_contraction / batch_bound - 1",
+        lambda e, _: None if not e.batch_bound else e.whitened_contraction / e.batch_bound - 1,
+        "batches",
+    ),
     "place": Column(
         "string",
         "first, hidden (the layers between) or output: the row is of one layer; network: of all",

@@ -211,6 +211,14 @@ class Evidence:
         Sizes with measured ranks, of a network whose ranks the theory does not know; else empty.
     damped : DampedMap or None
         K on a few samples at a large damping, beside dense algebra.
+    scheme : str
+        Mini-batches and momentum of training and prediction, in words; empty for plain steps on the full batch.
+    batch_size : int or None
+        B, where there is a scheme.
+    whitened_contraction : float or None
+        What a predicted step leaves of ``|Theta^(-1/2) r|``, as a geometric mean.
+    batch_bound : float or None
+        What a step of exact on an independent batch leaves of ``|Theta^(-1/2) r|``, in quadratic mean: at most.
     """
 
     approximation: Approximation
@@ -257,6 +265,10 @@ class Evidence:
     solve_condition: float = np.inf
     map_condition: float = np.inf
     measured_sizes: tuple[LayerSize, ...] = ()
+    scheme: str = ""
+    batch_size: int | None = None
+    whitened_contraction: float | None = None
+    batch_bound: float | None = None
 
     @property
     def sizes(self) -> tuple[LayerSize, ...]:

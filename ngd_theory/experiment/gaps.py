@@ -4,6 +4,9 @@ import numpy as np
 
 from ngd_theory.dynamics import Trajectory
 
+#: Roundings of the first of some norms below which the others say nothing.
+RESOLVED = 1e3
+
 
 def residual_ratios(trajectory: Trajectory, targets) -> np.ndarray:
     """``||f_t - y|| / ||f_0 - y||`` along a trajectory; infinite where it is not a number."""
@@ -40,3 +43,16 @@ def _norms(steps: np.ndarray) -> np.ndarray:
 def _numbers(values: np.ndarray) -> np.ndarray:
     """Infinity in the place of NaN."""
     return np.where(np.isnan(values), np.inf, values)
+
+
+def mean_contraction(norms) -> float:
+    """By what a step multiplies ``norms`` (T + 1,), as a geometric mean; not of those that round-off decides.
+
+    NaN where there is no step, or the norms are no numbers.
+    """
+    norms = np.asarray(norms, float)
+    if not norms[0] > 0 or not np.isfinite(norms).all():
+        return float("nan")
+    rounded = norms <= RESOLVED * np.finfo(float).eps * norms[0]
+    last = int(np.argmax(rounded)) if rounded.any() else len(norms) - 1
+    return float((norms[last] / norms[0]) ** (1 / last)) if last else float("nan")

@@ -25,6 +25,8 @@ from ngd_theory.experiment.building import (
 )
 from ngd_theory.experiment.damped import damped_map
 from ngd_theory.experiment.evidence import EDGE_SCALE, EDGE_STEPS, Evidence, LayerEvidence, LazyRun
+from ngd_theory.experiment.gaps import mean_contraction
+from ngd_theory.experiment.scheme import Scheme
 from ngd_theory.experiment.settings import Settings
 from ngd_theory.fisher.base import train_and_test_maps
 from ngd_theory.fisher.solve import gram_rank
@@ -45,6 +47,7 @@ PARTS = (
     "limit",
     "drift",
     "layers",
+    "batches",
 )
 #: What the claims of ``verify`` read.
 VERIFIED = ("training", "lazy", "step", "damped", "undamped", "regime", "conditions", "edge")
@@ -196,10 +199,12 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     isotropy, judged = judged_map(k, lin.outputs, settings.loss)
     mse = settings.loss == "mse"
     constant = experiment.constant(approximation)
-    rate = largest_eigenvalue(k) if constant is None else constant
+    scheme = Scheme.of(settings, lin.num_samples)
+    rate = _rate(experiment, approximation, damping, scheme, k)
     step_size = checked_step_size(name, settings.step_scale, rate)
+    options = scheme.options(rate)
 
-    def train(step_size, steps, x_test, laziness=1.0):
+    def train(step_size, steps, x_test, laziness=1.0, options=options):
         return dynamics.train(
             net,
             experiment.params,
@@ -212,17 +217,18 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
             x_test,
             settings.loss,
             laziness=laziness,
+            **options,
         )
 
-    def lazily(laziness, step_size, steps, x_test):
-        found = train(step_size, steps, x_test, laziness)
+    def lazily(laziness, step_size, steps, x_test, options=options):
+        found = train(step_size, steps, x_test, laziness, options)
         switched = _switched(experiment, found.params)
         return LazyRun(laziness, replace(found, params=None), switched)
 
     training = prediction = _start(experiment)
     drift, lazy = None, ()
     if "training" in parts:
-        prediction = _predict(experiment, approximation, k, q, step_size, damping)
+        prediction = _predict(experiment, approximation, k, q, step_size, damping, options)
         training = train(step_size, settings.steps, experiment.x_test)
         if "drift" in parts:
             drift = _kernel_drift(experiment, training.params)
@@ -234,8 +240,9 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     first, beyond, limit, distance, bias = None, None, None, None, None
     if "edge" in parts and mse and constant is not None:
         nearest = min(EDGE_LAZINESS, *settings.chosen_laziness(experiment.dtype))
-        first = lazily(nearest, 1 / constant, 1, None)
-        beyond = lazily(nearest, EDGE_SCALE / constant, EDGE_STEPS, None)
+        # Statements about K: plain steps on the full batch, whatever the others are.
+        first = lazily(nearest, 1 / constant, 1, None, {})
+        beyond = lazily(nearest, EDGE_SCALE / constant, EDGE_STEPS, None, {})
     if "limit" in parts:
         distance = _kernel_distance(experiment)
         limit = _predict_limit(experiment, approximation, step_size, damping)
@@ -297,6 +304,9 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         measured_sizes=experiment.sizes if experiment.constant_from == "ranks" else (),
         active_shares=_active_shares(lin),
         damped=_damped(experiment, approximation) if "damped" in parts else None,
+        scheme=scheme.words,
+        batch_size=None if scheme.batches is None else scheme.batches.shape[1],
+        **(_batches(experiment, scheme, name, prediction) if "batches" in parts else {}),
         **(_step(experiment, approximation, k, q, damping) if "step" in parts else {}),
     )
 
@@ -314,11 +324,35 @@ def _alone(array):
     return jnp.asarray(np.asarray(array)[None])
 
 
-def _predict(experiment: Experiment, approximation, k, q, step_size, damping) -> Trajectory:
+def _rate(experiment: Experiment, approximation, damping, scheme: Scheme, k) -> float:
+    """What the step scale is divided by: alpha of what a step sees, or the largest eigenvalue of its K there."""
+    seen = scheme.linearisations(experiment.lin)
+    if len(seen) == 1:
+        constant = experiment.constant(approximation)
+        return largest_eigenvalue(k) if constant is None else constant
+    if experiment.constant(approximation) is not None:
+        if experiment.constant_from == "ranks":
+            return theory.measured_constant(approximation, seen[0])
+        return approximation.isotropy_constant(experiment.sizes, seen[0].num_samples)
+    return max(largest_eigenvalue(approximation.function_space_map(each, damping)) for each in seen)
+
+
+def _batches(experiment: Experiment, scheme: Scheme, name: str, prediction) -> dict[str, float]:
+    """``whitened_contraction`` and ``batch_bound`` of `Evidence`."""
+    kernel, residuals = experiment.kernel, np.asarray(prediction.outputs - experiment.targets)
+    whitened = np.linalg.solve(np.linalg.cholesky(kernel), residuals.reshape(len(residuals), -1).T)
+    found = {"whitened_contraction": mean_contraction(np.linalg.norm(whitened, axis=0))}
+    bound = scheme.bound(kernel, experiment.lin.output_dim) if name == "exact" else None
+    return found if bound is None else {**found, "batch_bound": bound}
+
+
+def _predict(
+    experiment: Experiment, approximation, k, q, step_size, damping, options
+) -> Trajectory:
     settings, lin, at = experiment.settings, experiment.lin, experiment.at
     how = (experiment.targets, step_size, settings.steps)
-    if settings.loss != "mse":
-        return dynamics.predict(approximation, lin, *how, damping, at, settings.loss)
+    if settings.loss != "mse" or options:
+        return dynamics.predict(approximation, lin, *how, damping, at, settings.loss, **options)
     return dynamics.predict_from_maps(k, lin.outputs, *how, q, None if at is None else at.outputs)
 
 
@@ -512,7 +546,7 @@ def _layers(experiment: Experiment, approximation, damping) -> tuple[LayerEviden
 @np.errstate(over="ignore", invalid="ignore")
 def _moves(experiment: Experiment, approximation, prediction, step_size, damping):
     """``theta_0 - theta_t`` of the linearised network: at the last step, and where its outputs are furthest away."""
-    if experiment.settings.loss != "mse":
+    if prediction.displacement is not None:
         return prediction.displacement, prediction.displacement
 
     outputs, targets = np.asarray(prediction.outputs), np.asarray(experiment.targets)

@@ -17,6 +17,14 @@ def need_mse(evidence: Evidence) -> None:
         raise NotApplicableError("stated for the MSE loss, where the Fisher of the outputs is I")
 
 
+def need_plain_steps(evidence: Evidence) -> None:
+    """Needed by statements about powers of ``1 - eta K``."""
+    if evidence.scheme:
+        raise NotApplicableError(
+            f"stated for plain steps on the full batch, not for {evidence.scheme}"
+        )
+
+
 def need_conditions(evidence: Evidence) -> None:
     """The conditions of isotropy that no solve remedies."""
     if evidence.conditions is None:
@@ -105,7 +113,7 @@ def need_lazy_runs(evidence: Evidence) -> list[LazyRun]:
 
 
 def _need_stable_step(evidence: Evidence) -> None:
-    if evidence.loss != "mse":
+    if evidence.loss != "mse" or evidence.scheme:
         values = np.asarray(evidence.prediction.losses)
         if not values[-1] <= values[0]:
             raise NotApplicableError(

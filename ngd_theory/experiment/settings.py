@@ -55,7 +55,9 @@ DEPTHS = {
     "recurrent": (3, 3, "a recurrent network has three layers"),
 }
 #: Settings that came later: at their defaults they are no part of what a cell is known by.
-LATER = ("tokens", "heads", "causal", "token_readout", "norm")
+LATER_NETWORK = ("tokens", "heads", "causal", "token_readout", "norm")
+LATER_TRAINING = ("batch_size", "batch_order", "momentum", "momentum_kind")
+LATER = (*LATER_NETWORK, *LATER_TRAINING)
 
 
 class Settings(BaseModel):
@@ -123,6 +125,21 @@ class Settings(BaseModel):
         shown=False,
     )
 
+    batch_size: PositiveInt | None = _option(
+        None, "Samples that a step sees; all of them if left out.", shown=False
+    )
+    batch_order: Literal["epochs", "independent"] = _option(
+        "epochs", "epochs, or independent: a new subset at every step.", shown=False
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = _option(
+        0.0, "mu: what is kept of the last direction.", shown=False
+    )
+    momentum_kind: Literal["heavy-ball", "spring"] = _option(
+        "heavy-ball",
+        "heavy-ball, or spring: only what does not move the outputs of the batch is kept.",
+        shown=False,
+    )
+
     @field_validator("dataset")
     @classmethod
     def _known_source(cls, name: str) -> str:
@@ -173,6 +190,14 @@ class Settings(BaseModel):
         if self.kernel == "infinite" and self.architecture not in LIMITS:
             raise InputError(
                 f"there is no infinite-width kernel of a {self.architecture} here; use --kernel empirical"
+            )
+        if self.batch_size is not None and self.batch_size > self.num_train:
+            raise InputError(
+                f"batch_size is {self.batch_size}; there are {self.num_train} training samples"
+            )
+        if self.kernel == "infinite" and (self.batch_size or self.momentum):
+            raise InputError(
+                "--kernel infinite predicts full-batch steps without momentum only; use --kernel empirical"
             )
         self._check_depth()
         if self.architecture in IMAGES:

@@ -30,6 +30,7 @@ from ngd_theory.experiment.premises import (
     need_lazy_runs,
     need_lazy_solves,
     need_mse,
+    need_plain_steps,
     need_training_regime,
 )
 
@@ -50,7 +51,7 @@ def _stated_constant(evidence: Evidence) -> float | None:
     """
     if evidence.network.layer_sizes[0].unknown is not None:
         return None
-    n, depth = evidence.num_samples, evidence.network.depth
+    n, depth = evidence.batch_size or evidence.num_samples, evidence.network.depth
     hidden = evidence.network.layer_sizes[:-1]
     active = sum(s.active_fraction * s.num_units for s in hidden)
     stated = {
@@ -223,6 +224,7 @@ def contraction(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     Within `Evidence.lazy_tolerance` and the error of the map itself, times what it does to a power of the rate.
     """
     run = evidence.laziest
+    need_plain_steps(evidence)
     need_training_regime(evidence, run.laziness)
     need_mse(evidence)
     need_isotropy(evidence)
@@ -331,6 +333,7 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     may be the slower.
     """
     run = evidence.laziest
+    need_plain_steps(evidence)
     need_training_regime(evidence, run.laziness)
     need_mse(evidence)
     measured = float(evidence.residual_ratios(run)[-1])

@@ -122,6 +122,8 @@ def _legend(report: Report) -> Text:
         f"{s.step_scale:g}); test loss after the last; inf: beyond the range of floats, –: not made.",
         "moved: ‖θ_T − θ_0‖.",
     ]
+    if words := next(iter(report.evidence.values())).scheme:
+        lines.append(f"Steps: {words}; α in ηα is that of what a step sees.")
     by_reason: dict[str, list[str]] = {}
     for name, why in s.left_out.items():
         by_reason.setdefault(why, []).append(name)

@@ -25,7 +25,7 @@ from ngd_theory.experiment.building import (
 from ngd_theory.experiment.claim import NotApplicableError
 from ngd_theory.experiment.columns import COLUMNS, Column, rows
 from ngd_theory.experiment.pipeline import Experiment, measure
-from ngd_theory.experiment.settings import LATER, Settings
+from ngd_theory.experiment.settings import LATER, LATER_NETWORK, Settings
 from ngd_theory.fisher import PREMISES
 from ngd_theory.sweeps.base import AnyClaim, AnyStudy
 from ngd_theory.sweeps.cells import (
@@ -50,6 +50,7 @@ MEASUREMENTS: Mapping[str, tuple[str, ...]] = {
     "eigenvalues": (),
     "limit": ("training", "limit"),
     "layers": ("layers",),
+    "batches": ("training", "batches"),
 }
 Measurement = Literal[
     "isotropy",
@@ -62,15 +63,16 @@ Measurement = Literal[
     "eigenvalues",
     "limit",
     "layers",
+    "batches",
 ]
 assert get_args(Measurement) == tuple(MEASUREMENTS)
 #: Measurements whose prediction is that of a fixed map.
-_MSE_MEASUREMENTS = frozenset(("rivals", "limit"))
+_MSE_MEASUREMENTS = frozenset(("rivals", "limit", "batches"))
 
 #: Which settings each table of the file may hold. `GRID` may vary anything but what a process has one of.
 NETWORK = (
     *("activation", "weight_std", "bias_std", "width", "depth", "architecture", "kernel_size"),
-    *("stride", "pool", "padding", "readout", "sharing", *LATER),
+    *("stride", "pool", "padding", "readout", "sharing", *LATER_NETWORK),
 )
 DATA = (
     *("dataset", "classes", "num_train", "num_test", "forster", "input_dim", "output_dim"),

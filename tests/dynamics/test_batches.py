@@ -315,3 +315,77 @@ def test_what_cannot_be_is_refused_in_words(call, words):
     p = problem(CASE)
     with pytest.raises(InputError, match=words):
         call(p, (ngd.fisher.Exact(), p.lin, p.targets, 0.5, 6, 1e-3))
+
+
+# The bound
+
+
+def kernel_of(condition, size=8, seed=0):
+    """Log-spaced eigenvalues, random eigenvectors."""
+    vectors, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))
+    return (vectors * np.geomspace(1 / condition, 1, size)) @ vectors.T
+
+
+def subsets(size, count):
+    return jnp.array(list(itertools.combinations(range(size), count)))
+
+
+@pytest.mark.parametrize("step_scale", [0.5, 1.0, 1.6])
+@pytest.mark.parametrize("condition", [10, 1e4])
+def test_the_mean_step_over_all_batches_is_within_the_bound_and_attains_it(condition, step_scale):
+    theta, batches = kernel_of(condition), subsets(8, 4)
+    bound = float(ngd.dynamics.contraction_bound(jnp.asarray(theta), batches, step_scale))
+    inverse = np.linalg.inv(theta)
+    # E of r^T Theta^-1 r after a step, as a quadratic form: each step solves on its batch, by NumPy.
+    after = np.zeros((8, 8))
+    for batch in np.asarray(batches):
+        step = np.eye(8)
+        solved = np.linalg.inv(theta[np.ix_(batch, batch)])
+        step[:, batch] -= step_scale * theta[:, batch] @ solved
+        after += step.T @ inverse @ step / len(batches)
+    factor = np.linalg.cholesky(theta)
+    shares = np.linalg.eigvalsh(factor.T @ after @ factor)
+    np.testing.assert_allclose(shares[-1], bound, rtol=1e-8)
+    assert shares[0] >= (1 - step_scale) ** 2 - 1e-9
+
+
+def test_the_bound_of_the_full_batch_and_of_white_kernels_is_free_of_the_kernel():
+    for condition in (1, 1e3):
+        found = ngd.dynamics.contraction_bound(
+            jnp.asarray(kernel_of(condition)), jnp.arange(8)[None], 0.5
+        )
+        np.testing.assert_allclose(found, 0.25, atol=1e-9)
+    white = ngd.dynamics.contraction_bound(jnp.eye(8), subsets(8, 2))
+    np.testing.assert_allclose(white, 1 - 2 / 8, atol=1e-12)
+
+
+def test_the_bound_grows_with_the_condition_number_and_falls_with_the_batch():
+    def bound(condition, size):
+        kernel = jnp.asarray(kernel_of(condition))
+        return float(ngd.dynamics.contraction_bound(kernel, subsets(8, size)))
+
+    assert bound(10, 4) < bound(100, 4) < bound(1e4, 4) < 1
+    assert bound(100, 6) < bound(100, 4) < bound(100, 2)
+
+
+def test_all_outputs_of_a_sample_are_in_its_batch():
+    theta = kernel_of(50)
+    pairs = ngd.dynamics.contraction_bound(jnp.asarray(theta), subsets(4, 2), 1.0, 2)
+    rows = jnp.array([[2 * a, 2 * a + 1, 2 * b, 2 * b + 1] for a, b in np.asarray(subsets(4, 2))])
+    np.testing.assert_allclose(
+        pairs, ngd.dynamics.contraction_bound(jnp.asarray(theta), rows), rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((jnp.eye(7), BATCHES, 1.0, 2), "2 outputs"),
+        ((jnp.eye(3), BATCHES), "from 0 to 3"),
+        ((jnp.eye(8) * jnp.nan, BATCHES), "NaN"),
+        ((jnp.eye(8), BATCHES, 2.5), "from 0 to 2"),
+    ],
+)
+def test_a_bound_of_what_cannot_be_is_refused(arguments, words):
+    with pytest.raises(InputError, match=words):
+        ngd.dynamics.contraction_bound(*arguments)
