@@ -151,11 +151,12 @@ class Experiment:
             return self.network.layer_sizes
         return theory.measured_sizes(self.lin)
 
-    def constant(self, approximation) -> float | None:
-        """Alpha, of sizes or of measured ranks."""
+    def constant(self, approximation, lin: networks.Linearization | None = None) -> float | None:
+        """Alpha, of sizes or of measured ranks; of a batch where its linearisation is given."""
+        seen = self.lin if lin is None else lin
         if self.constant_from == "ranks":
-            return theory.measured_constant(approximation, self.lin)
-        return approximation.isotropy_constant(self.sizes, self.lin.num_samples)
+            return theory.measured_constant(approximation, seen)
+        return approximation.isotropy_constant(self.sizes, seen.num_samples)
 
     @property
     def constant_from(self) -> str:
@@ -327,14 +328,13 @@ def _alone(array):
 def _rate(experiment: Experiment, approximation, damping, scheme: Scheme, k) -> float:
     """What the step scale is divided by: alpha of what a step sees, or the largest eigenvalue of its K there."""
     seen = scheme.linearisations(experiment.lin)
+    constant = experiment.constant(approximation, seen[0])
+    if constant is not None:
+        return constant
     if len(seen) == 1:
-        constant = experiment.constant(approximation)
-        return largest_eigenvalue(k) if constant is None else constant
-    if experiment.constant(approximation) is not None:
-        if experiment.constant_from == "ranks":
-            return theory.measured_constant(approximation, seen[0])
-        return approximation.isotropy_constant(experiment.sizes, seen[0].num_samples)
-    return max(largest_eigenvalue(approximation.function_space_map(each, damping)) for each in seen)
+        return largest_eigenvalue(k)
+    maps = (approximation.function_space_map(each, damping) for each in seen)
+    return max(map(largest_eigenvalue, maps))
 
 
 def _batches(experiment: Experiment, scheme: Scheme, name: str, prediction) -> dict[str, float]:
