@@ -55,7 +55,11 @@ def dynamics(name):
     yield ngd.dynamics.train(PERCEPTRON, params, x, y, approximation, 0.1, 2, 1e-2, x_test=x)
     lin = ngd.networks.linearize(PERCEPTRON, params, x)
     for loss in ("mse", "cross-entropy"):
-        yield ngd.dynamics.predict(approximation, lin, y, 0.1, 2, 1e-2, at=lin, loss=loss)
+        how = approximation, lin, y, 0.1, 2, 1e-2
+        yield ngd.dynamics.predict(*how, at=lin, loss=loss)
+        batches = jnp.array([[0], [1]])
+        yield ngd.dynamics.predict(*how, lin, loss, batches=batches, momentum=0.5)
+    yield ngd.dynamics.predict(*how, momentum=ngd.dynamics.spring(0.5))
 
 
 def of_losses():

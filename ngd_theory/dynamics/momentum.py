@@ -97,10 +97,10 @@ def next_direction(approximation, lin, residual, damping, direction, momentum: M
 
 @checked
 def spectral_radius(
-    eigenvalues: Float[Array, "..."],
+    eigenvalues: Float[Array, " n"],
     step_size: float | Array,
     momentum: float | Array | Momentum = 0.0,
-) -> Float[Array, "..."]:
+) -> Float[Array, " n"]:
     """By what a step multiplies, in the long run, the residual along an eigenvector of K, on the full batch.
 
     The larger modulus of the two roots of ``z^2 - (1 + m - x) z + m``, of the 2 x 2 recursion of residual and
@@ -108,7 +108,7 @@ def spectral_radius(
 
     Parameters
     ----------
-    eigenvalues : (...)
+    eigenvalues : (n,)
         lambda, of K.
     step_size : float
         eta.
@@ -116,7 +116,7 @@ def spectral_radius(
 
     Returns
     -------
-    (...) array
+    (n,) array
         Below 1 where training converges; ``abs(1 - eta lambda)`` without momentum.
 
     Raises

@@ -311,7 +311,7 @@ COLUMNS: dict[str, Column] = {
     "batch_excess": Column(
         "float64",
         "whitened_contraction / batch_bound - 1",
-        lambda e, _: None if not e.batch_bound else e.whitened_contraction / e.batch_bound - 1,
+        lambda e, _: e.batch_bound and e.whitened_contraction / e.batch_bound - 1,
         "batches",
     ),
     "place": Column(

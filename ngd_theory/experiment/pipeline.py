@@ -338,8 +338,13 @@ def _rate(experiment: Experiment, approximation, damping, scheme: Scheme, k) -> 
 
 
 def _batches(experiment: Experiment, scheme: Scheme, name: str, prediction) -> dict[str, float]:
-    """``whitened_contraction`` and ``batch_bound`` of `Evidence`."""
+    """``whitened_contraction`` and ``batch_bound`` of `Evidence`; NaN where the NTK has no inverse."""
     kernel, residuals = experiment.kernel, np.asarray(prediction.outputs - experiment.targets)
+    if (
+        not experiment.spectrum[0]
+        > len(kernel) * np.finfo(kernel.dtype).eps * experiment.spectrum[-1]
+    ):
+        return {"whitened_contraction": np.nan, "batch_bound": np.nan}
     whitened = np.linalg.solve(np.linalg.cholesky(kernel), residuals.reshape(len(residuals), -1).T)
     found = {"whitened_contraction": mean_contraction(np.linalg.norm(whitened, axis=0))}
     bound = scheme.bound(kernel, experiment.lin.output_dim) if name == "exact" else None

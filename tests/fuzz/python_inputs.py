@@ -401,6 +401,15 @@ def _dynamics() -> list[Bad]:
     }
     limit |= {"step_size": 0.1, "num_steps": 1, "damping": 0.1}
     loss = {"loss": (None, "l1", "", 3, losses)}
+    scheme = {
+        "batches": {
+            **{"a number": 3, "a text": "1", "a list": [[0, 1]], "floating": jnp.ones((1, 2))},
+            **{"beyond": jnp.array([[0, 99]]), "negative": jnp.array([[-1, 0]])},
+            **{"a vector": jnp.arange(1), "no sample": jnp.zeros((1, 0), int)},
+            "more steps": jnp.zeros((3, 2), int),
+        },
+        "momentum": (None, -0.1, 1.5, np.nan, np.inf, "1", [0.5], 1j, 10**400, fisher),
+    }
     trees = TREES | {n: v for n, v in NUMBERS.items() if n not in ("half precision", "bfloat16")}
     spoilt = ROWS | {n: NOT_FINITE_INPUTS[n] for n in ("a NaN", "an infinity")}
     few = {n: spoilt[n] for n in ("a list", "a column too few", "complex", "a NaN", "an infinity")}
@@ -409,7 +418,14 @@ def _dynamics() -> list[Bad]:
     return _varied([
         ("predict", dynamics.predict, predict, {
             "approximation": NO_OBJECTS, "lin": (*NO_OBJECTS, X), "targets": WRONG_TARGETS, **steps, **loss,
-            "at": {"rows": X, "of another network": OTHER_LIN, "narrow": NARROW_LIN, "a number": 3},
+            "at": {"rows": X, "of another network": OTHER_LIN, "narrow": NARROW_LIN, "a number": 3}, **scheme,
+        }),
+        ("draw_batches", dynamics.draw_batches,
+         {"key": jax.random.key(0), "num_samples": 4, "size": 2, "num_steps": 3},
+         {"key": (None, 3), "num_samples": (None, -1, 1.5), "size": (0, 5, -1, 1.5, None), "num_steps": (-1, 1.5, None),
+          "order": (None, "", "random", 3)}),
+        ("spring", dynamics.spring, {"decay": 0.5, "constant": 2.0}, {
+            "decay": scheme["momentum"], "constant": (None, 0.0, -1.0, np.nan, np.inf, "1", 1j),
         }),
         ("predict under cross-entropy", dynamics.predict,
          {**predict, "loss": "cross-entropy", "approximation": fisher.Exact(fisher.TrueFisher("cross-entropy"))},
@@ -417,7 +433,7 @@ def _dynamics() -> list[Bad]:
         ("train", dynamics.train, train, {
             "network": NO_OBJECTS, "params": trees, "x": spoilt | {"more rows": jnp.concatenate([X, X])},
             "y": WRONG_TARGETS, "approximation": NO_OBJECTS, **steps, "x_test": few, **loss,
-            "on_step": ("print", 3),
+            "on_step": ("print", 3), **scheme,
         }),
         ("train under cross-entropy", dynamics.train, {**train, "loss": "cross-entropy"}, {"y": SHARES}),
         ("predict_from_maps", dynamics.predict_from_maps, maps, {

@@ -13,8 +13,9 @@ from ngd_theory.experiment.columns import COLUMNS
 from ngd_theory.experiment.evidence import LazyRun, sup_gap
 from ngd_theory.sweeps.theory import MEASUREMENTS, TheoryCell
 
-#: All that a perceptron can be measured for.
-EVERYTHING = tuple(name for name in MEASUREMENTS if name != "layers")
+#: What a perceptron of plain steps cannot be measured for.
+APART = ("layers", "batches")
+EVERYTHING = tuple(name for name in MEASUREMENTS if name not in APART)
 
 
 def rows_of(settings, measured):
@@ -57,7 +58,7 @@ def lazy_rows(all_rows):
 
 def test_every_column_is_known_and_filled(rows, lazy_rows):
     assert [row["step"] for row in rows] == [0, 1, 2]
-    there = {n: c for n, c in COLUMNS.items() if c.measured_by != "layers"}
+    there = {n: c for n, c in COLUMNS.items() if c.measured_by not in APART}
     for found, lazy in ((rows[-1], False), (lazy_rows[0], True)):
         own = {n: c for n, c in there.items() if c.lazy == lazy or (lazy and not c.measured_by)}
         assert set(found) == set(own)
@@ -193,3 +194,35 @@ def test_the_wrong_precision_is_refused_with_the_mend():
     settings = SETTINGS.model_copy(update={"precision": "float32"})
     with pytest.raises(InputError, match=r"jax.config.update\('jax_enable_x64', False\)"):
         rows_of(settings, ("isotropy",))
+
+
+def test_what_batches_leave_is_measured_beside_the_bound():
+    changes = {"batch_size": 3, "batch_order": "independent", "steps": 20, "damping": 1e-10}
+    settings = SETTINGS.model_copy(update={**changes, "approximations": ("exact", "identity")})
+
+    def last(settings):
+        rows = rows_of(settings, ["batches"])
+        return {row["approximation"]: row for row in rows if row["step"] == 20}
+
+    exact, descent = (last(settings)[name] for name in ("exact", "identity"))
+    assert 0.5 < exact["whitened_contraction"] < 1
+    assert exact["batch_excess"] == exact["whitened_contraction"] / exact["batch_bound"] - 1
+    assert exact["batch_excess"] < 0.05
+    # The bound is of exact alone.
+    assert descent.get("batch_bound") is None and descent["whitened_contraction"] < 1
+    full = last(settings.model_copy(update={"batch_size": None}))["exact"]
+    assert full.get("batch_bound") is None and abs(full["whitened_contraction"] - 0.5) < 1e-3
+
+
+def test_a_kernel_without_inverse_has_no_whitened_contraction():
+    # A linear model of more samples than inputs.
+    changes = {
+        "width": 1,
+        "depth": 1,
+        "input_dim": 3,
+        "batch_size": 2,
+        "batch_order": "independent",
+    }
+    found = rows_of(SETTINGS.model_copy(update=changes), ["batches"])[-1]
+    assert np.isnan(found["whitened_contraction"]) and np.isnan(found["batch_bound"])
+    assert np.isnan(found["batch_excess"])
