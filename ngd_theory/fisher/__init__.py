@@ -21,6 +21,7 @@ from ngd_theory.fisher.kronecker import (
 )
 from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
 from ngd_theory.fisher.one_sided import KFACInput, KFACOutput
+from ngd_theory.fisher.population import population_gradient, population_maps
 from ngd_theory.fisher.premises import PREMISES
 from ngd_theory.fisher.registry import Approximations
 from ngd_theory.fisher.shampoo import Shampoo
@@ -123,6 +124,8 @@ __all__ = [
     "invert_diagonal",
     "invert_tridiagonal",
     "kronecker_fisher",
+    "population_gradient",
+    "population_maps",
     "register",
     "tridiagonal_coupling",
 ]
