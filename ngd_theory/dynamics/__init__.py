@@ -3,17 +3,22 @@
 from ngd_theory.dynamics.ensembles import Ensemble, ensemble
 from ngd_theory.dynamics.limit import Predictor, predict_limit, predictor
 from ngd_theory.dynamics.predict import predict, predict_from_maps
+from ngd_theory.dynamics.risk import Risk, ensemble_risk, risk, risk_from_maps
 from ngd_theory.dynamics.train import train
 from ngd_theory.dynamics.trajectory import Trajectory
 
 __all__ = [
     "Ensemble",
     "Predictor",
+    "Risk",
     "Trajectory",
     "ensemble",
+    "ensemble_risk",
     "predict",
     "predict_from_maps",
     "predict_limit",
     "predictor",
+    "risk",
+    "risk_from_maps",
     "train",
 ]
