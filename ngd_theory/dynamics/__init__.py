@@ -3,7 +3,7 @@
 from ngd_theory.dynamics.ensembles import Ensemble, ensemble
 from ngd_theory.dynamics.limit import Predictor, predict_limit, predictor
 from ngd_theory.dynamics.predict import predict, predict_from_maps
-from ngd_theory.dynamics.risk import Risk, ensemble_risk, risk, risk_from_maps
+from ngd_theory.dynamics.risk import Risk, ensemble_risk, prior_risk, risk, risk_from_maps
 from ngd_theory.dynamics.train import train
 from ngd_theory.dynamics.trajectory import Trajectory
 
@@ -18,6 +18,7 @@ __all__ = [
     "predict_from_maps",
     "predict_limit",
     "predictor",
+    "prior_risk",
     "risk",
     "risk_from_maps",
     "train",

@@ -14,7 +14,7 @@ each divided by the number of outputs: a mean over the N'C outputs, without 1/2.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -26,26 +26,18 @@ from jaxtyping import Array, Float
 from ngd_theory import losses
 from ngd_theory.arguments import check_finite, check_range, checked, is_known
 from ngd_theory.dynamics.checks import check_schedule, check_targets
-from ngd_theory.dynamics.ensembles import by_doubling
 from ngd_theory.dynamics.limit import Predictor
 from ngd_theory.dynamics.predict import check_map
+from ngd_theory.dynamics.second_moments import LAST_TIME, second_moments
 from ngd_theory.errors import InputError, NotPredictedError, shown
 from ngd_theory.fisher import Approximation
 from ngd_theory.fisher.base import train_and_test_maps
 from ngd_theory.kernels.infinite import nngp
 from ngd_theory.kernels.infinite.limit import joined
-from ngd_theory.linalg import (
-    differentiated_as,
-    eigh,
-    symmetric_roots,
-)
+from ngd_theory.linalg import symmetric_roots
 from ngd_theory.networks import Linearization, Network
-from ngd_theory.numerics import geometric_sum, norm, power
-from ngd_theory.precision import full_precision
+from ngd_theory.numerics import norm
 from ngd_theory.pytrees import pytree
-
-#: The last time that is counted in steps; beyond it is infinity.
-LAST_TIME = 2**31 - 1
 
 
 @pytree("times", "bias", "variance", "spread", "test_bias", "test_variance", "test_spread")
@@ -202,6 +194,58 @@ def risk_from_maps(
 
 
 @checked
+def prior_risk(
+    k: Float[Array, "NC NC"],
+    q: Float[Array, "MC NC"],
+    prior: Float[Array, "RC RC"],
+    noise: float | Array,
+    step_size: float | Array,
+    times: Sequence[float],
+) -> Risk:
+    """Risk over clean targets that are random themselves, as Amari et al. (2020) have it: ``y* - f_0 ~ N(0, prior)``.
+
+    Targets ``y* = f_0 + J theta`` with ``theta ~ N(0, C)`` have the prior ``J C J^T`` over both sets. Of all maps that
+    fit the labels none has a smaller test bias at convergence than that of the preconditioner C itself: gradient
+    descent where C = I ("aligned"), and the natural gradient where C is the inverse of its Fisher ("misaligned").
+
+    Parameters
+    ----------
+    k : (N*C, N*C)
+        As in `risk_from_maps`.
+    q : (N'*C, N*C)
+    prior : (N*C + N'*C, N*C + N'*C)
+        Covariance of the targets' distance from f_0 over training and test outputs, positive semi-definite.
+    noise, step_size, times
+        As in `risk`.
+
+    Returns
+    -------
+    Risk
+        With biases averaged over the prior, and a spread of 0.
+
+    Raises
+    ------
+    InputError, NotPredictedError
+        As `risk_from_maps`; for a prior of another shape, or that is not symmetric.
+    """
+    rows, test_rows, both = (np.zeros((n, 1), k.dtype) for n in (len(k), len(q), len(k) + len(q)))
+    _check_schedule(noise, step_size, times, rows)
+    check_map("k", k, rows, rows)
+    check_map("q", q, test_rows, rows)
+    check_map("prior", prior, both, both)
+    if is_known(prior) and not bool(_is_symmetric(prior)):
+        raise InputError("prior is not symmetric; it must be a covariance")
+    root, test_root = _roots(prior, len(k))
+    starts = (rows, root), (test_rows, test_root)
+    symmetric = is_known(k) and bool(_is_symmetric(k))
+    found = _evaluate(k, q, starts[0], starts[1], noise, step_size, times, symmetric)
+    nothing = found.bias
+    return replace(
+        found, bias=found.spread, test_bias=found.test_spread, spread=nothing, test_spread=nothing
+    )
+
+
+@checked
 def ensemble_risk(
     maps: Predictor,
     net: Network,
@@ -240,8 +284,8 @@ def ensemble_risk(
         raise InputError(
             f"maps are for {maps.test_map.shape[::-1]} train and test inputs, not {(n, m)}"
         )
-    nowhere = jnp.zeros(jnp.shape(targets), maps.train_map.dtype)
-    no_test = jnp.zeros(jnp.shape(test_targets), maps.train_map.dtype)
+    nowhere = np.zeros(jnp.shape(targets), maps.train_map.dtype)
+    no_test = np.zeros(jnp.shape(test_targets), maps.train_map.dtype)
     if nowhere.ndim != 2 or len(nowhere) != n:
         raise InputError(f"targets have shape {nowhere.shape}; they must be ({n}, C)")
     if no_test.shape != (m, nowhere.shape[1]):
@@ -253,9 +297,9 @@ def ensemble_risk(
         check_targets(losses.MSE, clean, like)
         for clean, like in ((targets, nowhere), (test_targets, no_test))
     ]
-    root = _root(nngp(net, joined(net, x, x_test)))
+    root, test_root = _roots(nngp(net, joined(net, x, x_test)), n)
     # Of each output alike, so that K (x) I_C needs no C copies: targets are columns.
-    train, test = (-means[0], root[:n]), (-means[1], root[n:])
+    train, test = (-means[0], root), (-means[1], test_root)
     return _evaluate(maps.train_map, maps.test_map, train, test, noise, step_size, times, True)
 
 
@@ -315,9 +359,10 @@ def _is_symmetric(k):
     return norm(k - k.T) <= jnp.finfo(k.dtype).eps ** 0.5 * norm(k)
 
 
-@jax.jit
-def _root(prior):
-    return symmetric_roots(prior)[0]
+@partial(jax.jit, static_argnums=1)
+def _roots(covariance, num_train):
+    """Rows of a root of the covariance over both sets, on the training set and on the other."""
+    return tuple(jnp.split(symmetric_roots(covariance)[0], [num_train]))
 
 
 @jax.jit
@@ -338,7 +383,7 @@ def _evaluate(k, q, start, test_start, noise, step_size, times, symmetric) -> Ri
     steps = jnp.asarray(counted, jnp.int32)
     places = jnp.asarray([order[t] for t in times], jnp.int32)
     parts = _parts(symmetric, ends, k, q, start, test_start, eta, steps, sigma, places)
-    if ends and is_known(parts[0]) and bool(jnp.isnan(parts[0]).any()):
+    if ends and is_known(parts[0]) and np.isnan(np.asarray(parts[0])).any():
         raise _explain(np.asarray(k), float(step_size), symmetric)
     return Risk(jnp.asarray([float(t) for t in times], k.dtype), *parts)
 
@@ -362,88 +407,9 @@ def _explain(k, step_size, symmetric) -> Exception:
 @partial(jax.jit, static_argnums=(0, 1))
 def _parts(symmetric, ends, k, q, start, test_start, step_size, steps, noise, places):
     """The fields of `Risk` but the times."""
-    way = partial(_by_powers, ends)
-    if symmetric:
-        # Eigenvectors of an isotropic K have no derivatives; the risk has.
-        way = differentiated_as(way)(partial(_by_spectrum, ends))
     found = []
-    for bias, spread, gain, rows in way(k, q, start, test_start, step_size, steps):
-        found += [part[places] / rows for part in (bias, noise**2 * gain, spread)]
+    moved = second_moments(symmetric, ends, k, q, start, test_start, step_size, steps)
+    maps = [k] if q is None else [k, q]
+    for a_map, (bias, spread, gain) in zip(maps, moved, strict=True):
+        found += [part[places] / len(a_map) for part in (bias, noise**2 * gain, spread)]
     return found
-
-
-def _squared(rows: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Mean squares a row, of the mean's columns and of the root's all together."""
-    mean, root = rows
-    return jnp.sum(mean**2) / mean.shape[1], jnp.sum(root**2)
-
-
-@full_precision
-def _by_spectrum(ends, k, q, start, test_start, step_size, steps):
-    """For each set bias, spread and ``|W|_F^2`` at all times, and its rows, in the eigenbasis of K."""
-    eigenvalues, vectors = eigh((k + k.T) / 2)
-    rates, times = step_size * eigenvalues[None], steps[:, None]
-    decay, travelled = power(1 - rates, times), step_size * geometric_sum(rates, times)
-    images = vectors * eigenvalues[None], None if q is None else q @ vectors
-    if ends:
-        # What is zero is told by how much rounding made of K: its asymmetry shows what solves have lost.
-        floor = 10 * len(k) * jnp.finfo(k.dtype).eps * jnp.max(jnp.abs(eigenvalues))
-        stays = jnp.abs(eigenvalues) <= floor + norm(k - k.T)
-        converges = jnp.all(stays | (jnp.abs(1 - rates[0]) < 1))
-        if images[1] is not None:
-            # What K does not see must move no test output.
-            stray = norm(jnp.where(stays[None], images[1], 0))
-            converges &= stray <= jnp.finfo(k.dtype).eps ** 0.5 * norm(images[1])
-        inverse = jnp.where(stays, 0, 1 / jnp.where(stays, 1, eigenvalues))
-        last = [stays.astype(k.dtype), inverse]
-        last = [jnp.where(converges, row, jnp.nan)[None] for row in last]
-        decay, travelled = (
-            jnp.concatenate(rows) for rows in zip((decay, travelled), last, strict=True)
-        )
-    inside = jax.tree.map(lambda columns: vectors.T @ columns, start)
-
-    def at(factors):
-        left, passed = factors
-        sets = [jax.tree.map(lambda c: vectors @ (left[:, None] * c), inside)]
-        if q is not None:
-            moved = jax.tree.map(lambda c: images[1] @ (passed[:, None] * c), inside)
-            sets.append(jax.tree.map(jnp.subtract, test_start, moved))
-        gains = [jnp.sum((image * passed[None]) ** 2) for image in images if image is not None]
-        return [(*_squared(rows), gain) for rows, gain in zip(sets, gains, strict=True)]
-
-    return _with_rows(jax.lax.map(at, (decay, travelled)), k, q)
-
-
-@full_precision
-def _by_powers(ends, k, q, start, test_start, step_size, steps):
-    """The same from powers of ``I - eta K``, which need no eigenvectors."""
-
-    def at(powers):
-        decay, total = powers
-        sets = [jax.tree.map(lambda c: decay @ c, start)]
-        gains = [jnp.sum((k @ total) ** 2)]
-        if q is not None:
-            weights = q @ total
-            moved = jax.tree.map(lambda c: weights @ c, start)
-            sets.append(jax.tree.map(jnp.subtract, test_start, moved))
-            gains.append(jnp.sum(weights**2))
-        return [(*_squared(rows), gain) for rows, gain in zip(sets, gains, strict=True)]
-
-    def after(t):
-        decay, total = by_doubling(step_size * k, t[None])
-        return decay[0], step_size * total[0]
-
-    found = jax.lax.map(lambda t: at(after(t)), steps)
-    if ends:
-        decay, total = after(jnp.asarray(LAST_TIME, jnp.int32))
-        # Where nothing is left to rounding, what is summed is the limit.
-        gone = norm(decay) <= len(k) * jnp.finfo(k.dtype).eps
-        last = at(tuple(jnp.where(gone, x, jnp.nan) for x in (decay, total)))
-        found = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), found, last)
-    return _with_rows(found, k, q)
-
-
-def _with_rows(found, k, q):
-    """Each set's numbers, and how many rows its map has."""
-    maps = [a_map for a_map in (k, q) if a_map is not None]
-    return [(*numbers, float(len(a_map))) for numbers, a_map in zip(found, maps, strict=True)]

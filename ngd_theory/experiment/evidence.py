@@ -12,6 +12,7 @@ from ngd_theory import losses
 from ngd_theory.dynamics import Trajectory
 from ngd_theory.experiment.damped import DampedMap
 from ngd_theory.experiment.gaps import gaps, reach, residual_ratios, sup_gap
+from ngd_theory.experiment.generalisation import Generalisation
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import LayerSize, Network
 from ngd_theory.theory import Condition, Isotropy
@@ -211,6 +212,8 @@ class Evidence:
         Sizes with measured ranks, of a network whose ranks the theory does not know; else empty.
     damped : DampedMap or None
         K on a few samples at a large damping, beside dense algebra.
+    generalisation : Generalisation or None
+        The converged network over label noise and targets.
     """
 
     approximation: Approximation
@@ -257,6 +260,7 @@ class Evidence:
     solve_condition: float = np.inf
     map_condition: float = np.inf
     measured_sizes: tuple[LayerSize, ...] = ()
+    generalisation: Generalisation | None = None
 
     @property
     def sizes(self) -> tuple[LayerSize, ...]:

@@ -50,6 +50,7 @@ MEASUREMENTS: Mapping[str, tuple[str, ...]] = {
     "eigenvalues": (),
     "limit": ("training", "limit"),
     "layers": ("layers",),
+    "generalisation": ("generalisation",),
 }
 Measurement = Literal[
     "isotropy",
@@ -62,10 +63,11 @@ Measurement = Literal[
     "eigenvalues",
     "limit",
     "layers",
+    "generalisation",
 ]
 assert get_args(Measurement) == tuple(MEASUREMENTS)
 #: Measurements whose prediction is that of a fixed map.
-_MSE_MEASUREMENTS = frozenset(("rivals", "limit"))
+_MSE_MEASUREMENTS = frozenset(("rivals", "limit", "generalisation"))
 
 #: Which settings each table of the file may hold. `GRID` may vary anything but what a process has one of.
 NETWORK = (
@@ -157,7 +159,8 @@ class TheoryCell(Cell):
         parts = {part for name in self.measured for part in MEASUREMENTS[name]}
         dataset = load_data(self.settings)
         self.require_data(dataset.digest)
-        experiment = Experiment.begin(self.settings, dataset, trained="training" in parts)
+        tested = bool({"training", "generalisation"} & parts)
+        experiment = Experiment.begin(self.settings, dataset, trained=tested)
         names = self.settings.chosen_approximations
         evidence = {name: measure(experiment, name, parts) for name in names}
         return [row for e in evidence.values() for row in rows(e, evidence, self.measured)]
@@ -534,6 +537,11 @@ class Study(AnyStudy):
                 raise InputError("measure 'rivals' takes at least two approximations")
             if any(not cell.settings.num_test for cell in cells):
                 raise InputError("measure 'rivals' compares test outputs: set data.num_test")
+        if "generalisation" in self.measure and any(cell.settings.num_test < 2 for cell in cells):
+            raise InputError(
+                "measure 'generalisation' takes half of the test inputs as unlabelled and half as fresh: set "
+                "data.num_test to 2 at least"
+            )
         if "layers" in self.measure:
             if not any(_by_layers(name) for name in self.approximations):
                 named = " and ".join(map(repr, self.approximations))

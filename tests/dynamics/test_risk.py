@@ -10,7 +10,14 @@ import pytest
 from cases import APPROXIMATIONS, BY_NAME, problem, relative_error
 
 import ngd_theory as ngd
-from ngd_theory.dynamics import ensemble, ensemble_risk, predictor, risk, risk_from_maps
+from ngd_theory.dynamics import (
+    ensemble,
+    ensemble_risk,
+    predictor,
+    prior_risk,
+    risk,
+    risk_from_maps,
+)
 from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels import infinite
 
@@ -230,6 +237,29 @@ def test_infinite_width_has_the_mean_and_covariance_of_the_ensemble(name):
         np.testing.assert_allclose(part, expected, rtol=1e-9, atol=1e-13)
     prior = np.trace(np.asarray(infinite.nngp(net, x_test))) / 4
     np.testing.assert_allclose(found.test_spread[0], prior, rtol=1e-9)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_over_a_prior_of_targets_the_bias_is_the_mean_of_its_draws(symmetric):
+    k, q, *_ = asymmetric()
+    k, rng = k @ k.T / 2 if symmetric else k, np.random.default_rng(4)
+    root = rng.normal(size=(len(k) + len(q), 3))
+    step_size, times = 0.5 / np.abs(np.linalg.eigvals(k)).max(), (0, 2, 9)
+    prior = jnp.asarray(root @ root.T)
+    found = prior_risk(jnp.asarray(k), jnp.asarray(q), prior, SIGMA, step_size, times)
+    # A root's columns are draws enough: the bias is quadratic in the targets.
+    zero, no_test = np.zeros(len(k)), np.zeros(len(q))
+    wanted = sum(
+        dense_parts(k, q, zero, no_test, *np.split(y, [len(k)]), SIGMA, step_size, times)
+        for y in root.T
+    )
+    for part, expected, share in zip(parts_of(found), wanted, (1, 1 / 3, 1, 1 / 3), strict=True):
+        np.testing.assert_allclose(part, share * expected, rtol=1e-9)
+    np.testing.assert_array_equal(found.spread, 0)
+    np.testing.assert_array_equal(found.test_spread, 0)
+    with pytest.raises(InputError, match="symmetric"):
+        lopsided = jnp.asarray(root @ rng.normal(size=(3, len(root))))
+        prior_risk(jnp.asarray(k), jnp.asarray(q), lopsided, SIGMA, step_size, times)
 
 
 def test_derivatives_are_there_where_the_map_is_isotropic():

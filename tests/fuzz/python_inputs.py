@@ -420,6 +420,8 @@ def _dynamics() -> list[Bad]:
     risk = {n: predict[n] for n in ("approximation", "lin", "targets", "step_size", "damping")}
     risk |= {"noise": 0.1, "times": [1]}
     risky = {n: v for n, v in test.items() if n != "num_steps"}
+    prior = {n: risky[n] for n in ("k", "q", "step_size")}
+    prior |= {"noise": 0.1, "times": [1], "prior": jnp.eye(len(K) + 4)}
     risky |= {"noise": 0.1, "times": [1], "test_targets": Y[:2]}
     limit = {
         "approximation": fisher.Exact(),
@@ -465,6 +467,9 @@ def _dynamics() -> list[Bad]:
         ("risk_from_maps", dynamics.risk_from_maps, risky, {
             "k": WRONG_MAPS, "outputs": outputs, "targets": WRONG_TARGETS, "step_size": STEP_SIZES, **noisy,
             "q": {n: v for n, v in WRONG_MAPS.items()}, "test_outputs": tests, "test_targets": tests,
+        }),
+        ("prior_risk", dynamics.prior_risk, prior, {
+            "k": WRONG_MAPS, "q": WRONG_MAPS, "prior": WRONG_MAPS, "step_size": STEP_SIZES, **noisy,
         }),
         ("predict_limit", dynamics.predict_limit, limit, {
             "approximation": (*NO_OBJECTS, fisher.EntryWise()), "network": NO_OBJECTS,
