@@ -304,6 +304,7 @@ def _approximations() -> list[Bad]:
         ("KFACTridiagonal", fisher.KFACTridiagonal, {}, {"kind": kinds, "damping_split": NAMES}),
         ("BlockTridiagonal", fisher.BlockTridiagonal, {}, {"kind": kinds}),
         ("EntryWise", fisher.EntryWise, {}, {"kind": kinds}),
+        ("QuasiDiagonal", fisher.QuasiDiagonal, {}, {"kind": kinds}),
         ("ConjugateGradients", fisher.ConjugateGradients, {}, {
             "tolerance": (0.0, -1.0, "x", 1j, *NOT_FINITE), "max_iterations": COUNTS,
             "rank": (*NOT_NUMBERS, -1, 2.5, np.nan),
