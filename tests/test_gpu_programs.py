@@ -62,7 +62,7 @@ def test_every_approximation_is_a_program_of_the_device(name, damping):
     step = partial(natural, ngd.fisher.by_name(name), DENSE, damping)
     found = calls(step, *example(DENSE))
     assert all(call.startswith(LIBRARIES) for call in found), found
-    if name not in {"identity", "entry-wise"}:
+    if name not in {"identity", "entry-wise", "quasi-diagonal"}:
         assert found  # it factorises
 
 

@@ -60,6 +60,8 @@ def dynamics(name):
         batches = jnp.array([[0], [1]])
         yield ngd.dynamics.predict(*how, lin, loss, batches=batches, momentum=0.5)
     yield ngd.dynamics.predict(*how, momentum=ngd.dynamics.spring(0.5))
+    yield ngd.dynamics.risk(approximation, lin, y, 0.1, 0.1, [0, 2], 1e-2, lin, y)
+    yield ngd.fisher.population_maps(approximation, lin, [1, 0], 1e-2, at=lin)
 
 
 def of_losses():
@@ -101,6 +103,10 @@ def infinite():
     found = ngd.dynamics.predictor(*arguments, x, damping=1e-2)
     yield found
     yield ngd.dynamics.ensemble(found, network, x, x, y[:, :1], 0.1, [1, 2])
+    times = [0, 2, float("inf")]
+    yield ngd.dynamics.ensemble_risk(
+        found, network, x, x, y[:, :1], y[:, :1], 0.1, 0.1, times
+    ).total
     yield ngd.dynamics.predict_limit(*arguments, y[:, :1] / 2, y[:, :1], 0.1, 2, 1e-2)
 
 

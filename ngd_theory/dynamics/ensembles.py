@@ -116,8 +116,8 @@ def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensembl
 
 
 @full_precision
-def _by_doubling(matrix, times):
-    """`_powers` without eigenvectors, which have no derivatives where eigenvalues are equal."""
+def by_doubling(matrix, times):
+    """`_powers` of any square matrix, without eigenvectors: these have no derivatives where eigenvalues are equal."""
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
 
     def at(t):
@@ -134,7 +134,7 @@ def _by_doubling(matrix, times):
     return jax.lax.map(at, times)
 
 
-@differentiated_as(_by_doubling)
+@differentiated_as(by_doubling)
 @full_precision
 def _powers(matrix: Float[Array, "N N"], times: Int[Array, " T"]) -> tuple[Array, Array]:
     """``(I - A)^t`` and ``sum_{s<t} (I - A)^s`` of a symmetric A, (T, N, N) each."""

@@ -133,8 +133,8 @@ def why_no_limit(approximation: Approximation, net: Network) -> str | None:
     """
     if not approximation.has_limit:
         return (
-            "its map depends on single weights (entry-wise), on how the damping is shared between factors of given "
-            "sizes (kfac-tridiagonal), or on all outputs together (ekfac, shampoo)"
+            "its map depends on single weights (entry-wise, quasi-diagonal), on how the damping is shared between "
+            "factors of given sizes (kfac-tridiagonal), or on all outputs together (ekfac, shampoo)"
         )
     if approximation.needs_layers and not has_recursion(net):
         return (

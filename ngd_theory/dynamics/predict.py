@@ -168,11 +168,11 @@ def predict_from_maps(
     """
     check_schedule(step_size, num_steps, outputs, test_outputs)
     targets = check_targets(losses.MSE, targets, outputs)
-    _check_map("k", k, outputs, outputs)
+    check_map("k", k, outputs, outputs)
     if (q is None) != (test_outputs is None):
         raise InputError("q and test_outputs belong together: give both, or neither")
     if q is not None:
-        _check_map("q", q, test_outputs, outputs)
+        check_map("q", q, test_outputs, outputs)
     check_finite("outputs", (outputs, test_outputs))
     eta = jnp.asarray(step_size, jnp.result_type(k))
     how = num_steps, as_momentum(momentum, jnp.result_type(k))
@@ -185,7 +185,8 @@ def _values(objective, outputs, targets):
     return jax.vmap(lambda f: objective.value(f, targets))(outputs)
 
 
-def _check_map(name, map, rows, columns):
+def check_map(name, map, rows, columns):
+    """Raise `InputError` unless a map takes residuals like ``columns`` to outputs like ``rows``, and is finite."""
     wanted = (rows.size, columns.size)
     if map.shape != wanted:
         raise InputError(f"{name} has shape {map.shape}; outputs of these numbers need {wanted}")

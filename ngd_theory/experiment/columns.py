@@ -89,6 +89,39 @@ def _rival_ratio(e: Evidence, others: Others) -> float | None:
     return float(own / nearest) if nearest > 0 else np.inf
 
 
+def _over_descent(of: str, part: str, descent: str = "descent"):
+    """A part of the converged risk over that of gradient descent at the same inputs; NaN where that is 0."""
+
+    def found(e: Evidence, others: Others) -> float | None:
+        if e.generalisation is None:
+            return None
+        own, other = (getattr(getattr(e.generalisation, name), part) for name in (of, descent))
+        return own / other if other > 0 else np.nan
+
+    return found
+
+
+def _over_rivals(part: str):
+    """A part with the pool's Fisher, over the least of the other approximations'."""
+
+    def found(e: Evidence, others: Others) -> float | None:
+        if e.generalisation is None:
+            return None
+        found = [o.generalisation for o in others.values() if o.name != e.name]
+        rivals = [getattr(rival.population, part) for rival in found if rival is not None]
+        # Of all or none: a rival that was not measured may be the least.
+        if not rivals or len(rivals) < len(found):
+            return None
+        least = min(rivals)
+        return getattr(e.generalisation.population, part) / least if least > 0 else np.nan
+
+    return found
+
+
+def _converged(of: str, part: str):
+    return lambda e, _: e.generalisation and getattr(getattr(e.generalisation, of), part)
+
+
 def _distances(e: Evidence) -> np.ndarray:
     assert e.training.parameter_distances is not None
     return np.asarray(e.training.parameter_distances)
@@ -313,6 +346,72 @@ COLUMNS: dict[str, Column] = {
         "whitened_contraction / batch_bound - 1",
         lambda e, _: e.batch_bound and e.whitened_contraction / e.batch_bound - 1,
         "batches",
+    ),
+    "label_variance": Column(
+        "float64",
+        "variance of converged outputs at unlabelled inputs over label noise of variance 1",
+        _converged("own", "variance"),
+        "generalisation",
+    ),
+    "label_fit": Column(
+        "float64",
+        "the same at the training inputs: 1 where the labels are fitted, noise and all",
+        _converged("own", "fit"),
+        "generalisation",
+    ),
+    "variance_over_descent": Column(
+        "float64",
+        "label_variance over that of gradient descent",
+        _over_descent("own", "variance"),
+        "generalisation",
+    ),
+    "bias_over_descent": Column(
+        "float64",
+        "converged bias at unlabelled inputs over gradient descent's: targets f_0 + J theta, theta of covariance I",
+        _over_descent("own", "aligned"),
+        "generalisation",
+    ),
+    "population_variance_over_descent": Column(
+        "float64",
+        "variance_over_descent with the Fisher of training and unlabelled inputs",
+        _over_descent("population", "variance"),
+        "generalisation",
+    ),
+    "population_bias_over_descent": Column(
+        "float64",
+        "bias_over_descent with that Fisher",
+        _over_descent("population", "aligned"),
+        "generalisation",
+    ),
+    "population_variance_over_rivals": Column(
+        "float64",
+        "variance at unlabelled inputs with that Fisher over the least of the study's other approximations with it",
+        _over_rivals("variance"),
+        "generalisation",
+    ),
+    "population_misaligned_over_descent": Column(
+        "float64",
+        "the same, theta of the covariance (F + rho)^-1, F that exact Fisher",
+        _over_descent("population", "misaligned"),
+        "generalisation",
+    ),
+    "population_misaligned_over_rivals": Column(
+        "float64",
+        "that bias over the least of the study's other approximations",
+        _over_rivals("misaligned"),
+        "generalisation",
+    ),
+    "fresh_variance_over_descent": Column(
+        "float64",
+        "population_variance_over_descent at test inputs that the Fisher is not of",
+        _over_descent("fresh", "variance", "fresh_descent"),
+        "generalisation",
+    ),
+    "fresh_bias_over_descent": Column(
+        "float64",
+        "population_bias_over_descent at these",
+        _over_descent("fresh", "aligned", "fresh_descent"),
+        "generalisation",
     ),
     "place": Column(
         "string",

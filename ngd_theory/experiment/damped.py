@@ -54,6 +54,8 @@ class Problem:
     fisher : (nC, nC) array or None
         Lambda; None is I.
     damping : float
+    biases : sequence of bool
+        Whether a layer's last input is that of a bias.
     sharing : {"expand", "reduce"}
         How K-FAC takes positions that share a weight: as rows of their own, or the mean of their inputs and the sum of
         their sensitivities.
@@ -64,6 +66,7 @@ class Problem:
     fisher: np.ndarray | None
     damping: float
     sharing: str = "expand"
+    biases: Sequence[bool] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -226,6 +229,25 @@ def entry_wise(problem: Problem, moment: Callable[[np.ndarray], np.ndarray] = np
     return total
 
 
+def quasi_diagonal(problem: Problem):
+    """``(1/n) J (diag(e) + u u^T)^-1 J^T`` unit by unit, u u^T what the bias's row makes of its block."""
+    n, rows = problem.size
+    total = np.zeros((rows, rows))
+    layers = zip(problem.inputs, problem.sensitivities, problem.biases, strict=True)
+    for a, delta, has_bias in layers:
+        for some in np.array_split(delta, max(1, delta.shape[-1] // 128), axis=-1):
+            j = np.einsum("nctu,ntp->ncup", some, a, optimize=True).reshape(rows, -1, a.shape[-1])
+            row = np.einsum("rup,ru->up", j, j[:, :, -1]) / n * has_bias
+            corner = row[:, -1:]
+            u = row / np.sqrt(np.where(corner > 0, corner, 1))
+            e = (j**2).sum(0) / n - u**2 + problem.damping
+            seen = np.einsum("rup,up->ru", j, u / e)
+            left = seen / (1 + np.sum(u**2 / e, axis=1))
+            scaled = (j / e).reshape(rows, -1)
+            total += (scaled @ j.reshape(rows, -1).T - left @ seen.T) / n
+    return total
+
+
 def _by_layers(problem: Problem, layer: Callable[[np.ndarray, np.ndarray], np.ndarray]):
     """``sum_l J_l G_l^-1 J_l^T / n`` of dense layers: ``layer`` maps rows a (n, p) and delta (nC, m) to a term."""
     n, rows = problem.size
@@ -335,6 +357,7 @@ REFERENCES: dict[str, Reference] = {
     "kfac": Reference(kfac, _layers),
     "kfac-tridiagonal": Reference(kfac_tridiagonal, _layers),
     "entry-wise": Reference(entry_wise, _entries, any_fisher=False),
+    "quasi-diagonal": Reference(quasi_diagonal, _entries, any_fisher=False),
     **{
         name: Reference(map, _layers, any_fisher=False, any_positions=False)
         for name, map in (
@@ -377,7 +400,8 @@ def damped_map(approximation, network, params, x, y, loss: str) -> DampedMap | N
     sensitivities = [np.asarray(layer.sensitivities, float) for layer in lin.layers]
     sharing = getattr(approximation, "sharing", "expand")
     fisher = _hessian(loss, lin.outputs, y)
-    problem = Problem(inputs, sensitivities, fisher, 1.0, sharing)
+    biases = [getattr(layer.layout, "has_bias", False) for layer in lin.layers]
+    problem = Problem(inputs, sensitivities, fisher, 1.0, sharing, biases)
     trace = float(np.sum([np.trace(k) for k in problem.layer_kernels()]))
     problem = replace(problem, damping=trace / reference.systems(problem))
     measured = np.asarray(approximation.function_space_map(lin, problem.damping), float)

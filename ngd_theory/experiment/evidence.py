@@ -12,6 +12,7 @@ from ngd_theory import losses
 from ngd_theory.dynamics import Trajectory
 from ngd_theory.experiment.damped import DampedMap
 from ngd_theory.experiment.gaps import gaps, reach, residual_ratios, sup_gap
+from ngd_theory.experiment.generalisation import Generalisation
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import LayerSize, Network
 from ngd_theory.theory import Condition, Isotropy
@@ -219,6 +220,8 @@ class Evidence:
         What a predicted step leaves of ``|Theta^(-1/2) r|``, as a geometric mean.
     batch_bound : float or None
         What a step of exact on an independent batch leaves of ``|Theta^(-1/2) r|``, in quadratic mean: at most.
+    generalisation : Generalisation or None
+        The converged network over label noise and targets.
     """
 
     approximation: Approximation
@@ -269,6 +272,7 @@ class Evidence:
     batch_size: int | None = None
     whitened_contraction: float | None = None
     batch_bound: float | None = None
+    generalisation: Generalisation | None = None
 
     @property
     def sizes(self) -> tuple[LayerSize, ...]:

@@ -26,6 +26,7 @@ from ngd_theory.experiment.building import (
 from ngd_theory.experiment.damped import damped_map
 from ngd_theory.experiment.evidence import EDGE_SCALE, EDGE_STEPS, Evidence, LayerEvidence, LazyRun
 from ngd_theory.experiment.gaps import mean_contraction
+from ngd_theory.experiment.generalisation import Population, generalisation
 from ngd_theory.experiment.scheme import Scheme
 from ngd_theory.experiment.settings import Settings
 from ngd_theory.fisher.base import train_and_test_maps
@@ -48,6 +49,7 @@ PARTS = (
     "drift",
     "layers",
     "batches",
+    "generalisation",
 )
 #: What the claims of ``verify`` read.
 VERIFIED = ("training", "lazy", "step", "damped", "undamped", "regime", "conditions", "edge")
@@ -158,6 +160,12 @@ class Experiment:
             return theory.measured_constant(approximation, seen)
         return approximation.isotropy_constant(self.sizes, seen.num_samples)
 
+    @cached_property
+    def population(self) -> Population:
+        """The pool of training and unlabelled inputs."""
+        how = self.network, self.params, self.x, self.x_test
+        return Population.of(*how, self.settings.damping)
+
     @property
     def constant_from(self) -> str:
         """See `Evidence.constant_from`."""
@@ -195,7 +203,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     settings, lin, net, parts = experiment.settings, experiment.lin, experiment.network, set(parts)
     approximation = make_approximation(name, settings.loss, settings.sharing)
     damping = approximation.matched_damping(settings.damping)
-    at = experiment.at if parts & {"training", "step"} else None
+    at = experiment.at if parts & {"training", "step", "generalisation"} else None
     k, q = train_and_test_maps(approximation, lin, damping, at)
     isotropy, judged = judged_map(k, lin.outputs, settings.loss)
     mse = settings.loss == "mse"
@@ -259,6 +267,9 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         if bias is None and undamped is not None:
             # No bound is known where positions share weights: an estimate by what the larger damping takes.
             bias = shift
+    general = None
+    if "generalisation" in parts:
+        general = generalisation(experiment.population, approximation, damping, k, q)
     conditions = None
     if "conditions" in parts:
         conditions = theory.check_conditions(approximation, net, lin, damping)
@@ -304,6 +315,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         maps=(k, q),
         measured_sizes=experiment.sizes if experiment.constant_from == "ranks" else (),
         active_shares=_active_shares(lin),
+        generalisation=general,
         damped=_damped(experiment, approximation) if "damped" in parts else None,
         scheme=scheme.words,
         batch_size=None if scheme.batches is None else scheme.batches.shape[1],

@@ -21,7 +21,9 @@ from ngd_theory.fisher.kronecker import (
 )
 from ngd_theory.fisher.matrix_free import ConjugateGradients, Solution
 from ngd_theory.fisher.one_sided import KFACInput, KFACOutput
+from ngd_theory.fisher.population import population_gradient, population_maps
 from ngd_theory.fisher.premises import PREMISES
+from ngd_theory.fisher.quasi_diagonal import QuasiDiagonal
 from ngd_theory.fisher.registry import Approximations
 from ngd_theory.fisher.shampoo import Shampoo
 from ngd_theory.fisher.solve import DampedMatrix
@@ -43,6 +45,7 @@ APPROXIMATIONS = Approximations(
         KFACOutput,
         EKFAC,
         Shampoo,
+        QuasiDiagonal,
     )
 )
 
@@ -110,6 +113,7 @@ __all__ = [
     "KroneckerFisher",
     "Look",
     "Prepared",
+    "QuasiDiagonal",
     "SampledFisher",
     "Shampoo",
     "Solution",
@@ -123,6 +127,8 @@ __all__ = [
     "invert_diagonal",
     "invert_tridiagonal",
     "kronecker_fisher",
+    "population_gradient",
+    "population_maps",
     "register",
     "tridiagonal_coupling",
 ]

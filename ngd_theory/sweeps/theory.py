@@ -51,6 +51,7 @@ MEASUREMENTS: Mapping[str, tuple[str, ...]] = {
     "limit": ("training", "limit"),
     "layers": ("layers",),
     "batches": ("training", "batches"),
+    "generalisation": ("generalisation",),
 }
 Measurement = Literal[
     "isotropy",
@@ -64,10 +65,11 @@ Measurement = Literal[
     "limit",
     "layers",
     "batches",
+    "generalisation",
 ]
 assert get_args(Measurement) == tuple(MEASUREMENTS)
 #: Measurements whose prediction is that of a fixed map.
-_MSE_MEASUREMENTS = frozenset(("rivals", "limit", "batches"))
+_MSE_MEASUREMENTS = frozenset(("rivals", "limit", "batches", "generalisation"))
 
 #: Which settings each table of the file may hold. `GRID` may vary anything but what a process has one of.
 NETWORK = (
@@ -159,7 +161,8 @@ class TheoryCell(Cell):
         parts = {part for name in self.measured for part in MEASUREMENTS[name]}
         dataset = load_data(self.settings)
         self.require_data(dataset.digest)
-        experiment = Experiment.begin(self.settings, dataset, trained="training" in parts)
+        tested = bool({"training", "generalisation"} & parts)
+        experiment = Experiment.begin(self.settings, dataset, trained=tested)
         names = self.settings.chosen_approximations
         evidence = {name: measure(experiment, name, parts) for name in names}
         return [row for e in evidence.values() for row in rows(e, evidence, self.measured)]
@@ -536,6 +539,11 @@ class Study(AnyStudy):
                 raise InputError("measure 'rivals' takes at least two approximations")
             if any(not cell.settings.num_test for cell in cells):
                 raise InputError("measure 'rivals' compares test outputs: set data.num_test")
+        if "generalisation" in self.measure and any(cell.settings.num_test < 2 for cell in cells):
+            raise InputError(
+                "measure 'generalisation' takes half of the test inputs as unlabelled and half as fresh: set "
+                "data.num_test to 2 at least"
+            )
         if "layers" in self.measure:
             if not any(_by_layers(name) for name in self.approximations):
                 named = " and ".join(map(repr, self.approximations))

@@ -108,7 +108,7 @@ def test_what_does_not_run_is_named_with_the_reason(report):
 def test_under_mse_only_what_was_meant_is_left_out():
     left_out = experiment.Settings().left_out
     family = {"kfac-input", "kfac-output", "ekfac", "shampoo"}
-    assert set(left_out) == {"kfac-tridiagonal", *family}
+    assert set(left_out) == {"kfac-tridiagonal", "quasi-diagonal", *family}
     assert set(experiment.Settings().chosen_approximations) == set(ngd.fisher.APPROXIMATIONS) - set(
         left_out
     )

@@ -13,6 +13,7 @@ from ngd_theory.experiment.damped import REFERENCES, Problem, damped_map, kfac, 
 from ngd_theory.fisher import KFAC, Approximation, approximation
 
 MLP = ngd.networks.mlp(5, [4, 6], 2, "tanh")
+BIASED = ngd.networks.mlp(5, [4, 6], 2, "tanh", bias_std=0.4)
 CNN = ngd.networks.cnn((4, 4, 2), [3, 5], 2, 3, 1, "same", "tanh")
 DAMPING = 0.03
 
@@ -122,7 +123,7 @@ def test_the_tridiagonal_inverse_agrees_with_f_tilde_on_three_diagonals(weighted
     assert np.linalg.norm(found - kfac(problem, pi)) > 0.01 * np.linalg.norm(found)
 
 
-@pytest.mark.parametrize("network", [MLP, CNN], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("network", [MLP, CNN, BIASED], ids=["mlp", "cnn", "biased"])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_every_approximation_is_its_reference(network, name):
     if network is CNN and (name == "kfac-tridiagonal" or not REFERENCES[name].any_positions):
@@ -133,6 +134,23 @@ def test_every_approximation_is_its_reference(network, name):
     twice = REFERENCES[name].map(replace(found.problem, damping=2 * found.problem.damping))
     change = np.linalg.norm(twice - found.reference) / np.linalg.norm(found.reference)
     assert (0.1 < change < 0.8) == (name != "identity")
+
+
+def test_the_quasi_diagonal_is_its_definition_in_all_parameters():
+    found = damped_map(ngd.fisher.by_name("quasi-diagonal"), BIASED, *setting(BIASED), "mse")
+    assert found.problem.biases == [True, True, True]
+    expected = 0
+    for j, delta in zip(jacobians(BIASED), found.problem.sensitivities, strict=True):
+        units = j.reshape(len(j), -1, delta.shape[-1])
+        for unit in np.moveaxis(units, -1, 0):
+            block = unit.T @ unit / 3
+            g = np.outer(block[-1], block[-1]) / block[-1, -1]
+            np.fill_diagonal(g, np.diag(block))
+            damped = g + found.problem.damping * np.eye(len(g))
+            expected += unit @ np.linalg.solve(damped, unit.T) / 3
+    np.testing.assert_allclose(found.reference, expected, rtol=1e-10)
+    diagonal = REFERENCES["entry-wise"].map(found.problem)
+    assert np.linalg.norm(diagonal - expected) > 0.01 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("name", ["kfac", "kfac-tridiagonal"])

@@ -755,7 +755,7 @@ def test_the_theory_says_of_every_approximation_one_thing(ideal):
     for name in ngd.fisher.APPROXIMATIONS:
         found = claims_about(ideal(name))
         said[name] = {"isotropy", "anisotropic"} & set(found)
-    spectrum = {"identity", "entry-wise", "shampoo"}
+    spectrum = {"identity", "entry-wise", "quasi-diagonal", "shampoo"}
     assert said == {n: {"anisotropic" if n in spectrum else "isotropy"} for n in said}
 
 

@@ -108,6 +108,7 @@ def test_every_approximation_is_found_by_its_name():
         "kfac-output",
         "ekfac",
         "shampoo",
+        "quasi-diagonal",
     }
     for name in APPROXIMATIONS:
         assert ngd.fisher.by_name(name).name == name

@@ -225,6 +225,8 @@ def _kernels() -> list[Bad]:
     maps = dynamics.predictor(**predictor)
     ensemble = {"maps": maps, "net": NET, "x": X, "x_test": X + 1, "targets": Y}
     ensemble |= {"step_size": 0.1, "steps": [0, 2]}
+    risk = {n: v for n, v in ensemble.items() if n != "steps"}
+    risk |= {"test_targets": Y, "noise": 0.1, "times": [0, 2]}
     few = {
         n: rows[n]
         for n in ("nothing", "a list", "a column too few", "complex", "a NaN", "an infinity")
@@ -269,6 +271,12 @@ def _kernels() -> list[Bad]:
             "step_size": (*POSITIVE, 1e39, 1e-60),
             "steps": (None, 3, "12", [-1], [1.5], [None], [np.nan], ["1"], [2**31], [10**400]),
         }),
+        ("dynamics.ensemble_risk", dynamics.ensemble_risk, risk, {
+            "maps": NO_OBJECTS, "net": (None, "mlp"), "x": few | {"fewer rows": X[:2]},
+            "targets": {n: v for n, v in WRONG_TARGETS.items() if n != "labels in a column"},
+            "test_targets": {n: v for n, v in WRONG_TARGETS.items() if n != "labels in a column"},
+            "noise": (*NOT_NEGATIVE, 1e39), "step_size": (*POSITIVE, 1e39, 1e-60), "times": TIMES,
+        }),
         ("params_to_stax", infinite.params_to_stax, {"net": NET, "params": PARAMS}, {
             "net": (None, "mlp"), "params": {n: v for n, v in TREES.items()},
         }),
@@ -277,9 +285,14 @@ def _kernels() -> list[Bad]:
     ])  # fmt: skip
 
 
+#: Numbers that are no two samples of a pool.
+SAMPLES = (None, 3, "12", [], [-1], [1.5], [None], [np.nan], ["1"], [10**6], [10**400], [0, 0])
+
+
 def _approximations() -> list[Bad]:
     kinds = (None, "true", 3, fisher.TrueFisher)
     solvers = (None, "lu", "", 3, "Cholesky")
+    pooled = {"approximation": fisher.Exact(), "pool": LIN, "labelled": [1, 0], "damping": 0.1}
     tables: list[tuple[str, Any, dict, dict]] = [
         ("by_name", fisher.by_name, {"name": "exact"}, {
             "name": NAMES, "kind": kinds, "solver": solvers, "rank": (3,), "damping": (1.0,),
@@ -291,6 +304,7 @@ def _approximations() -> list[Bad]:
         ("KFACTridiagonal", fisher.KFACTridiagonal, {}, {"kind": kinds, "damping_split": NAMES}),
         ("BlockTridiagonal", fisher.BlockTridiagonal, {}, {"kind": kinds}),
         ("EntryWise", fisher.EntryWise, {}, {"kind": kinds}),
+        ("QuasiDiagonal", fisher.QuasiDiagonal, {}, {"kind": kinds}),
         ("ConjugateGradients", fisher.ConjugateGradients, {}, {
             "tolerance": (0.0, -1.0, "x", 1j, *NOT_FINITE), "max_iterations": COUNTS,
             "rank": (*NOT_NUMBERS, -1, 2.5, np.nan),
@@ -310,6 +324,13 @@ def _approximations() -> list[Bad]:
             "layers": (None, "layers", [], LIN, [None], [X]), "bandwidth": (-1, 1.5, "1", np.nan),
         }),
         ("tridiagonal_coupling", fisher.tridiagonal_coupling, {"depth": 3}, {"depth": COUNTS}),
+        ("population_maps", fisher.population_maps, pooled, {
+            "approximation": NO_OBJECTS, "pool": NO_OBJECTS, "labelled": SAMPLES, "damping": DAMPINGS,
+            "at": {"a number": 3, "rows": X, "of another network": OTHER_LIN},
+        }),
+        ("population_gradient", fisher.population_gradient, {**pooled, "cotangent": Y[:2]}, {
+            "cotangent": {n: v for n, v in COTANGENTS.items()}, "labelled": SAMPLES,
+        }),
     ]  # fmt: skip
     factors = fisher.kronecker_fisher(LIN.layers, 1)
     pairs = [(0.1, 0.1), (0.1, 0.1)]
@@ -384,6 +405,10 @@ def _theory() -> list[Bad]:
     return bad
 
 
+#: Times of a risk, of which infinity is one.
+TIMES = (*(None, 3, "12", [], [-1], [1.5], [None], [np.nan], [-np.inf], ["1"], [2**31], [10**400]),)
+
+
 def _dynamics() -> list[Bad]:
     steps = {"step_size": STEP_SIZES, "num_steps": COUNTS_OF_STEPS, "damping": DAMPINGS}
     predict = {"approximation": fisher.Exact(), "lin": LIN, "targets": Y}
@@ -392,6 +417,13 @@ def _dynamics() -> list[Bad]:
     train |= {"step_size": 0.1, "num_steps": 1, "damping": 0.1}
     maps = {"k": jnp.asarray(K), "outputs": Y, "targets": Y - 1, "step_size": 0.1, "num_steps": 2}
     test = {**maps, "q": jnp.asarray(K[:4]), "test_outputs": Y[:2]}
+    noisy = {"noise": (*NOT_NEGATIVE, 1e39), "times": TIMES}
+    risk = {n: predict[n] for n in ("approximation", "lin", "targets", "step_size", "damping")}
+    risk |= {"noise": 0.1, "times": [1]}
+    risky = {n: v for n, v in test.items() if n != "num_steps"}
+    prior = {n: risky[n] for n in ("k", "q", "step_size")}
+    prior |= {"noise": 0.1, "times": [1], "prior": jnp.eye(len(K) + 4)}
+    risky |= {"noise": 0.1, "times": [1], "test_targets": Y[:2]}
     limit = {
         "approximation": fisher.Exact(),
         "network": NET,
@@ -443,6 +475,18 @@ def _dynamics() -> list[Bad]:
         }),
         ("predict_from_maps with tests", dynamics.predict_from_maps, test, {
             "q": {n: v for n, v in WRONG_MAPS.items()}, "test_outputs": tests,
+        }),
+        ("risk", dynamics.risk, risk, {
+            "approximation": NO_OBJECTS, "lin": (*NO_OBJECTS, X), "targets": WRONG_TARGETS, "damping": DAMPINGS,
+            "step_size": STEP_SIZES, **noisy,
+            "at": {"alone": LIN, "rows": X, "a number": 3}, "test_targets": {"alone": Y},
+        }),
+        ("risk_from_maps", dynamics.risk_from_maps, risky, {
+            "k": WRONG_MAPS, "outputs": outputs, "targets": WRONG_TARGETS, "step_size": STEP_SIZES, **noisy,
+            "q": {n: v for n, v in WRONG_MAPS.items()}, "test_outputs": tests, "test_targets": tests,
+        }),
+        ("prior_risk", dynamics.prior_risk, prior, {
+            "k": WRONG_MAPS, "q": WRONG_MAPS, "prior": WRONG_MAPS, "step_size": STEP_SIZES, **noisy,
         }),
         ("predict_limit", dynamics.predict_limit, limit, {
             "approximation": (*NO_OBJECTS, fisher.EntryWise()), "network": NO_OBJECTS,

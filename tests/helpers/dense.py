@@ -112,6 +112,16 @@ def pseudo_inverse(matrix):
     return (vectors * inverse) @ vectors.T
 
 
+def inverse_if_sound(wide):
+    """The inverse of a block whose entries have unlike sizes, none of which is another; else `pseudo_inverse`."""
+    sizes = np.sqrt(np.diag(wide).astype(float))
+    if np.all(sizes > 0):
+        scaled = wide.astype(float) / np.outer(sizes, sizes)
+        if np.linalg.eigvalsh(scaled).min() > 1e-6:
+            return accurate_solve(scaled, np.eye(len(wide))) / np.outer(sizes, sizes)
+    return pseudo_inverse(wide.astype(float))
+
+
 def accurate_solve(wide, rhs):
     """``np.linalg.solve`` with a matrix in extended precision, by iterative refinement."""
     inverse = np.linalg.inv(wide.astype(float))
@@ -233,6 +243,8 @@ class DenseFisher:
 
     def masked(self, name):
         """The Fisher with the blocks that the approximation ``name`` keeps."""
+        if name == "quasi-diagonal":
+            return self.quasi_diagonal()
         distance = np.abs(self.layer[:, None] - self.layer[None, :])
         kept = {
             "exact": distance >= 0,
@@ -242,6 +254,23 @@ class DenseFisher:
             "entry-wise": np.eye(len(self.layer), dtype=bool),
         }[name]
         return np.where(kept, self.fisher, 0)
+
+    def quasi_diagonal(self):
+        """Each unit's block with Ollivier's entries: the bias's row, the diagonal, products of the row elsewhere.
+
+        The bias is the last parameter of its unit, where the layer's last input is a constant.
+        """
+        g = np.zeros_like(self.fisher)
+        for unit in np.unique(self.unit):
+            index = np.flatnonzero(self.unit == unit)
+            block = self.fisher[np.ix_(index, index)]
+            kept = np.diag(np.diag(block))
+            constant = self.inputs[self.layer[index[0]]][..., -1]
+            if np.ptp(constant) == 0 and block[-1, -1] > 0:
+                kept = np.outer(block[-1], block[-1]) / block[-1, -1]
+                np.fill_diagonal(kept, np.diag(block))
+            g[np.ix_(index, index)] = kept
+        return g
 
     def kronecker_factors(self, output_factor="fisher", sharing="expand"):
         """K-FAC's (A_l, B_l), sums over the samples and positions written out."""
@@ -286,11 +315,12 @@ class DenseFisher:
                 label = {
                     "block-diagonal": self.layer,
                     "unit-wise": self.unit,
+                    "quasi-diagonal": self.unit,
                     "entry-wise": np.arange(len(self.layer)),
                 }.get(name, np.zeros_like(self.layer))
                 inverse = np.zeros(g.shape)
                 for block in (np.ix_(label == i, label == i) for i in np.unique(label)):
-                    inverse[block] = pseudo_inverse(g[block].astype(float))
+                    inverse[block] = inverse_if_sound(g[block])
                 return lambda columns: inverse @ columns
             return lambda columns: accurate_solve(g + damping * np.eye(len(g)), columns)
         blocks = []

@@ -53,6 +53,7 @@ def test_lists_of_damping_and_step_scales_are_axes(make_study):
         ({"loss": "cross-entropy", "approximations": ["kfac"]}, ["kfac", "cross-entropy"]),
         ({"loss": "cross-entropy", "measure": ["limit"]}, ["'limit'", "MSE"]),
         ({"measure": ["rivals"]}, ["'rivals'", "two approximations"]),
+        ({"measure": ["generalisation"]}, ["'generalisation'", "data.num_test"]),
         ({"measure": ["rivals"], "approximations": ["exact", "kfac"]}, ["data.num_test"]),
     ],
 )

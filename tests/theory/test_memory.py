@@ -9,7 +9,7 @@ from ngd_theory.theory import step_memory
 
 MODELLED = (
     *("exact", "block-diagonal", "block-tridiagonal", "kfac", "entry-wise", "identity"),
-    *("kfac-input", "kfac-output", "ekfac", "shampoo"),
+    *("kfac-input", "kfac-output", "ekfac", "shampoo", "quasi-diagonal"),
 )
 
 

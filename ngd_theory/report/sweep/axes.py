@@ -29,6 +29,16 @@ NAMES = {
     "gap_order": "order of the gap in ε",
     "correction": "finite-width correction g₁",
     "train_loss": "training loss",
+    "label_variance": "variance of outputs / of labels",
+    "variance_over_descent": "variance / gradient descent's",
+    "bias_over_descent": "bias / gradient descent's",
+    "population_variance_over_descent": "variance, population Fisher / gradient descent's",
+    "population_bias_over_descent": "bias, population Fisher / gradient descent's",
+    "population_misaligned_over_descent": "misaligned bias, population Fisher / gradient descent's",
+    "population_variance_over_rivals": "variance, population Fisher / the least of others",
+    "population_misaligned_over_rivals": "misaligned bias, population Fisher / the least of others",
+    "fresh_variance_over_descent": "variance at fresh inputs / gradient descent's",
+    "fresh_bias_over_descent": "bias at fresh inputs / gradient descent's",
 }
 
 #: Settings whose values are spaced by factors.

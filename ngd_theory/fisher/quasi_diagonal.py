@@ -1,0 +1,199 @@
+"""Quasi-diagonal Fisher (Ollivier 2015): of each unit the diagonal, and its bias against each weight (theory, 12)."""
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ngd_theory.fisher.base import Approximation, Look, approximation
+from ngd_theory.fisher.damping import Damping
+from ngd_theory.fisher.entry_wise import diagonal_fisher, inverse_of_diagonal
+from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
+from ngd_theory.networks import LayerLinearization
+from ngd_theory.precision import full_precision
+from ngd_theory.pytrees import pytree
+
+
+@pytree("corner", "slope", "rest", "flat", "damping")
+@dataclass(frozen=True)
+class UnitBlocks:
+    """One layer's G, unit by unit: ``diag(0, rest) + corner [1, slope]^T [1, slope]``.
+
+    Attributes
+    ----------
+    corner : (M,)
+        ``F_00`` of each unit's bias.
+    slope : (P - 1, M)
+        ``F_0i/F_00``; 0 where the bias has no Fisher information.
+    rest : (P - 1, M)
+        ``F_ii - F_0i^2/F_00``: what is left of the diagonal beside the bias.
+    flat : (P - 1, M)
+        Where that is round-off.
+    damping : Damping
+    """
+
+    corner: Array
+    slope: Array
+    rest: Array
+    flat: Array
+    damping: Damping
+
+    def solve(self, gradient: Float[Array, "P M"]) -> Float[Array, "P M"]:
+        """``(G + rho)^-1`` applied; at rho = 0 the limit, for a gradient in the range of G."""
+        given = self.corner, self.slope, self.rest, gradient
+        return self.damping.select(_damped, self._limit, *given)
+
+    def _limit(self, rho, corner, slope, rest, gradient):
+        weights, bias = gradient[:-1], gradient[-1]
+        flat = self.flat
+        # What the bias does not explain, of weights that have something of their own.
+        own = jnp.where(flat, 0, weights - slope * bias) / jnp.where(flat, 1, rest)
+        # Weights that have not move with the bias, as one direction.
+        moving = jnp.where(flat, slope, 0)
+        dead = corner == 0
+        scale = jnp.where(dead, 1, corner) * (1 + jnp.sum(moving**2, axis=0))
+        # A bias without information: its own share is 0, and so are all slopes.
+        along = jnp.where(dead, 0, (bias - corner * jnp.sum(slope * own, axis=0)) / scale)
+        found = jnp.concatenate([own + moving * along, along[None]])
+        if rho is None:
+            return found
+        # Zero, with the derivative by the damping.
+        return found - rho.astype(found.dtype) * self._limit(None, corner, slope, rest, found)
+
+
+def _damped(rho, corner, slope, rest, gradient):
+    """By elimination of the bias, which leaves a diagonal and a positive matrix of rank one: nothing cancels."""
+    rho = rho.astype(gradient.dtype)
+    weights, bias = gradient[:-1], gradient[-1]
+    whole, diagonal = corner + rho, rest + rho
+    share = corner / whole
+    reduced = (weights - slope * (share * bias)) / diagonal
+    along = slope / diagonal
+    of_rank_one = rho * share
+    shrunk = (
+        of_rank_one * jnp.sum(slope * reduced, 0) / (1 + of_rank_one * jnp.sum(slope * along, 0))
+    )
+    moved = reduced - along * shrunk
+    return jnp.concatenate([moved, ((bias - corner * jnp.sum(slope * moved, 0)) / whole)[None]])
+
+
+@approximation
+@dataclass(frozen=True)
+class QuasiDiagonal(Approximation):
+    """Of each unit's Fisher block the diagonal and the row of the bias, as Ollivier's quasi-diagonal reduction has it.
+
+    The bias is eliminated as the whole block would have it, and of what is left the diagonal kept: ``G_00 = F_00``,
+    ``G_0i = F_0i``, ``G_ii = F_ii`` and, between weights, ``G_ij = F_0i F_0j/F_00``. With zeros there instead G would
+    not be positive. The damping is that of G itself. F has the 1/N of the package, a sum over outputs, and over
+    positions inside the square. A constant added to the inputs of a layer changes nothing at rho = 0: that is what it
+    has over `EntryWise`, which it is for layers without a bias, and for parameters that are no layer's.
+
+    Attributes
+    ----------
+    kind : TrueFisher, SampledFisher or EmpiricalFisher
+
+    References
+    ----------
+    Ollivier (2015), "Riemannian metrics for neural networks I: feedforward networks", arXiv 1303.0818.
+    """
+
+    name = "quasi-diagonal"
+    look = Look("#BCBD22", "h", "quasi-diagonal")
+    named_only = "it is the entry-wise diagonal where layers have no bias"
+    by_layers = True
+    needs_layers = True
+    has_limit = False
+    requirements = ("isotropic-at-some-width",)
+    kind: Kind = field(default=TrueFisher())
+
+    def factor(self, lin, damping):
+        """Of every layer `UnitBlocks`, or the inverse diagonal where there is no bias."""
+        root, made = self.kind.root(lin.outputs), []
+        for layer in lin.layers:
+            curved = curvature_sensitivities(layer.sensitivities, root)
+            curved = replace(layer, sensitivities=curved)
+            if _has_bias(layer):
+                made.append(_quasi_diagonal(curved, damping))
+            else:
+                diagonal = layer.layout.to_matrix(diagonal_fisher(curved))
+                made.append(inverse_of_diagonal(diagonal, damping))
+        return tuple(made)
+
+    def precondition(self, lin, cotangent, factors):
+        """Unit by unit."""
+        found = []
+        for layer, made in zip(lin.layers, self.factored(lin, factors), strict=True):
+            gradient = layer.layout.to_matrix(layer.vjp(cotangent / lin.num_samples))
+            biased = isinstance(made, UnitBlocks)
+            found.append(
+                layer.layout.from_matrix(made.solve(gradient) if biased else made * gradient)
+            )
+        return lin.like_params(found)
+
+    def workspace(self, sizes, num_samples, itemsize):
+        """Squares of inputs and sensitivities, and three matrices like the largest layer's parameters."""
+        squares = sum(num_samples * s.positions * (s.num_inputs + s.num_units) for s in sizes)
+        return squares + 3 * max(s.num_inputs * s.num_units for s in sizes)
+
+
+def _has_bias(layer: LayerLinearization) -> bool:
+    return getattr(layer.layout, "has_bias", False)
+
+
+def _quasi_diagonal(layer: LayerLinearization, damping: Damping) -> UnitBlocks:
+    """Of a layer's curvature sensitivities; its last input is the bias's."""
+    n, _, t, _ = layer.sensitivities.shape
+    corner, slope, rest, size = (_at_one_position if t == 1 else _over_positions)(layer)
+    # The variance of weighted numbers keeps this much of their squares.
+    flat = rest <= 100 * jnp.finfo(rest.dtype).eps * size
+    return UnitBlocks(corner / n, slope, jnp.maximum(rest, 0) / n, flat, damping)
+
+
+def _ratio(over, under):
+    """0 where the denominator is."""
+    none = under == 0
+    return jnp.where(none, 0, over / jnp.where(none, 1, under))
+
+
+@full_precision
+def _at_one_position(layer: LayerLinearization):
+    """Sums over samples, by products of matrices: means and variances of the inputs, weighted by delta^2."""
+    weights = jnp.sum(layer.sensitivities[:, :, 0] ** 2, axis=1)  # (N, M)
+    a, constant = layer.inputs[:, 0, :-1], layer.inputs[0, 0, -1]
+    total = jnp.sum(weights, axis=0)
+    # About the plain mean, where little cancels.
+    centre = jnp.mean(a, axis=0)
+    moved = a - centre
+    first, second = moved.T @ weights, (moved**2).T @ weights
+    mean = _ratio(first, total[None])
+    return (
+        constant**2 * total,
+        jnp.where(total[None] == 0, 0, (centre[:, None] + mean) / constant),
+        second - mean * first,
+        second,
+    )
+
+
+@full_precision
+def _over_positions(layer: LayerLinearization):
+    """The same from rows of the Jacobian, sample by sample, twice: variances are sums of squares."""
+    factors = layer.inputs, layer.sensitivities
+    shape = layer.inputs.shape[-1], layer.sensitivities.shape[-1]
+
+    def rows(sample):
+        return jnp.einsum("tp,ctm->cpm", *sample)
+
+    def summed(function, like):
+        def add(total, sample):
+            found = function(rows(sample))
+            return jax.tree.map(lambda a, b: a + jnp.sum(b, axis=0), total, found), None
+
+        return jax.lax.scan(add, like, factors)[0]
+
+    zeros = jnp.zeros(shape, layer.sensitivities.dtype)
+    products, squares = summed(lambda j: (j * j[:, -1:], j**2), (zeros, zeros))
+    corner = products[-1]
+    slope = _ratio(products[:-1], corner[None])
+    rest = summed(lambda j: (j[:, :-1] - slope * j[:, -1:]) ** 2, zeros[:-1])
+    return corner, slope, rest, squares[:-1]
