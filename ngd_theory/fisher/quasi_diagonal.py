@@ -1,4 +1,4 @@
-"""Quasi-diagonal Fisher (Ollivier 2015): of each unit the diagonal, and its bias against each weight (theory, 12)."""
+"""Quasi-diagonal Fisher (Ollivier 2015): of each unit the diagonal, and its bias against each weight."""
 
 from dataclasses import dataclass, field, replace
 
