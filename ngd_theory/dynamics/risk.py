@@ -370,7 +370,7 @@ def _moments(outputs, targets):
     """``E f_0 - y*``, (NC, 1), and a root of the covariance of f_0, (NC, R), with no column for one initialisation."""
     each = outputs.reshape(-1, targets.size)
     mean = jnp.mean(each, axis=0)
-    root = (each - mean).T / len(each) ** 0.5
+    root = (each - mean[None]).T / len(each) ** 0.5
     return (mean - targets.ravel())[:, None], root[:, : 0 if outputs.ndim == 2 else None]
 
 

@@ -22,7 +22,7 @@ class UnitBlocks:
 
     Attributes
     ----------
-    corner : (M,)
+    corner : (1, M)
         ``F_00`` of each unit's bias.
     slope : (P - 1, M)
         ``F_0i/F_00``; 0 where the bias has no Fisher information.
@@ -45,17 +45,18 @@ class UnitBlocks:
         return self.damping.select(_damped, self._limit, *given)
 
     def _limit(self, rho, corner, slope, rest, gradient):
-        weights, bias = gradient[:-1], gradient[-1]
-        flat = self.flat
+        weights, bias = gradient[:-1], gradient[-1:]
         # What the bias does not explain, of weights that have something of their own.
-        own = jnp.where(flat, 0, weights - slope * bias) / jnp.where(flat, 1, rest)
+        own = (weights - slope * bias) / _in_range(rest, jnp.where(self.flat, 1, rest))
+        own = jnp.where(self.flat, 0, own)
         # Weights that have not move with the bias, as one direction.
-        moving = jnp.where(flat, slope, 0)
+        moving = jnp.where(self.flat, slope, 0)
+        # A bias without information has no share, and no slopes.
         dead = corner == 0
-        scale = jnp.where(dead, 1, corner) * (1 + jnp.sum(moving**2, axis=0))
-        # A bias without information: its own share is 0, and so are all slopes.
-        along = jnp.where(dead, 0, (bias - corner * jnp.sum(slope * own, axis=0)) / scale)
-        found = jnp.concatenate([own + moving * along, along[None]])
+        length = jnp.where(dead, 1, corner) * (1 + jnp.sum(moving**2, axis=0, keepdims=True))
+        rest_of_bias = bias - corner * jnp.sum(slope * own, axis=0, keepdims=True)
+        along = jnp.where(dead, 0, rest_of_bias / _in_range(length))
+        found = jnp.concatenate([own + moving * along, along])
         if rho is None:
             return found
         # Zero, with the derivative by the damping.
@@ -65,17 +66,21 @@ class UnitBlocks:
 def _damped(rho, corner, slope, rest, gradient):
     """By elimination of the bias, which leaves a diagonal and a positive matrix of rank one: nothing cancels."""
     rho = rho.astype(gradient.dtype)
-    weights, bias = gradient[:-1], gradient[-1]
-    whole, diagonal = corner + rho, rest + rho
+    weights, bias = gradient[:-1], gradient[-1:]
+    whole, diagonal = _in_range(corner + rho), _in_range(rest + rho)
     share = corner / whole
-    reduced = (weights - slope * (share * bias)) / diagonal
-    along = slope / diagonal
+    reduced, along = (weights - slope * (share * bias)) / diagonal, slope / diagonal
     of_rank_one = rho * share
-    shrunk = (
-        of_rank_one * jnp.sum(slope * reduced, 0) / (1 + of_rank_one * jnp.sum(slope * along, 0))
-    )
+    grown = _in_range(1 + of_rank_one * jnp.sum(slope * along, axis=0, keepdims=True))
+    shrunk = of_rank_one * jnp.sum(slope * reduced, axis=0, keepdims=True) / grown
     moved = reduced - along * shrunk
-    return jnp.concatenate([moved, ((bias - corner * jnp.sum(slope * moved, 0)) / whole)[None]])
+    left = bias - corner * jnp.sum(slope * moved, axis=0, keepdims=True)
+    return jnp.concatenate([moved, left / whole])
+
+
+def _in_range(size, number=None):
+    """The number (``size`` itself) where ``size`` is finite, else NaN: 1/infinity is a step that nobody misses."""
+    return jnp.where(jnp.isfinite(size), size if number is None else number, jnp.nan)
 
 
 @approximation
@@ -161,15 +166,15 @@ def _at_one_position(layer: LayerLinearization):
     """Sums over samples, by products of matrices: means and variances of the inputs, weighted by delta^2."""
     weights = jnp.sum(layer.sensitivities[:, :, 0] ** 2, axis=1)  # (N, M)
     a, constant = layer.inputs[:, 0, :-1], layer.inputs[0, 0, -1]
-    total = jnp.sum(weights, axis=0)
+    total = jnp.sum(weights, axis=0, keepdims=True)
     # About the plain mean, where little cancels.
-    centre = jnp.mean(a, axis=0)
+    centre = jnp.mean(a, axis=0, keepdims=True)
     moved = a - centre
     first, second = moved.T @ weights, (moved**2).T @ weights
-    mean = _ratio(first, total[None])
+    mean = _ratio(first, total)
     return (
         constant**2 * total,
-        jnp.where(total[None] == 0, 0, (centre[:, None] + mean) / constant),
+        jnp.where(total == 0, 0, (centre.T + mean) / constant),
         second - mean * first,
         second,
     )
@@ -193,7 +198,7 @@ def _over_positions(layer: LayerLinearization):
 
     zeros = jnp.zeros(shape, layer.sensitivities.dtype)
     products, squares = summed(lambda j: (j * j[:, -1:], j**2), (zeros, zeros))
-    corner = products[-1]
-    slope = _ratio(products[:-1], corner[None])
-    rest = summed(lambda j: (j[:, :-1] - slope * j[:, -1:]) ** 2, zeros[:-1])
+    corner = products[-1:]
+    slope = _ratio(products[:-1], corner)
+    rest = summed(lambda j: (j[:, :-1] - slope[None] * j[:, -1:]) ** 2, zeros[:-1])
     return corner, slope, rest, squares[:-1]
