@@ -529,6 +529,8 @@ class Study(AnyStudy):
         for name in _MSE_MEASUREMENTS & set(self.measure):
             if any(cell.settings.loss != "mse" for cell in cells):
                 raise InputError(f"measure {name!r} is defined for the MSE loss only")
+        if "limit" in self.measure and any(c.settings.parameterization != "ntk" for c in cells):
+            raise InputError("measure 'limit': parameterization = mup has no kernel limit")
         if "rivals" in self.measure:
             if len(self.approximations) < 2:
                 raise InputError("measure 'rivals' takes at least two approximations")
