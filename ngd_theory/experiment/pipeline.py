@@ -424,14 +424,9 @@ def _sides(network, params, x):
     if network.is_chain:
         smooth = [block.smooth for block in network.blocks]
     _, given = network.forward(params, x, None)
-    found = []
-    for call, h in zip(network.calls, given, strict=True):
-        layer = partial(network.affine[call.layer], params[call.layer])
-        for _ in call.steps:
-            layer = jax.vmap(layer)
-        if not smooth[call.layer]:
-            found.append(layer(h) > 0)
-    return found
+    made = network.preactivations(params, given)
+    pairs = zip(network.calls, made, strict=True)
+    return [u > 0 for call, u in pairs if not smooth[call.layer]]
 
 
 def _active_shares(lin: networks.Linearization) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import jax
@@ -218,6 +218,16 @@ class Network:
         layers = Layers(self.names, self.affine, params, shifts)
         outputs = self.function(layers, x)
         return outputs, layers.given
+
+    def preactivations(self, params, given: Sequence[Array]) -> list[Array]:
+        """What the layer made at every call, (*steps, N, *shape), of what `forward` says that it was given."""
+        found = []
+        for call, h in zip(self.calls, given, strict=True):
+            layer = partial(self.affine[call.layer], params[call.layer])
+            for _ in call.steps:
+                layer = jax.vmap(layer)
+            found.append(layer(h))
+        return found
 
     def zero_shifts(self, num_samples: int, dtype) -> list[Array]:
         """Shifts of the pre-activations, one a call: zeros (*steps, N, *shape)."""

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ngd_theory.data import DataError
 from ngd_theory.errors import InputError, choose
+from ngd_theory.estimates import Estimate, power_law, seed_mean
 from ngd_theory.experiment.building import (
     DataSize,
     broken_premises,
@@ -35,7 +36,7 @@ from ngd_theory.sweeps.cells import (
     require_few,
     settings_columns,
 )
-from ngd_theory.sweeps.statistics import Estimate, contraction_rate, power_law, seed_mean
+from ngd_theory.sweeps.statistics import contraction_rate
 from ngd_theory.sweeps.validation import error_lines, listed
 
 #: What a study may measure, and the parts of an experiment that it takes.

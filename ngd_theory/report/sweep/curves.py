@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ngd_theory.errors import InputError
+from ngd_theory.estimates import Estimate
 from ngd_theory.experiment.claim import NotApplicableError
-from ngd_theory.sweeps.statistics import Estimate
 from ngd_theory.sweeps.theory import CONFIG_COLUMNS, STATISTICS, Statistic, Study, StudyClaim
 
 #: Values of settings without an order that get panels of their own.
