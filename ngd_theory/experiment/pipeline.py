@@ -45,6 +45,7 @@ PARTS = (
     "limit",
     "drift",
     "layers",
+    "features",
 )
 #: What the claims of ``verify`` read.
 VERIFIED = ("training", "lazy", "step", "damped", "undamped", "regime", "conditions", "edge")
@@ -221,12 +222,14 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         return LazyRun(laziness, replace(found, params=None), switched)
 
     training = prediction = _start(experiment)
-    drift, lazy = None, ()
+    drift, changes, lazy = None, None, ()
     if "training" in parts:
         prediction = _predict(experiment, approximation, k, q, step_size, damping)
         training = train(step_size, settings.steps, experiment.x_test)
         if "drift" in parts:
             drift = _kernel_drift(experiment, training.params)
+        if "features" in parts:
+            changes = theory.feature_changes(net, experiment.params, training.params, experiment.x)
         # Final parameters of every run together would be most of the memory.
         training = replace(training, params=None)
     if "lazy" in parts:
@@ -290,6 +293,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         test_targets=None if experiment.at is None else experiment.dataset.test_targets,
         ntk_ends=(float(experiment.spectrum[0]), float(experiment.spectrum[-1])),
         kernel_drift=drift,
+        feature_changes=changes,
         kernel_distance=distance,
         layers=_layers(experiment, approximation, damping) if "layers" in parts else (),
         broken_premises=broken_premises(settings, net, name),

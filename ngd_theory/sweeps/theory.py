@@ -51,6 +51,7 @@ MEASUREMENTS: Mapping[str, tuple[str, ...]] = {
     "eigenvalues": (),
     "limit": ("training", "limit"),
     "layers": ("layers",),
+    "features": ("training", "features"),
 }
 Measurement = Literal[
     "isotropy",
@@ -63,6 +64,7 @@ Measurement = Literal[
     "eigenvalues",
     "limit",
     "layers",
+    "features",
 ]
 assert get_args(Measurement) == tuple(MEASUREMENTS)
 #: Measurements whose prediction is that of a fixed map.
@@ -237,6 +239,31 @@ def _rate_errors(claim: "StudyClaim", cells: Any) -> Estimate:
     return seed_mean(errors.groupby(cells["seed"]).agg(lambda v: np.max(v.to_numpy(float))))
 
 
+def _last(claim: "StudyClaim", rows: Any) -> pd.DataFrame:
+    """The last row of every cell and, as ``value``, the claim's column there."""
+    rows = rows.sort_values(["cell", "step"], kind="stable")
+    cells = rows.drop_duplicates("cell", keep="last")
+    return cells.assign(value=cells[claim.of].astype(float)).reset_index(drop=True)
+
+
+def _best_steps(claim: "StudyClaim", cells: Any) -> Estimate:
+    """Exponent of the step size of the cell with the smallest number, of those that differ in the step scale alone.
+
+    NaN where a number is missing, and where the best is at an end of the grid: it may lie beyond.
+    """
+    others = [name for name in CONFIG_COLUMNS if name != "step_scale"]
+    best = cells.sort_values("step_scale").groupby(others, dropna=False, sort=False).apply(_best)
+    best = best.reset_index()
+    return power_law(best[claim.over], best["best"], best["seed"])
+
+
+def _best(cells: Any) -> pd.Series:
+    values = cells["value"].to_numpy(float)
+    place = int(np.argmin(values))  # of a NaN, if there is one
+    inside = 0 < place < len(values) - 1 and not np.isnan(values[place])
+    return pd.Series({"best": cells["step_size"].iloc[place] if inside else np.nan})
+
+
 _RATE: dict[str, Any] = {
     "heading": "contraction of the residual a step",
     "meaning": "the factor by which the residual shrinks a step",
@@ -293,7 +320,21 @@ STATISTICS: Mapping[str, Statistic] = {
         lines=("theory", "tolerance"),
         **_RATE,
     ),
+    "best-step": Statistic(
+        _last,
+        _best_steps,
+        "{}",
+        "the {} after the last step",
+        "the mean over seeds of the exponent of the step size with the smallest",
+        "no line",
+        lines=(),
+        first_axis="step_scale",
+    ),
 }
+
+
+#: Statistics that are exponents in `StudyClaim.over`.
+_EXPONENTS = ("exponent", "best-step")
 
 
 class StudyClaim(AnyClaim):
@@ -301,12 +342,13 @@ class StudyClaim(AnyClaim):
 
     Attributes
     ----------
-    statistic : {"exponent", "max", "min", "mean", "rate", "rate-error"}
+    statistic : {"exponent", "max", "min", "mean", "rate", "rate-error", "best-step"}
         See `STATISTICS`.
     of : str
         Column of the table, such as ``gap`` or ``dispersion``; not for the rates.
     over : str
-        Settings name whose power the exponent is of.
+        Settings name whose power the exponent is of; "best-step" is the exponent of the step size with the smallest
+        ``of`` after the last step, among the step scales of the grid.
     approximations : tuple of str
         One verdict each; all of the study when left out.
     where : dict
@@ -316,7 +358,7 @@ class StudyClaim(AnyClaim):
         Judge the rows marked NOT APPLICABLE instead of the others.
     """
 
-    statistic: Literal["exponent", "max", "min", "mean", "rate", "rate-error"]
+    statistic: Literal["exponent", "max", "min", "mean", "rate", "rate-error", "best-step"]
     of: str | None = None
     over: str = "width"
     approximations: tuple[str, ...] = ()
@@ -343,7 +385,7 @@ class StudyClaim(AnyClaim):
     def what(self) -> str:
         """The statistic in words."""
         of = self.statistic if self.of is None else f"{self.statistic} of {self.of}"
-        return f"{of} over {self.over}" if self.statistic == "exponent" else of
+        return f"{of} over {self.over}" if self.statistic in _EXPONENTS else of
 
     @property
     def _one_layer(self) -> bool:
@@ -436,11 +478,14 @@ class StudyClaim(AnyClaim):
             raise InputError(
                 f"where.full_rank is {self.where['full_rank']!r}; it must be true or false"
             )
-        values = {getattr(cell.settings, self.over) for cell in cells}
-        if self.statistic == "exponent" and len(values) < 3:
-            raise InputError(
-                f"claim {self.statement!r}: an exponent over {self.over!r} takes at least 3 values of it in the grid"
-            )
+        least = {self.over: "an exponent"} if self.statistic in _EXPONENTS else {}
+        if self.statistic == "best-step":
+            least["step_scale"] = "a best step"
+        for name, what in least.items():
+            if len({getattr(cell.settings, name) for cell in cells}) < 3:
+                raise InputError(
+                    f"claim {self.statement!r}: {what} over {name!r} takes at least 3 values of it in the grid"
+                )
         super().check(study, cells)
 
 

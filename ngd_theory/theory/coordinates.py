@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,7 @@ class CoordinateCheck:
         eta.
     """
 
+    made_by: ClassVar[str] = "ngd.theory.coordinate_check(...)"
     approximations: tuple[str, ...]
     widths: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -228,7 +229,7 @@ def _run(
                 f"{approximation.name}: the parameters are not finite after step {step} at width {width}, seed {seed}: "
                 "lower step_scale, or raise the damping"
             )
-        found.append(jax.tree.map(np.asarray, feature_changes(network, start, params, x)))
+        found.append(feature_changes(network, start, params, x))
     return found, float(eta)
 
 

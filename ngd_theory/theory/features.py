@@ -74,7 +74,7 @@ def _changes(network: Network, before, after, x) -> FeatureChanges:
     old, new = (_layers(network, params, x) for params in (before, after))
     differences = jax.tree.map(jnp.subtract, new, old)
     (made, given), (initial_made, initial_given) = (
-        [jnp.stack([_rms(layer) for layer in kind] or [jnp.zeros(0)]) for kind in found]
+        [jnp.array([_rms(layer) for layer in kind]) for kind in found]
         for found in (differences, old)
     )
     return FeatureChanges(made, given, initial_made, initial_given)

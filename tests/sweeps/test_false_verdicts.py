@@ -24,7 +24,14 @@ CLAIMS = [
     ),
     {"statement": "s", "statistic": "rate", "rule": "<= 0.6"},
     {"statement": "s", "statistic": "rate-error", "rule": "<= 0.6"},
+    {"statement": "s", "statistic": "best-step", "of": "gap", "rule": "in [-0.1, 0.1]"},
 ]
+#: The best is inside.
+STEP_SCALES = [0.4, 0.5, 0.6]
+
+
+def _made_up_gap(s):
+    return (1 + s.seed / 10) * s.width**-0.5 * (1 + (s.step_scale - 0.5) ** 2)
 
 
 def sound(cell):
@@ -33,7 +40,8 @@ def sound(cell):
     return [
         {
             **{"approximation": name, "applicable": True, "reason": "", "step": t, "layer": 0},
-            **{"gap": (1 + s.seed / 10) * s.width**-0.5, "residual": 0.5**t},
+            **{"gap": _made_up_gap(s), "residual": 0.5**t},
+            **{"step_size": s.step_scale},
         }
         for name in s.chosen_approximations
         for t in range(3)
@@ -45,7 +53,7 @@ def outcomes(make_study, tmp_path):
     """Outcomes of all statistics on made-up rows."""
 
     def run(measure):
-        study = make_study(claims=CLAIMS, step_scales=0.5)
+        study = make_study(claims=CLAIMS, step_scales=STEP_SCALES)
         return [v.outcome for v in sweeps.run(study, tmp_path, measure=measure).verdicts]
 
     return run
@@ -69,10 +77,10 @@ def test_with_failed_cells_no_claim_passes(make_study, tmp_path, failing):
             raise ArithmeticError("layer 2 is singular")
         return sound(cell)
 
-    study = make_study(claims=CLAIMS)
+    study = make_study(claims=CLAIMS, step_scales=STEP_SCALES)
     for verdict in sweeps.run(study, tmp_path, measure=measure).verdicts:
         assert verdict.outcome is Outcome.INCONCLUSIVE
-        assert f"{failing} of the 9 cells are missing" in verdict.why
+        assert f"{failing} of the 27 cells are missing" in verdict.why
         assert f"{failing} failed (ArithmeticError: layer 2 is singular)" in verdict.why
 
 
@@ -104,7 +112,7 @@ def test_what_is_not_a_number_is_no_agreement(outcomes, number, share):
     found = outcomes(measure)
     assert Outcome.PASS not in found[:4]
     # A residual that ends has the rate of what there is of it: one entry has none.
-    assert found[4:] == [Outcome.INCONCLUSIVE] * 2
+    assert found[4:] == [Outcome.INCONCLUSIVE] * 3
 
 
 def test_a_negative_control_that_does_not_apply_shows_nothing(make_study, tmp_path):
