@@ -88,5 +88,7 @@ def _guides(axes: Axes, widths) -> None:
     for power, dashes in ((0.0, "--"), (-0.5, ":")):
         guide = high * ratio[order] ** power
         axes.plot(np.sort(widths), guide, dashes, color="0.6", lw=1, gid=f"slope{power:g}")
-    axes.set_xscale("log", base=2)
+    axes.set_xscale("log")
+    axes.set_xticks(widths, [str(m) for m in widths])
+    axes.set_xticks([], minor=True)
     axes.set_yscale("log")

@@ -239,29 +239,26 @@ def _rate_errors(claim: "StudyClaim", cells: Any) -> Estimate:
     return seed_mean(errors.groupby(cells["seed"]).agg(lambda v: np.max(v.to_numpy(float))))
 
 
-def _last(claim: "StudyClaim", rows: Any) -> pd.DataFrame:
-    """The last row of every cell and, as ``value``, the claim's column there."""
-    rows = rows.sort_values(["cell", "step"], kind="stable")
-    cells = rows.drop_duplicates("cell", keep="last")
-    return cells.assign(value=cells[claim.of].astype(float)).reset_index(drop=True)
-
-
-def _best_steps(claim: "StudyClaim", cells: Any) -> Estimate:
-    """Exponent of the step size of the cell with the smallest number, of those that differ in the step scale alone.
+def _best_steps(claim: "StudyClaim", rows: Any) -> pd.DataFrame:
+    """Of cells that differ in the step scale alone, the one with the smallest last number; ``value``: its step size.
 
     NaN where a number is missing, and where the best is at an end of the grid: it may lie beyond.
     """
     others = [name for name in CONFIG_COLUMNS if name != "step_scale"]
-    best = cells.sort_values("step_scale").groupby(others, dropna=False, sort=False).apply(_best)
-    best = best.reset_index()
-    return power_law(best[claim.over], best["best"], best["seed"])
+    last = rows.sort_values("step", kind="stable").drop_duplicates("cell", keep="last")
+    groups = last.sort_values("step_scale").groupby(others, dropna=False, sort=False)
+    best = {}
+    for _, cells in groups:
+        values = cells[claim.of].to_numpy(float)
+        place = int(np.argmin(values))  # of a NaN, if there is one
+        inside = 0 < place < len(values) - 1 and not np.isnan(values[place])
+        best[cells.index[place]] = cells["step_size"].iloc[place] if inside else np.nan
+    return last.loc[list(best)].assign(value=list(best.values())).reset_index(drop=True)
 
 
-def _best(cells: Any) -> pd.Series:
-    values = cells["value"].to_numpy(float)
-    place = int(np.argmin(values))  # of a NaN, if there is one
-    inside = 0 < place < len(values) - 1 and not np.isnan(values[place])
-    return pd.Series({"best": cells["step_size"].iloc[place] if inside else np.nan})
+def _power(claim: "StudyClaim", cells: Any) -> Estimate:
+    """Exponent of the numbers in what the claim is over."""
+    return power_law(cells[claim.over], cells["value"], cells["seed"])
 
 
 _RATE: dict[str, Any] = {
@@ -270,18 +267,24 @@ _RATE: dict[str, Any] = {
     "axis": "linear",
     "first_axis": "step_scale",
 }
+_EXPONENT: dict[str, Any] = {
+    "judged": "the mean over seeds of the exponent",
+    "dashes": "dashed: fitted power law, its exponent with the half-width of its interval beside it",
+    "axis": "log",
+    "lines": (),
+    "fitted": True,
+}
 #: By the name that a claim gives; numpy's reductions keep NaN.
 STATISTICS: Mapping[str, Statistic] = {
     "exponent": Statistic(
-        _reduced(np.max),
-        lambda claim, cells: power_law(cells[claim.over], cells["value"], cells["seed"]),
-        "{}",
-        "the largest {} over the steps",
-        "the mean over seeds of the exponent",
-        "dashed: fitted power law, its exponent with the half-width of its interval beside it",
-        "log",
-        (),
-        fitted=True,
+        _reduced(np.max), _power, "{}", "the largest {} over the steps", **_EXPONENT
+    ),
+    "best-step": Statistic(
+        _best_steps,
+        _power,
+        "step size η with the smallest {}",
+        "the step size with the smallest {} after the last step, of those of the grid",
+        **_EXPONENT,
     ),
     "max": Statistic(
         _reduced(np.max),
@@ -320,21 +323,7 @@ STATISTICS: Mapping[str, Statistic] = {
         lines=("theory", "tolerance"),
         **_RATE,
     ),
-    "best-step": Statistic(
-        _last,
-        _best_steps,
-        "{}",
-        "the {} after the last step",
-        "the mean over seeds of the exponent of the step size with the smallest",
-        "no line",
-        lines=(),
-        first_axis="step_scale",
-    ),
 }
-
-
-#: Statistics that are exponents in `StudyClaim.over`.
-_EXPONENTS = ("exponent", "best-step")
 
 
 class StudyClaim(AnyClaim):
@@ -385,7 +374,7 @@ class StudyClaim(AnyClaim):
     def what(self) -> str:
         """The statistic in words."""
         of = self.statistic if self.of is None else f"{self.statistic} of {self.of}"
-        return f"{of} over {self.over}" if self.statistic in _EXPONENTS else of
+        return f"{of} over {self.over}" if STATISTICS[self.statistic].fitted else of
 
     @property
     def _one_layer(self) -> bool:
@@ -478,7 +467,7 @@ class StudyClaim(AnyClaim):
             raise InputError(
                 f"where.full_rank is {self.where['full_rank']!r}; it must be true or false"
             )
-        least = {self.over: "an exponent"} if self.statistic in _EXPONENTS else {}
+        least = {self.over: "an exponent"} if STATISTICS[self.statistic].fitted else {}
         if self.statistic == "best-step":
             least["step_scale"] = "a best step"
         for name, what in least.items():
