@@ -10,10 +10,11 @@ from ngd_theory import losses
 from ngd_theory.arguments import checked, require_known
 from ngd_theory.dynamics import Trajectory, predict, train
 from ngd_theory.errors import InputError, shown
+from ngd_theory.estimates import power_law
 from ngd_theory.experiment.gaps import gaps
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import Network, linearize
-from ngd_theory.sweeps.statistics import Outcome, Rule, contraction_rate, judge, power_law
+from ngd_theory.sweeps.statistics import Outcome, Rule, contraction_rate, judge
 from ngd_theory.theory import Isotropy
 from ngd_theory.theory.isotropy import require_square, summarise
 

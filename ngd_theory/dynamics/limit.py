@@ -14,7 +14,7 @@ from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.fisher import Approximation
 from ngd_theory.kernels import infinite
 from ngd_theory.kernels.infinite.evaluate import MEMORY_BUDGET
-from ngd_theory.kernels.infinite.sources import has_recursion
+from ngd_theory.kernels.infinite.sources import NOT_LAZY, has_recursion
 from ngd_theory.kernels.infinite.units import unit_wise_maps
 from ngd_theory.networks import Network
 from ngd_theory.pytrees import pytree
@@ -131,6 +131,8 @@ def why_no_limit(approximation: Approximation, net: Network) -> str | None:
 
     Whether any source knows the network's kernels is not asked.
     """
+    if net.readout_scale != 1:
+        return NOT_LAZY
     if not approximation.has_limit:
         return (
             "its map depends on single weights (entry-wise, quasi-diagonal), on how the damping is shared between "

@@ -81,7 +81,8 @@ def make_network(settings: Settings, dataset: data.Dataset | DataSize) -> networ
 
 def _mlp(s: Settings, dataset) -> networks.Network:
     hidden = [s.width] * (s.depth - 1)
-    return networks.mlp(dataset.input_dim, hidden, dataset.output_dim, *_activation(s))
+    how = {"parameterization": s.parameterization}
+    return networks.mlp(dataset.input_dim, hidden, dataset.output_dim, *_activation(s), **how)
 
 
 def _cnn(s: Settings, dataset) -> networks.Network:
@@ -97,6 +98,7 @@ def _cnn(s: Settings, dataset) -> networks.Network:
         s.weight_std,
         s.bias_std,
         pool=s.pool,
+        parameterization=s.parameterization,
     )
 
 
@@ -110,6 +112,7 @@ def _resnet(s: Settings, dataset) -> networks.Network:
         *_activation(s),
         norm=s.norm,
         kernel_size=s.kernel_size,
+        parameterization=s.parameterization,
     )
 
 

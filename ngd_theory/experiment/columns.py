@@ -101,6 +101,19 @@ def _over_descent(of: str, part: str, descent: str = "descent"):
     return found
 
 
+def _change(of: str, place: int) -> Callable[[Evidence, Others], float | None]:
+    """Of the last hidden layer; NaN where a run did not come to its last step, None without a hidden layer."""
+
+    def found(e: Evidence, others: Others) -> float | None:
+        if e.network.depth == 1:
+            return None
+        if e.training.diverged or e.training.num_steps < e.prediction.num_steps:
+            return np.nan
+        return float(np.asarray(getattr(e.feature_changes, of))[place])
+
+    return found
+
+
 def _over_rivals(part: str):
     """A part with the pool's Fisher, over the least of the other approximations'."""
 
@@ -297,6 +310,20 @@ COLUMNS: dict[str, Column] = {
         "||Theta_T - Theta_0||_F / ||Theta_0||_F, last step",
         lambda e, _: e.kernel_drift,
         "kernel-drift",
+        last=True,
+    ),
+    "feature_change": Column(
+        "float64",
+        "rms(h_T - h_0) / rms(h_0) of what the last layer is given, over training samples and units, last step",
+        _change("relative_features", -1),
+        "features",
+        last=True,
+    ),
+    "preactivation_change": Column(
+        "float64",
+        "rms(u_T - u_0) / rms(u_0) of the last hidden layer's pre-activations, likewise",
+        _change("relative_preactivations", -2),
+        "features",
         last=True,
     ),
     "kernel_distance": Column(

@@ -15,7 +15,7 @@ from ngd_theory.experiment.gaps import gaps, reach, residual_ratios, sup_gap
 from ngd_theory.experiment.generalisation import Generalisation
 from ngd_theory.fisher import Approximation
 from ngd_theory.networks import LayerSize, Network
-from ngd_theory.theory import Condition, Isotropy
+from ngd_theory.theory import Condition, FeatureChanges, Isotropy
 from ngd_theory.theory.conditions import NEVER_ISOTROPIC
 from ngd_theory.theory.constants import dispersion_of_units
 
@@ -181,6 +181,8 @@ class Evidence:
     test_targets : (N', C) array or None
     ntk_ends : (float, float)
         Smallest and largest eigenvalue of Theta at initialisation.
+    feature_changes : FeatureChanges or None
+        Of every layer on the training set, from the start to the last step.
     kernel_drift, kernel_distance : float or None
         Relative distance of Theta at initialisation from the trained one, and from the infinite width's.
     layers : tuple of LayerEvidence
@@ -253,6 +255,7 @@ class Evidence:
     ntk_ends: tuple[float, float] = (np.nan, np.nan)
     kernel_drift: float | None = None
     kernel_distance: float | None = None
+    feature_changes: FeatureChanges | None = None
     layers: tuple[LayerEvidence, ...] = ()
     broken_premises: dict[str, str] = field(default_factory=dict)
     lazy: tuple[LazyRun, ...] = ()

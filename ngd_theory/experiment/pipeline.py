@@ -50,6 +50,7 @@ PARTS = (
     "layers",
     "batches",
     "generalisation",
+    "features",
 )
 #: What the claims of ``verify`` read.
 VERIFIED = ("training", "lazy", "step", "damped", "undamped", "regime", "conditions", "edge")
@@ -164,7 +165,7 @@ class Experiment:
     def population(self) -> Population:
         """The pool of training and unlabelled inputs."""
         how = self.network, self.params, self.x, self.x_test
-        return Population.of(*how, self.settings.damping)
+        return Population.of(*how, self.settings.damping * self.network.readout_scale**2)
 
     @property
     def constant_from(self) -> str:
@@ -202,7 +203,8 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     start = time.perf_counter()
     settings, lin, net, parts = experiment.settings, experiment.lin, experiment.network, set(parts)
     approximation = make_approximation(name, settings.loss, settings.sharing)
-    damping = approximation.matched_damping(settings.damping)
+    # As large beside the kernel as under the NTK parameterisation, so that K is the same.
+    damping = approximation.matched_damping(settings.damping) * net.readout_scale**2
     at = experiment.at if parts & {"training", "step", "generalisation"} else None
     k, q = train_and_test_maps(approximation, lin, damping, at)
     isotropy, judged = judged_map(k, lin.outputs, settings.loss)
@@ -235,12 +237,14 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         return LazyRun(laziness, replace(found, params=None), switched)
 
     training = prediction = _start(experiment)
-    drift, lazy = None, ()
+    drift, changes, lazy = None, None, ()
     if "training" in parts:
         prediction = _predict(experiment, approximation, k, q, step_size, damping, options)
         training = train(step_size, settings.steps, experiment.x_test)
         if "drift" in parts:
             drift = _kernel_drift(experiment, training.params)
+        if "features" in parts:
+            changes = theory.feature_changes(net, experiment.params, training.params, experiment.x)
         # Final parameters of every run together would be most of the memory.
         training = replace(training, params=None)
     if "lazy" in parts:
@@ -308,6 +312,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         test_targets=None if experiment.at is None else experiment.dataset.test_targets,
         ntk_ends=(float(experiment.spectrum[0]), float(experiment.spectrum[-1])),
         kernel_drift=drift,
+        feature_changes=changes,
         kernel_distance=distance,
         layers=_layers(experiment, approximation, damping) if "layers" in parts else (),
         broken_premises=broken_premises(settings, net, name),
@@ -474,14 +479,9 @@ def _sides(network, params, x):
     if network.is_chain:
         smooth = [block.smooth for block in network.blocks]
     _, given = network.forward(params, x, None)
-    found = []
-    for call, h in zip(network.calls, given, strict=True):
-        layer = partial(network.affine[call.layer], params[call.layer])
-        for _ in call.steps:
-            layer = jax.vmap(layer)
-        if not smooth[call.layer]:
-            found.append(layer(h) > 0)
-    return found
+    made = network.preactivations(params, given)
+    pairs = zip(network.calls, made, strict=True)
+    return [u > 0 for call, u in pairs if not smooth[call.layer]]
 
 
 def _active_shares(lin: networks.Linearization) -> np.ndarray | None:

@@ -37,6 +37,8 @@ def _option(default: Any, help: str, shown: bool = True) -> Any:
 
 #: Architectures that take images, and those whose kernels of infinite width are known.
 IMAGES, LIMITS = ("cnn", "conv-resnet"), ("mlp", "cnn", "resnet", "conv-resnet")
+#: Architectures whose readout a parameterisation may scale.
+PARAMETERIZED = ("mlp", "cnn", "resnet", "conv-resnet")
 #: The least and the largest depth of each, and what depth is there.
 DEPTHS = {
     "mlp": (1, np.inf, "an mlp has a layer"),
@@ -55,7 +57,7 @@ DEPTHS = {
     "recurrent": (3, 3, "a recurrent network has three layers"),
 }
 #: Settings that came later: at their defaults they are no part of what a cell is known by.
-LATER_NETWORK = ("tokens", "heads", "causal", "token_readout", "norm")
+LATER_NETWORK = ("tokens", "heads", "causal", "token_readout", "norm", "parameterization")
 LATER_TRAINING = ("batch_size", "batch_order", "momentum", "momentum_kind")
 LATER = (*LATER_NETWORK, *LATER_TRAINING)
 
@@ -118,6 +120,9 @@ class Settings(BaseModel):
     )
     norm: Literal["layer", "rms", "none"] = _option(
         "layer", "layer, rms or none: normalisation of a resnet or transformer.", shown=False
+    )
+    parameterization: Literal["ntk", "mup"] = _option(
+        "ntk", "ntk, or mup: the readout is divided by sqrt(M), and rho by M.", shown=False
     )
     sharing: Literal["expand", "reduce"] = _option(
         "expand",
@@ -200,6 +205,8 @@ class Settings(BaseModel):
                 "--kernel infinite predicts full-batch steps without momentum only; use --kernel empirical"
             )
         self._check_depth()
+        if self.parameterization != "ntk":
+            self._check_parameterization()
         if self.architecture in IMAGES:
             self._check_images()
         if self.sharing == "reduce" and (
@@ -216,6 +223,23 @@ class Settings(BaseModel):
         if not least <= self.depth <= most:
             at_least = "" if least == most else " at least"
             raise InputError(f"depth is {self.depth}: {why}; give depth {least}{at_least}")
+
+    def _check_parameterization(self) -> None:
+        name = self.parameterization
+        if self.architecture not in PARAMETERIZED:
+            raise InputError(
+                f"parameterization = {name} is of {', '.join(PARAMETERIZED)}; a {self.architecture} does not take it"
+            )
+        if self.depth == 1:
+            raise InputError(
+                f"parameterization = {name} divides the readout by the root of the units before it, and depth 1 has "
+                "none: give depth 2 at least"
+            )
+        if self.kernel == "infinite":
+            raise InputError(
+                f"parameterization = {name} has no kernel limit, as its features move at every width; use --kernel "
+                "empirical"
+            )
 
     def _check_images(self) -> None:
         if self.dataset == "gaussian" and self.image_size is None:

@@ -470,8 +470,14 @@ def finite_width_gap(evidence: Evidence, others: Mapping[str, Evidence]) -> Verd
     More than `Evidence.finite_width_tolerance` is a failure. A gap below it shows something only where it is small
     against what the outputs travel: a tenth is allowed, and between the two this width cannot tell. The prediction uses
     the measured K, so damping and dispersion are inside it. Of a unit-wise gap above the bound nothing is said: such
-    steps change K by more than the Jacobian changes ([KO]: as rho^-6).
+    steps change K by more than the Jacobian changes ([KO]: as rho^-6). Of a network whose readout is scaled down
+    (``parameterization = "mup"``) the statement is not made: its features move at every width.
     """
+    if evidence.network.readout_scale != 1:
+        raise NotApplicableError(
+            'stated of parameterization = "ntk": here the features move at every width, so that training does not come '
+            "to follow the prediction as M grows (that it does as epsilon -> 0 is judged)"
+        )
     need_training_regime(evidence)
     measured = evidence.lazy_gap(evidence.plain)
     travel = evidence.travel()

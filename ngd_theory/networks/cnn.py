@@ -23,6 +23,7 @@ from ngd_theory.networks.convolution import (
 )
 from ngd_theory.networks.layers import Dense
 from ngd_theory.networks.network import Network
+from ngd_theory.networks.parameterization import parameterize
 
 #: Readout -> the map from the last image to the inputs of the dense output layer.
 READOUTS = MappingProxyType({"flatten": Flatten(), "pool": GlobalAveragePool()})
@@ -42,6 +43,7 @@ def cnn(
     bias_std: float = 0.0,
     *,
     pool: int | Sequence[int] = 1,
+    parameterization: str = "ntk",
 ) -> Network:
     """Build a convolutional network, ``L = len(channels) + 1`` affine layers, the last one dense.
 
@@ -67,6 +69,13 @@ def cnn(
         sigma_w > 0 and sigma_b >= 0. ``bias_std == 0`` leaves the biases out.
     pool : int or one int a convolution
         Window of the average pooling after it; 1 for none. What does not fill a window is dropped.
+    parameterization : {"ntk", "mup"}
+        "mup" divides the output layer, weight and bias, by sqrt(M), M the channels before it: outputs are those of
+        "ntk" over sqrt(M), kernels over M (scale a damping likewise), and training moves the features at every width.
+        In the abc-parameterisation (Yang & Hu 2021) the layers have a = 0, 1/2, ..., 1/2 and, for the last, 1 ("ntk":
+        1/2), all b = 0; learning rates have c = -1 for gradient descent ("ntk": 0) and c = 0 for natural gradients. See
+        docs/theory.md section 11.
+        Positions do not count: M is what grows.
 
     Raises
     ------
@@ -115,7 +124,8 @@ def cnn(
         blocks.append(Block(layer, after, phi.active_fraction, phi.name == "identity"))
     _, fan_in = jax.eval_shape(final, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape
     blocks.append(Block(Dense(fan_in, outputs, *scales)))
-    return chain(tuple(int(s) for s in input_shape), tuple(blocks), phi.name)
+    made = chain(tuple(int(s) for s in input_shape), tuple(blocks), phi.name)
+    return parameterize(made, parameterization)
 
 
 def _of_each(name: str, value: int | Sequence[int], count: int) -> list[int]:

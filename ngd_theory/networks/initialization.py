@@ -1,5 +1,7 @@
 """Parameterisations and initial parameters other than the NTK's."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -18,7 +20,8 @@ def standard_parameterization(network: Network) -> Network:
     In the terms of `Affine`: ``weight_std = sqrt(fan_in)``, ``bias_std = 1``; a layer without bias gets none.
     Draw its parameters with `scaled_init` or `sparse_init`: entries N(0, 1) saturate every unit.
     """
-    return network.with_layers([layer.standard() for layer in network.affine])
+    standard = network.with_layers([layer.standard() for layer in network.affine])
+    return replace(standard, readout_scale=1.0)
 
 
 @checked

@@ -11,6 +11,7 @@ from ngd_theory.networks.chain import chain
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.layers import Dense
 from ngd_theory.networks.network import Network
+from ngd_theory.networks.parameterization import parameterize
 
 
 @checked
@@ -21,6 +22,8 @@ def mlp(
     activation: str | Activation = "relu",
     weight_std: float = 2**0.5,
     bias_std: float = 0.0,
+    *,
+    parameterization: str = "ntk",
 ) -> Network:
     """Build a multi-layer perceptron, ``L = len(hidden_widths) + 1`` affine layers.
 
@@ -35,12 +38,18 @@ def mlp(
     activation : {"relu", "tanh", "erf", "gelu", "identity"}
     weight_std, bias_std : float
         sigma_w > 0 and sigma_b >= 0 of docs/theory.md section 1. ``bias_std == 0`` leaves the biases out.
+    parameterization : {"ntk", "mup"}
+        "mup" divides the output layer, weight and bias, by sqrt(M), M the units before it: outputs are those of
+        "ntk" over sqrt(M), kernels over M (scale a damping likewise), and training moves the features at every width.
+        In the abc-parameterisation (Yang & Hu 2021) the layers have a = 0, 1/2, ..., 1/2 and, for the last, 1 ("ntk":
+        1/2), all b = 0; learning rates have c = -1 for gradient descent ("ntk": 0) and c = 0 for natural gradients. See
+        docs/theory.md section 11.
 
     Raises
     ------
     InputError
-        For a size below 1, a non-positive ``weight_std``, a negative ``bias_std`` or an unknown
-        activation.
+        For a size below 1, a non-positive ``weight_std``, a negative ``bias_std``, an unknown
+        activation or parameterisation, and "mup" without a hidden layer.
 
     Examples
     --------
@@ -59,4 +68,5 @@ def mlp(
     layers = [Dense(p, m, *scales) for p, m in pairwise(sizes)]
     linear = phi.name == "identity"
     hidden = tuple(Block(layer, (phi,), phi.active_fraction, linear) for layer in layers[:-1])
-    return chain((sizes[0],), (*hidden, Block(layers[-1])), phi.name)
+    made = chain((sizes[0],), (*hidden, Block(layers[-1])), phi.name)
+    return parameterize(made, parameterization)

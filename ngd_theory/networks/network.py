@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import jax
@@ -21,7 +21,7 @@ from ngd_theory.networks.sizes import LayerSize, plain_size
 
 @dataclass(frozen=True)
 class Network:
-    """A network in the NTK parameterisation. Static and hashable; parameters apart.
+    """A network, in the NTK parameterisation unless it says so. Static and hashable; parameters apart.
 
     Made by `network`, or by a constructor such as `mlp`.
 
@@ -39,6 +39,9 @@ class Network:
         Whether no map of the network is known to have a kink.
     vocabulary : int or None
         Where inputs are whole numbers (tokens): how many there are.
+    readout_scale : float
+        What the last layer's scales have in them beyond the NTK parameterisation: 1/sqrt(M) under
+        ``parameterization="mup"``. Kernels have the square of it.
     """
 
     made_by: ClassVar[str] = "ngd.networks.mlp(3, [64], 1), say"
@@ -48,6 +51,7 @@ class Network:
     activation: str = "identity"
     smooth: bool = False
     vocabulary: int | None = None
+    readout_scale: float = 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -214,6 +218,16 @@ class Network:
         layers = Layers(self.names, self.affine, params, shifts)
         outputs = self.function(layers, x)
         return outputs, layers.given
+
+    def preactivations(self, params, given: Sequence[Array]) -> list[Array]:
+        """What the layer made at every call, (*steps, N, *shape), of what `forward` says that it was given."""
+        found = []
+        for call, h in zip(self.calls, given, strict=True):
+            layer = partial(self.affine[call.layer], params[call.layer])
+            for _ in call.steps:
+                layer = jax.vmap(layer)
+            found.append(layer(h))
+        return found
 
     def zero_shifts(self, num_samples: int, dtype) -> list[Array]:
         """Shifts of the pre-activations, one a call: zeros (*steps, N, *shape)."""

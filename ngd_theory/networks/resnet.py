@@ -12,6 +12,7 @@ from ngd_theory.networks.convolution import Convolution, GlobalAveragePool
 from ngd_theory.networks.layers import Dense, Layer
 from ngd_theory.networks.network import Network
 from ngd_theory.networks.normalization import NORMS
+from ngd_theory.networks.parameterization import parameterize
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def resnet(
     norm: str = "layer",
     residual_scale: float | None = None,
     kernel_size: int = 3,
+    parameterization: str = "ntk",
 ) -> Network:
     """Build a residual network, ``L = blocks + 2`` affine layers called "in", "block_1" ... and "out".
 
@@ -72,6 +74,12 @@ def resnet(
         s; ``1/sqrt(B)`` when None, with which the kernels stay finite as B grows.
     kernel_size : int
         Of the convolutions.
+    parameterization : {"ntk", "mup"}
+        "mup" divides the output layer, weight and bias, by sqrt(M), M the width: outputs are those of
+        "ntk" over sqrt(M), kernels over M (scale a damping likewise), and training moves the features at every width.
+        In the abc-parameterisation (Yang & Hu 2021) the layers have a = 0, 1/2, ..., 1/2 and, for the last, 1 ("ntk":
+        1/2), all b = 0; learning rates have c = -1 for gradient descent ("ntk": 0) and c = 0 for natural gradients. See
+        docs/theory.md section 11.
 
     Raises
     ------
@@ -104,7 +112,8 @@ def resnet(
     layers |= {f"block_{number}": layer(width) for number in range(1, blocks + 1)}
     layers["out"] = Dense(width, outputs, *scales)
     function = Residual(phi, NORMS[norm], blocks, residual_scale, images)
-    return Network(shape, tuple(layers.items()), function, phi.name, phi.smooth)
+    made = Network(shape, tuple(layers.items()), function, phi.name, phi.smooth)
+    return parameterize(made, parameterization)
 
 
 def require_residual_scale(scale: float | None, count: int) -> float:

@@ -5,19 +5,13 @@ each, whatever interrupts it; `load` reads them back as one tidy table; `evaluat
 claims on that table. Nothing below this floor knows about files.
 """
 
+from ngd_theory.estimates import Estimate, power_law, seed_mean
 from ngd_theory.experiment.claim import Outcome
 from ngd_theory.sweeps.base import AnyClaim, AnyStudy, StudyVerdict, evaluate
 from ngd_theory.sweeps.cells import Cell
 from ngd_theory.sweeps.kinds import KINDS, Listing, list_studies, read
 from ngd_theory.sweeps.runner import Progress, Summary, run
-from ngd_theory.sweeps.statistics import (
-    Estimate,
-    Rule,
-    contraction_rate,
-    judge,
-    power_law,
-    seed_mean,
-)
+from ngd_theory.sweeps.statistics import Rule, contraction_rate, judge
 from ngd_theory.sweeps.store import load
 from ngd_theory.sweeps.structure import StructureStudy
 from ngd_theory.sweeps.theory import STATISTICS, Statistic, Study, StudyClaim

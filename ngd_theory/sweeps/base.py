@@ -9,10 +9,11 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ngd_theory.errors import InputError, choose
+from ngd_theory.estimates import Estimate
 from ngd_theory.experiment.claim import NotApplicableError, Outcome
 from ngd_theory.experiment.columns import Column
 from ngd_theory.sweeps.cells import Cell, point_of
-from ngd_theory.sweeps.statistics import Estimate, Rule, judge
+from ngd_theory.sweeps.statistics import Rule, judge
 from ngd_theory.sweeps.validation import InWords
 
 

@@ -1,8 +1,8 @@
 """Estimates with intervals over seeds, and the three-way rule that judges them.
 
-Every number a claim is judged by is a mean over seeds of one number a seed, with an interval of
-confidence `LEVEL` by Student's t (`seed_mean`). A claim PASSES when the whole interval meets
-its rule, FAILS when none of it does, and is INCONCLUSIVE otherwise (`judge`).
+Every number a claim is judged by is a mean over seeds of one number a seed, with an interval
+(`ngd_theory.estimates`). A claim PASSES when the whole interval meets its rule, FAILS when none of it does, and is
+INCONCLUSIVE otherwise (`judge`).
 """
 
 import math
@@ -12,42 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ngd_theory.arguments import checked
-from ngd_theory.errors import InputError, shown
+from ngd_theory.errors import InputError
+from ngd_theory.estimates import MIN_SEEDS, Estimate, half_width, numbers
 from ngd_theory.experiment.claim import Outcome
 
-#: Confidence of all intervals.
-LEVEL = 0.95
-#: Fewest seeds that give an interval.
-MIN_SEEDS = 3
 #: Most seeds worth asking for.
 _MOST_SEEDS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds.
-
-    Attributes
-    ----------
-    value, low, high : float
-        The mean and its interval; infinite ends where there are too few seeds or a number is not finite.
-    spread : float
-        Standard deviation between seeds.
-    num_seeds : int
-    """
-
-    value: float
-    low: float
-    high: float
-    spread: float
-    num_seeds: int
-
-    def __str__(self) -> str:
-        """``value [low, high]``."""
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 @dataclass(frozen=True)
@@ -111,80 +83,15 @@ def more_seeds(estimate: Estimate, rule: Rule) -> int | None:
         return MIN_SEEDS - estimate.num_seeds
     distance = min(abs(estimate.value - rule.low), abs(estimate.value - rule.high))
     low, high = estimate.num_seeds, _MOST_SEEDS
-    if distance == 0 or _half_width(estimate.spread, high) > distance:
+    if distance == 0 or half_width(estimate.spread, high) > distance:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        if _half_width(estimate.spread, middle) > distance:
+        if half_width(estimate.spread, middle) > distance:
             low = middle
         else:
             high = middle
     return high - estimate.num_seeds
-
-
-def seed_mean(values: Any) -> Estimate:
-    """Mean of one number a seed, with Student's t-interval over the seeds.
-
-    ``mean +- t_{n-1} s / sqrt(n)``, s the standard deviation between seeds (n - 1 degrees of freedom). Resampling the
-    seeds would say no more: percentiles of resampled means cover far less than `LEVEL` with the few seeds of a sweep.
-    """
-    values = np.asarray(values, float)
-    n = len(values)
-    mean = float(values.mean()) if n else math.nan
-    if n < MIN_SEEDS or not np.isfinite(values).all():
-        return Estimate(mean, -math.inf, math.inf, math.nan, n)
-    spread = float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
-    half = _half_width(spread, n)
-    return Estimate(mean, mean - half, mean + half, spread, n)
-
-
-def _half_width(spread: float, n: int) -> float:
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread / math.sqrt(n)
-
-
-def power_law(x: Any, y: Any, seed: Any) -> Estimate:
-    """Exponent p of ``y ~ x^p``: the log-log least-squares slope, with an interval over seeds.
-
-    The slope is fitted to each seed's points and averaged over seeds by `seed_mean`: for a balanced grid
-    the mean is the slope of all points together. Several points of one seed at one x (other axes of the
-    grid) enter alike.
-
-    Parameters
-    ----------
-    x, y, seed : sequences of one length
-        One entry a measurement; x > 0. A y that is not positive and finite makes the estimate NaN.
-
-    Raises
-    ------
-    InputError
-        If a seed has fewer than two different x, an x is not positive, or the three are not of one length.
-    """
-    x, y, seed = _numbers("x", x), _numbers("y", y), np.asarray(seed)
-    if not x.shape == y.shape == seed.shape:
-        raise InputError(f"x, y and seed have shapes {x.shape}, {y.shape} and {seed.shape}")
-    if not (x > 0).all():
-        raise InputError("a power law is fitted to positive x; some are not")
-    return seed_mean([_slope(x[seed == s], y[seed == s]) for s in np.unique(seed)])
-
-
-def _numbers(name: str, values: Any) -> np.ndarray:
-    """A sequence of numbers as floats."""
-    try:
-        found = np.asarray(values, float)
-    except (TypeError, ValueError):
-        found = np.asarray(0.0)
-    if found.ndim != 1:
-        raise InputError(f"{name} is {shown(values)}; it must be a sequence of real numbers")
-    return found
-
-
-def _slope(x: np.ndarray, y: np.ndarray) -> float:
-    if len(np.unique(x)) < 2:
-        raise InputError("an exponent takes at least two different x for every seed")
-    if not (np.isfinite(y) & (y > 0)).all():
-        return math.nan
-    u = np.log(x) - np.log(x).mean()
-    return float(u @ np.log(y) / (u @ u))
 
 
 def contraction_rate(residuals: Sequence[float] | Any, floor: float | None = None) -> float:
@@ -206,7 +113,7 @@ def contraction_rate(residuals: Sequence[float] | Any, floor: float | None = Non
     InputError
         For fewer than two entries, a first one that is not positive, or negative ones.
     """
-    r = _numbers("residuals", residuals)
+    r = numbers("residuals", residuals)
     finite = np.isfinite(r)
     r = r if finite.all() else r[: int(np.argmin(finite))]
     if len(r) < 2 or not r[0] > 0:

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ngd_theory.data.loading import rounded_digest
 from ngd_theory.errors import InputError, choose
+from ngd_theory.estimates import Estimate, seed_mean
 from ngd_theory.experiment.columns import Column
 from ngd_theory.experiment.settings import Positive, PositiveInt, Seed
 from ngd_theory.sweeps.base import AnyClaim, AnyStudy
 from ngd_theory.sweeps.cells import Cell, require_distinct, require_few, settings_columns
-from ngd_theory.sweeps.statistics import Estimate, seed_mean
 
 Quantity = Literal[
     "relative_error", "relative_error_all", "off_tridiagonal_share", "off_tridiagonal_share_all"

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ngd_theory.data import DataError
 from ngd_theory.errors import InputError, choose
+from ngd_theory.estimates import Estimate, power_law, seed_mean
 from ngd_theory.experiment.building import (
     DataSize,
     broken_premises,
@@ -35,7 +36,7 @@ from ngd_theory.sweeps.cells import (
     require_few,
     settings_columns,
 )
-from ngd_theory.sweeps.statistics import Estimate, contraction_rate, power_law, seed_mean
+from ngd_theory.sweeps.statistics import contraction_rate
 from ngd_theory.sweeps.validation import error_lines, listed
 
 #: What a study may measure, and the parts of an experiment that it takes.
@@ -52,6 +53,7 @@ MEASUREMENTS: Mapping[str, tuple[str, ...]] = {
     "layers": ("layers",),
     "batches": ("training", "batches"),
     "generalisation": ("generalisation",),
+    "features": ("training", "features"),
 }
 Measurement = Literal[
     "isotropy",
@@ -66,6 +68,7 @@ Measurement = Literal[
     "layers",
     "batches",
     "generalisation",
+    "features",
 ]
 assert get_args(Measurement) == tuple(MEASUREMENTS)
 #: Measurements whose prediction is that of a fixed map.
@@ -241,24 +244,52 @@ def _rate_errors(claim: "StudyClaim", cells: Any) -> Estimate:
     return seed_mean(errors.groupby(cells["seed"]).agg(lambda v: np.max(v.to_numpy(float))))
 
 
+def _best_steps(claim: "StudyClaim", rows: Any) -> pd.DataFrame:
+    """Of cells that differ in the step scale alone, the one with the smallest last number; ``value``: its step size.
+
+    NaN where a number is missing, and where the best is at an end of the grid: it may lie beyond.
+    """
+    others = [name for name in CONFIG_COLUMNS if name != "step_scale"]
+    last = rows.sort_values("step", kind="stable").drop_duplicates("cell", keep="last")
+    groups = last.sort_values("step_scale").groupby(others, dropna=False, sort=False)
+    best = {}
+    for _, cells in groups:
+        values = cells[claim.of].to_numpy(float)
+        place = int(np.argmin(values))  # of a NaN, if there is one
+        inside = 0 < place < len(values) - 1 and not np.isnan(values[place])
+        best[cells.index[place]] = cells["step_size"].iloc[place] if inside else np.nan
+    return last.loc[list(best)].assign(value=list(best.values())).reset_index(drop=True)
+
+
+def _power(claim: "StudyClaim", cells: Any) -> Estimate:
+    """Exponent of the numbers in what the claim is over."""
+    return power_law(cells[claim.over], cells["value"], cells["seed"])
+
+
 _RATE: dict[str, Any] = {
     "heading": "contraction of the residual a step",
     "meaning": "the factor by which the residual shrinks a step",
     "axis": "linear",
     "first_axis": "step_scale",
 }
+_EXPONENT: dict[str, Any] = {
+    "judged": "the mean over seeds of the exponent",
+    "dashes": "dashed: fitted power law, its exponent with the half-width of its interval beside it",
+    "axis": "log",
+    "lines": (),
+    "fitted": True,
+}
 #: By the name that a claim gives; numpy's reductions keep NaN.
 STATISTICS: Mapping[str, Statistic] = {
     "exponent": Statistic(
-        _reduced(np.max),
-        lambda claim, cells: power_law(cells[claim.over], cells["value"], cells["seed"]),
-        "{}",
-        "the largest {} over the steps",
-        "the mean over seeds of the exponent",
-        "dashed: fitted power law, its exponent with the half-width of its interval beside it",
-        "log",
-        (),
-        fitted=True,
+        _reduced(np.max), _power, "{}", "the largest {} over the steps", **_EXPONENT
+    ),
+    "best-step": Statistic(
+        _best_steps,
+        _power,
+        "step size η with the smallest {}",
+        "the step size with the smallest {} after the last step, of those of the grid",
+        **_EXPONENT,
     ),
     "max": Statistic(
         _reduced(np.max),
@@ -305,12 +336,13 @@ class StudyClaim(AnyClaim):
 
     Attributes
     ----------
-    statistic : {"exponent", "max", "min", "mean", "rate", "rate-error"}
+    statistic : {"exponent", "max", "min", "mean", "rate", "rate-error", "best-step"}
         See `STATISTICS`.
     of : str
         Column of the table, such as ``gap`` or ``dispersion``; not for the rates.
     over : str
-        Settings name whose power the exponent is of.
+        Settings name whose power the exponent is of; "best-step" is the exponent of the step size with the smallest
+        ``of`` after the last step, among the step scales of the grid.
     approximations : tuple of str
         One verdict each; all of the study when left out.
     where : dict
@@ -320,7 +352,7 @@ class StudyClaim(AnyClaim):
         Judge the rows marked NOT APPLICABLE instead of the others.
     """
 
-    statistic: Literal["exponent", "max", "min", "mean", "rate", "rate-error"]
+    statistic: Literal["exponent", "max", "min", "mean", "rate", "rate-error", "best-step"]
     of: str | None = None
     over: str = "width"
     approximations: tuple[str, ...] = ()
@@ -347,7 +379,7 @@ class StudyClaim(AnyClaim):
     def what(self) -> str:
         """The statistic in words."""
         of = self.statistic if self.of is None else f"{self.statistic} of {self.of}"
-        return f"{of} over {self.over}" if self.statistic == "exponent" else of
+        return f"{of} over {self.over}" if STATISTICS[self.statistic].fitted else of
 
     @property
     def _one_layer(self) -> bool:
@@ -440,11 +472,14 @@ class StudyClaim(AnyClaim):
             raise InputError(
                 f"where.full_rank is {self.where['full_rank']!r}; it must be true or false"
             )
-        values = {getattr(cell.settings, self.over) for cell in cells}
-        if self.statistic == "exponent" and len(values) < 3:
-            raise InputError(
-                f"claim {self.statement!r}: an exponent over {self.over!r} takes at least 3 values of it in the grid"
-            )
+        least = {self.over: "an exponent"} if STATISTICS[self.statistic].fitted else {}
+        if self.statistic == "best-step":
+            least["step_scale"] = "a best step"
+        for name, what in least.items():
+            if len({getattr(cell.settings, name) for cell in cells}) < 3:
+                raise InputError(
+                    f"claim {self.statement!r}: {what} over {name!r} takes at least 3 values of it in the grid"
+                )
         super().check(study, cells)
 
 
@@ -534,6 +569,8 @@ class Study(AnyStudy):
         for name in _MSE_MEASUREMENTS & set(self.measure):
             if any(cell.settings.loss != "mse" for cell in cells):
                 raise InputError(f"measure {name!r} is defined for the MSE loss only")
+        if "limit" in self.measure and any(c.settings.parameterization != "ntk" for c in cells):
+            raise InputError("measure 'limit': parameterization = mup has no kernel limit")
         if "rivals" in self.measure:
             if len(self.approximations) < 2:
                 raise InputError("measure 'rivals' takes at least two approximations")

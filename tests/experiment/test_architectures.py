@@ -33,6 +33,11 @@ IMAGES = {"architecture": "conv-resnet", "dataset": "gaussian"}
         ({**IMAGES, "image_size": 3, "input_dim": 5}, ["input_dim is 5", "27 numbers"]),
         ({"sharing": "reduce"}, ["sharing", "mlp"]),
         ({**TOKENS, "sharing": "reduce", "approximations": ("exact",)}, ["sharing", "exact"]),
+        ({"parameterization": "standard"}, ["ntk", "mup"]),
+        ({**TOKENS, "parameterization": "mup"}, ["mup", "transformer", "resnet"]),
+        ({"architecture": "recurrent", "parameterization": "mup"}, ["mup", "recurrent"]),
+        ({"parameterization": "mup", "depth": 1}, ["depth 1", "depth 2 at least"]),
+        ({"parameterization": "mup", "kernel": "infinite"}, ["no kernel limit", "empirical"]),
     ],
     ids=str,
 )
@@ -78,13 +83,25 @@ BUILT = {
         ),
     ),
     "recurrent": ({"tokens": 4}, networks.recurrent(4, 2, 6, 2, "relu", 2**0.5)),
+    "mlp, mup": (
+        {"parameterization": "mup", "bias_std": 0.1},
+        networks.mlp(8, [6, 6], 2, bias_std=0.1, parameterization="mup"),
+    ),
+    "cnn, mup": (
+        {"dataset": "gaussian", "image_size": 2, "image_channels": 2, "parameterization": "mup"},
+        networks.cnn((2, 2, 2), [6, 6], 2, parameterization="mup"),
+    ),
+    "resnet, mup": (
+        {"parameterization": "mup"},
+        networks.resnet(8, 6, 1, 2, parameterization="mup"),
+    ),
 }
 
 
 @pytest.mark.parametrize("architecture", BUILT)
 def test_the_network_is_the_one_asked_for(architecture):
     values, expected = BUILT[architecture]
-    settings = parse({"architecture": architecture, "width": 6, **values})
+    settings = parse({"architecture": architecture.partition(",")[0], "width": 6, **values})
     assert make_network(settings, DataSize(8, 2)) == expected
 
 
@@ -92,6 +109,8 @@ def test_a_known_cell_keeps_its_identity_and_a_new_setting_changes_it():
     plain = TheoryCell(Settings(dataset="gaussian", width=8))
     assert not set(LATER) & set(plain.config["settings"])
     changes = {"tokens": 2, "heads": 2, "causal": True, "token_readout": "last", "norm": "rms"}
+    changes |= {"parameterization": "mup", "batch_size": 8, "batch_order": "independent"}
+    changes |= {"momentum": 0.5, "momentum_kind": "spring"}
     assert set(changes) == set(LATER)
     others = [
         TheoryCell(Settings(dataset="gaussian", width=8, **{name: value}))
@@ -133,3 +152,21 @@ def test_no_claim_fails_and_the_constant_is_of_measured_ranks(architecture):
         evidence = report.evidence[name]
         assert evidence.constant_from == "ranks"
         assert evidence.constant == pytest.approx(constant, rel=1e-12)
+
+
+def test_a_scaled_readout_passes_every_claim_about_the_limit_as_sharply():
+    mup = experiment.verify(parse({**SMALL, "width": 64, "parameterization": "mup"}))
+    ntk = experiment.verify(parse({**SMALL, "width": 64}))
+    outcomes = {(v.claim, v.approximation): v for v in mup.verdicts}
+    for name in ("exact", "kfac"):
+        # The kernel is 1/M of what it was, and so is the damping beside it.
+        assert mup.evidence[name].damping == pytest.approx(ntk.evidence[name].damping / 64, 1e-12)
+        assert outcomes["finite-width-gap", name].outcome is Outcome.NOT_APPLICABLE
+        assert "features move at every width" in outcomes["finite-width-gap", name].why
+    for verdict in ntk.verdicts:
+        if verdict.claim == "finite-width-gap":
+            continue
+        found = outcomes[verdict.claim, verdict.approximation]
+        assert found.outcome is verdict.outcome, found
+        if verdict.outcome is Outcome.PASS:
+            assert found.power <= max(1e-3, 3 * verdict.power)

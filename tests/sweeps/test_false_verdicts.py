@@ -18,6 +18,7 @@ from ngd_theory.sweeps.theory import STATISTICS, TheoryCell
 #: One claim a statistic, each of which holds on `sound`.
 CLAIMS = [
     {"statement": "s", "statistic": "exponent", "of": "gap", "rule": "in [-0.6, -0.4]"},
+    {"statement": "s", "statistic": "best-step", "of": "gap", "rule": "in [-0.1, 0.1]"},
     *(
         {"statement": "s", "statistic": name, "of": "gap", "rule": "<= 1"}
         for name in ("max", "min", "mean")
@@ -25,6 +26,12 @@ CLAIMS = [
     {"statement": "s", "statistic": "rate", "rule": "<= 0.6"},
     {"statement": "s", "statistic": "rate-error", "rule": "<= 0.6"},
 ]
+#: The best is inside.
+STEP_SCALES = [0.4, 0.5, 0.6]
+
+
+def _made_up_gap(s):
+    return (1 + s.seed / 10) * s.width**-0.5 * (1 + (s.step_scale - 0.5) ** 2)
 
 
 def sound(cell):
@@ -33,7 +40,8 @@ def sound(cell):
     return [
         {
             **{"approximation": name, "applicable": True, "reason": "", "step": t, "layer": 0},
-            **{"gap": (1 + s.seed / 10) * s.width**-0.5, "residual": 0.5**t},
+            **{"gap": _made_up_gap(s), "residual": 0.5**t},
+            **{"step_size": s.step_scale},
         }
         for name in s.chosen_approximations
         for t in range(3)
@@ -45,7 +53,7 @@ def outcomes(make_study, tmp_path):
     """Outcomes of all statistics on made-up rows."""
 
     def run(measure):
-        study = make_study(claims=CLAIMS, step_scales=0.5)
+        study = make_study(claims=CLAIMS, step_scales=STEP_SCALES)
         return [v.outcome for v in sweeps.run(study, tmp_path, measure=measure).verdicts]
 
     return run
@@ -69,10 +77,10 @@ def test_with_failed_cells_no_claim_passes(make_study, tmp_path, failing):
             raise ArithmeticError("layer 2 is singular")
         return sound(cell)
 
-    study = make_study(claims=CLAIMS)
+    study = make_study(claims=CLAIMS, step_scales=STEP_SCALES)
     for verdict in sweeps.run(study, tmp_path, measure=measure).verdicts:
         assert verdict.outcome is Outcome.INCONCLUSIVE
-        assert f"{failing} of the 9 cells are missing" in verdict.why
+        assert f"{failing} of the 27 cells are missing" in verdict.why
         assert f"{failing} failed (ArithmeticError: layer 2 is singular)" in verdict.why
 
 
@@ -82,8 +90,8 @@ def test_a_claim_about_finished_cells_alone_is_judged(make_study, tmp_path):
             raise ArithmeticError("no")
         return sound(cell)
 
-    claim = {**CLAIMS[1], "where": {"width": 64}}
-    each = {**CLAIMS[1], "each": ["width"]}
+    claim = {**CLAIMS[2], "where": {"width": 64}}
+    each = {**CLAIMS[2], "each": ["width"]}
     study = make_study(claims=[claim, each])
     found = [v.outcome for v in sweeps.run(study, tmp_path, measure=measure).verdicts]
     assert found == ["PASS", "PASS", "INCONCLUSIVE", "PASS"]
@@ -102,13 +110,13 @@ def test_what_is_not_a_number_is_no_agreement(outcomes, number, share):
         return rows
 
     found = outcomes(measure)
-    assert Outcome.PASS not in found[:4]
+    assert Outcome.PASS not in found[:5]
     # A residual that ends has the rate of what there is of it: one entry has none.
-    assert found[4:] == [Outcome.INCONCLUSIVE] * 2
+    assert found[5:] == [Outcome.INCONCLUSIVE] * 2
 
 
 def test_a_negative_control_that_does_not_apply_shows_nothing(make_study, tmp_path):
-    claim = {**CLAIMS[1], "expect": "FAIL", "outside_premise": True}
+    claim = {**CLAIMS[2], "expect": "FAIL", "outside_premise": True}
     summary = sweeps.run(make_study(claims=[claim]), tmp_path, measure=sound)
     (verdict,) = summary.verdicts
     assert verdict.outcome is Outcome.NOT_APPLICABLE
@@ -230,14 +238,14 @@ def test_a_network_without_a_kernel_is_refused_in_a_study_as_in_verify():
 
 
 def test_a_run_that_ends_badly_leaves_no_older_verdicts(make_study, tmp_path):
-    study = make_study(claims=[CLAIMS[1]])
+    study = make_study(claims=[CLAIMS[2]])
     sweeps.run(study, tmp_path, measure=sound)
     assert (tmp_path / "verdicts.json").exists()
 
     def lost(cell):
         raise KeyboardInterrupt
 
-    grown = make_study(claims=[CLAIMS[1]], grid={"width": [16, 32, 64], "seed": [0, 1, 2, 3]})
+    grown = make_study(claims=[CLAIMS[2]], grid={"width": [16, 32, 64], "seed": [0, 1, 2, 3]})
     with pytest.raises(KeyboardInterrupt):
         sweeps.run(grown, tmp_path, measure=lost)
     assert not (tmp_path / "verdicts.json").exists()

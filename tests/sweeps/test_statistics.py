@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ngd_theory.errors import InputError
+from ngd_theory.estimates import LEVEL
 from ngd_theory.sweeps import Outcome, Rule, contraction_rate, judge, power_law, seed_mean
-from ngd_theory.sweeps.statistics import LEVEL, more_seeds
+from ngd_theory.sweeps.statistics import more_seeds
 
 WIDTHS = np.array([64, 128, 256, 512, 1024])
 

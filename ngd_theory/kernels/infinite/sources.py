@@ -17,6 +17,12 @@ CLOSED_FORMS: dict[str, Moments] = {
     "identity": IdentityMoments(),
 }
 
+#: Why a readout that is scaled down has no kernel limit.
+NOT_LAZY = (
+    'parameterization="mup" has no kernel limit: its kernel is 1/M of that of "ntk" and goes to 0, and its features '
+    'move at every width, so that no kernel says how it trains. At initialisation it has the kernels of "ntk" over M'
+)
+
 
 def moments_of(activation: Activation) -> Moments:
     """Moments of an activation: the closed form if there is one, else by quadrature."""
@@ -52,9 +58,11 @@ def resolve(source: str, net: Network) -> str:
     InputError
         For an unknown source.
     NotPredictedError
-        If the source asked for cannot serve this network.
+        If the source asked for cannot serve this network, and for one whose readout is scaled down ("mup").
     """
     choose(dict.fromkeys(SOURCES), source, "source")
+    if net.readout_scale != 1:
+        raise NotPredictedError(NOT_LAZY)
     ours = has_recursion(net)
     if source == "closed-form" and not ours:
         raise NotPredictedError(

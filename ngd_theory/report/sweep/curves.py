@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ngd_theory.errors import InputError
+from ngd_theory.estimates import Estimate
 from ngd_theory.experiment.claim import NotApplicableError
-from ngd_theory.sweeps.statistics import Estimate
 from ngd_theory.sweeps.theory import CONFIG_COLUMNS, STATISTICS, Statistic, Study, StudyClaim
 
 #: Values of settings without an order that get panels of their own.
@@ -120,7 +120,7 @@ def _varying(cells: Any) -> list[str]:
 
 
 def _axis(claim: StudyClaim, cells: Any, varying: list[str]) -> str | None:
-    if claim.statistic == "exponent":
+    if STATISTICS[claim.statistic].fitted:
         return claim.over
     numeric = [name for name in varying if name != "seed" and _is_numeric(cells[name])]
     first = STATISTICS[claim.statistic].first_axis
@@ -136,7 +136,7 @@ def _categories(claim: StudyClaim, cells: Any, varying: list[str]) -> list[str]:
     """
     found = [name for name in varying if not _is_numeric(cells[name])]
     few = len(cells[found].drop_duplicates()) <= _MOST_CATEGORIES if found else False
-    return found if few and claim.statistic != "exponent" else []
+    return found if few and not STATISTICS[claim.statistic].fitted else []
 
 
 def _is_numeric(values: Any) -> bool:
