@@ -61,6 +61,11 @@ def dynamics(name):
         yield ngd.dynamics.predict(*how, lin, loss, batches=batches, momentum=0.5)
     yield ngd.dynamics.predict(*how, momentum=ngd.dynamics.spring(0.5))
     yield ngd.dynamics.risk(approximation, lin, y, 0.1, 0.1, [0, 2], 1e-2, lin, y)
+    lopsided = jnp.eye(y.size) + jnp.triu(jnp.ones((y.size, y.size)))
+    two = jnp.stack([y, y + 1])
+    yield ngd.dynamics.risk_from_maps(lopsided, two, y, 0.1, 0.1, [0, 2], lopsided, two, y)
+    prior = jnp.eye(2 * y.size)
+    yield ngd.dynamics.prior_risk(lopsided.T @ lopsided, lopsided, prior, 0.1, 0.01, [0, 2])
     yield ngd.fisher.population_maps(approximation, lin, [1, 0], 1e-2, at=lin)
 
 

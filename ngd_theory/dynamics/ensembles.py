@@ -129,7 +129,7 @@ def by_doubling(matrix, times):
             return jax.tree.map(partial(jnp.where, odd), longer, (decay, total)), None
 
         start = identity, jnp.zeros_like(matrix)
-        return jax.lax.scan(double, start, jnp.arange(31)[::-1])[0]
+        return jax.lax.scan(double, start, jnp.arange(31, dtype=times.dtype)[::-1])[0]
 
     return jax.lax.map(at, times)
 

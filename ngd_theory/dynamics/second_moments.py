@@ -87,6 +87,7 @@ def _by_spectrum(ends, k, q, start, test_start, step_size, steps):
             jnp.concatenate(rows) for rows in zip((decay, travelled), last, strict=True)
         )
     inside = jax.tree.map(lambda columns: vectors.T @ columns, start)
+    squares = [jnp.sum(image**2, axis=0) for image in images if image is not None]
 
     def at(factors):
         left, passed = factors
@@ -94,7 +95,7 @@ def _by_spectrum(ends, k, q, start, test_start, step_size, steps):
         if q is not None:
             moved = jax.tree.map(lambda c: images[1] @ (passed[:, None] * c), inside)
             sets.append(jax.tree.map(jnp.subtract, test_start, moved))
-        gains = [jnp.sum((image * passed[None]) ** 2) for image in images if image is not None]
+        gains = [jnp.sum(lengths * passed**2) for lengths in squares]
         return [(*_squared(rows), gain) for rows, gain in zip(sets, gains, strict=True)]
 
     return jax.lax.map(at, (decay, travelled))
