@@ -130,6 +130,20 @@ def test_what_lacks_a_factor_sees_the_parameterisation(name):
         assert traces[1] == pytest.approx(traces[0] / WIDTH, rel=1e-12)
 
 
+@pytest.mark.parametrize("power", [0.25, 0.5, 1.0])
+def test_shampoo_is_invariant_at_one_power_only(power):
+    """G has the kernel's 1/M to the power 2p, K has it to 1 - 2p."""
+    plain, scaled, params, x = drawn("mlp")
+    approximation = ngd.fisher.by_name("shampoo", power=power)
+    traces = [
+        float(
+            jnp.trace(approximation.function_space_map(ngd.networks.linearize(n, params, x), 0.0))
+        )
+        for n in (plain, scaled)
+    ]
+    assert traces[1] / traces[0] == pytest.approx(WIDTH ** (2 * power - 1), rel=1e-6)
+
+
 def test_constants_from_sizes_do_not_see_it():
     for name in ("mlp", "cnn, flatten"):
         plain, scaled = (BUILT[name](parameterization=p) for p in ("ntk", "mup"))
