@@ -11,7 +11,8 @@ from ngd_theory.experiment.building import (
 from ngd_theory.experiment.claim import CLAIMS, Claim, Outcome, Verdict, judge
 from ngd_theory.experiment.columns import COLUMNS, Column
 from ngd_theory.experiment.evidence import Evidence, LayerEvidence
-from ngd_theory.experiment.pipeline import Experiment, measure
+from ngd_theory.experiment.experiment import Experiment
+from ngd_theory.experiment.pipeline import measure
 from ngd_theory.experiment.planted import PLANTED, Noticed, Planted
 from ngd_theory.experiment.settings import Settings, parse
 from ngd_theory.experiment.verification import Report, verify

@@ -148,7 +148,7 @@ class Evidence:
     constant : float or None
         Predicted alpha.
     isotropy : Isotropy
-        Of the measured train map K; under another Fisher of the outputs, Lambda, see `pipeline.judged_map`.
+        Of the measured train map K; under another Fisher of the outputs, Lambda, see `spectra.judged_map`.
     spectrum : (NC,) array
         Eigenvalues of K.
     damping_bias : float or None

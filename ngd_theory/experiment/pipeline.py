@@ -1,18 +1,15 @@
 """The one pipeline: settings in, what they measure out, for every approximation on one network and data set."""
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import pairwise
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse.linalg import svds
 
-from ngd_theory import data, dynamics, losses, networks, theory
-from ngd_theory.arguments import check_range
+from ngd_theory import dynamics, losses, networks, theory
 from ngd_theory.dynamics import Trajectory
 from ngd_theory.dynamics.limit import why_no_limit
 from ngd_theory.dynamics.train import loss_value
@@ -20,18 +17,28 @@ from ngd_theory.errors import SingularKernelError
 from ngd_theory.experiment.building import (
     broken_premises,
     make_approximation,
-    make_network,
-    shaped,
 )
 from ngd_theory.experiment.damped import damped_map
 from ngd_theory.experiment.evidence import EDGE_SCALE, EDGE_STEPS, Evidence, LayerEvidence, LazyRun
+from ngd_theory.experiment.experiment import Experiment, kernel_of
 from ngd_theory.experiment.gaps import mean_contraction
-from ngd_theory.experiment.generalisation import Population, generalisation
+from ngd_theory.experiment.generalisation import generalisation
 from ngd_theory.experiment.scheme import Scheme
-from ngd_theory.experiment.settings import Settings
+from ngd_theory.experiment.spectra import (
+    checked_step_size,
+    judged_map,
+    largest_eigenvalue,
+    symmetric_spectrum,
+)
+from ngd_theory.experiment.units import (
+    active_shares,
+    changed_sides,
+    operator_displacement,
+    output_spread,
+)
 from ngd_theory.fisher.base import train_and_test_maps
 from ngd_theory.fisher.solve import gram_rank
-from ngd_theory.kernels import infinite, ntk
+from ngd_theory.kernels import infinite
 from ngd_theory.numerics import norm
 from ngd_theory.theory.isotropy import summarise
 
@@ -61,127 +68,7 @@ NEARLY_UNDAMPED = 1e-4
 #: Units a layer that the infinite-width unit-wise map is averaged over.
 _LIMIT_UNITS = 20_000
 
-_kernel = jax.jit(lambda lin: ntk(lin) / lin.num_samples)
 _norm = jax.jit(norm)
-_init = jax.jit(networks.Network.init, static_argnums=0)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One network and data set: what all approximations share.
-
-    Attributes
-    ----------
-    settings : Settings
-    dataset : ngd_theory.data.Dataset
-    network : Network
-    params : like ``network.init``
-    lin, at : Linearization
-        At the training and the test inputs; ``at`` is None without a test set, or where nothing is trained.
-    kernel : (NC, NC) array
-        Theta / N at initialisation.
-    spectrum : (NC,) array
-        Its eigenvalues, smallest first.
-    """
-
-    settings: Settings
-    dataset: data.Dataset
-    network: networks.Network
-    params: tuple
-    lin: networks.Linearization
-    at: networks.Linearization | None
-    kernel: np.ndarray
-    spectrum: np.ndarray
-
-    @classmethod
-    def begin(
-        cls,
-        settings: Settings,
-        dataset: data.Dataset,
-        trained: bool = True,
-        tell: Callable[[str], None] = lambda message: None,
-    ) -> "Experiment":
-        """Draw and linearise the network.
-
-        Raises
-        ------
-        InputError
-            For rows of the data beyond the range of the run's type.
-        SingularKernelError
-            For a network that is of no use at its start: see `kernel_spectrum`, or one that gives its targets already.
-        """
-        net = make_network(settings, dataset)
-        tell(f"linearising {net.num_parameters:,} parameters at {dataset.num_train} samples")
-        params = _init(net, jax.random.key(settings.seed))
-        dtype = jnp.zeros(()).dtype
-        for rows in ("inputs", "targets", "test_inputs", "test_targets"):
-            check_range(rows, getattr(dataset, rows), dtype)
-
-        def linearize(inputs):
-            return networks.linearize(net, params, shaped(net, inputs, dtype))
-
-        lin = linearize(dataset.inputs)
-        at = linearize(dataset.test_inputs) if trained and dataset.num_test else None
-        if settings.loss == "mse" and not np.any(np.asarray(lin.outputs) != dataset.targets):
-            raise SingularKernelError(
-                "the network gives its targets at its start already, so there is no residual to train away: change the "
-                "seed or the targets"
-            )
-        kernel = np.asarray(_kernel(lin))
-        return cls(settings, dataset, net, params, lin, at, kernel, kernel_spectrum(kernel))
-
-    @cached_property
-    def x(self):
-        """Training inputs as the network takes them."""
-        return shaped(self.network, self.dataset.inputs, self.dtype)
-
-    @cached_property
-    def x_test(self):
-        """Test inputs, or None."""
-        return (
-            None if self.at is None else shaped(self.network, self.dataset.test_inputs, self.dtype)
-        )
-
-    @cached_property
-    def targets(self):
-        """(N, C) array."""
-        return jnp.asarray(self.dataset.targets, self.dtype)
-
-    @cached_property
-    def sizes(self) -> tuple[networks.LayerSize, ...]:
-        """Of the layers: with ranks that the theory knows beforehand, or else with measured ones."""
-        if self.constant_from == "sizes":
-            return self.network.layer_sizes
-        return theory.measured_sizes(self.lin)
-
-    def constant(self, approximation, lin: networks.Linearization | None = None) -> float | None:
-        """Alpha, of sizes or of measured ranks; of a batch where its linearisation is given."""
-        seen = self.lin if lin is None else lin
-        if self.constant_from == "ranks":
-            return theory.measured_constant(approximation, seen)
-        return approximation.isotropy_constant(self.sizes, seen.num_samples)
-
-    @cached_property
-    def population(self) -> Population:
-        """The pool of training and unlabelled inputs."""
-        how = self.network, self.params, self.x, self.x_test
-        return Population.of(*how, self.settings.damping * self.network.readout_scale**2)
-
-    @property
-    def constant_from(self) -> str:
-        """See `Evidence.constant_from`."""
-        return "sizes" if self.network.layer_sizes[0].unknown is None else "ranks"
-
-    @property
-    def dtype(self):
-        """Of all numbers."""
-        return self.lin.outputs.dtype
-
-    @property
-    def condition(self) -> float:
-        """``lambda_max(Theta)/lambda_min(Theta)``, the smallest not below round-off."""
-        floor = len(self.spectrum) * np.finfo(self.spectrum.dtype).eps * self.spectrum[-1]
-        return float(self.spectrum[-1] / max(self.spectrum[0], floor))
 
 
 def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) -> Evidence:
@@ -287,12 +174,12 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         step_size=step_size,
         constant=constant,
         isotropy=isotropy,
-        spectrum=_symmetric_spectrum(k),
+        spectrum=symmetric_spectrum(k),
         damping_bias=bias,
         undamped=undamped,
         damping_shift=shift,
         judged_damping=nearly,
-        output_spread=_output_spread(lin, constant) if approximation.asymptotic else 0.0,
+        output_spread=output_spread(lin, constant) if approximation.asymptotic else 0.0,
         solve_condition=condition(damping),
         map_condition=condition(nearly),
         conditions=conditions,
@@ -303,7 +190,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         beyond_edge=beyond,
         predicted_distance=np.inf if moved is None else float(_norm(moved)),
         parameter_norm=float(_norm(experiment.params)),
-        displacement=_operator_displacement(net, furthest),
+        displacement=operator_displacement(net, furthest),
         ntk_condition=experiment.condition,
         epsilon=float(jnp.finfo(k.dtype).eps),
         seconds=time.perf_counter() - start,
@@ -319,7 +206,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         lazy=lazy,
         maps=(k, q),
         measured_sizes=experiment.sizes if experiment.constant_from == "ranks" else (),
-        active_shares=_active_shares(lin),
+        active_shares=active_shares(lin),
         generalisation=general,
         damped=_damped(experiment, approximation) if "damped" in parts else None,
         scheme=scheme.words,
@@ -411,26 +298,6 @@ def _step(experiment: Experiment, approximation, k, q, damping) -> dict[str, flo
     return {"step_error": float(error), "step_amplification": float(amplification)}
 
 
-def _output_spread(lin: networks.Linearization, constant) -> float:
-    """See `Evidence.output_spread`; 0 where positions share weights, whose blocks are of full rank.
-
-    A unit that is active on a sample adds the projector on its sensitivities to the outputs there. Summed over units it
-    is ``delta delta^T`` of the next layer over its trace: not a multiple of the identity at a finite width.
-    """
-    layers, c = lin.layers, lin.output_dim
-    if c == 1 or constant is None or any(layer.inputs.shape[1] > 1 for layer in layers):
-        return 0.0
-    total = np.zeros((lin.num_samples, c, c))
-    for layer, following in pairwise(layers[:-1]):
-        active = np.any(np.asarray(layer.sensitivities)[:, :, 0] != 0, axis=1).sum(1)
-        delta = np.asarray(following.sensitivities)[:, :, 0]
-        gram = np.einsum("ncm,ndm->ncd", delta, delta)
-        mean = np.trace(gram, axis1=1, axis2=2) / c
-        share = gram / np.where(mean > 0, mean, 1)[:, None, None] - np.eye(c)
-        total += (active * (mean > 0) / c)[:, None, None] * share
-    return float(np.sqrt(np.sum(total**2) / (lin.num_samples * c)) / constant)
-
-
 def _nearly_undamped(experiment, approximation, k, damping, parts):
     """The damping that statements about rho -> 0 are judged at, the isotropy of that K, and `Evidence.damping_shift`.
 
@@ -459,37 +326,7 @@ def _damped(experiment: Experiment, approximation):
 def _switched(experiment: Experiment, params) -> int:
     """See `LazyRun.switched`; of all samples, whether a run was told of the test set or not."""
     sets = [x for x in (experiment.x, experiment.x_test) if x is not None]
-    return sum(int(_changes(experiment.network, experiment.params, params, x)) for x in sets)
-
-
-@partial(jax.jit, static_argnums=0)
-def _changes(network, before, after, x):
-    """How many pre-activations before a function with a kink are on another side of 0."""
-    pairs = zip(_sides(network, before, x), _sides(network, after, x), strict=True)
-    return sum((jnp.sum(a != b) for a, b in pairs), start=jnp.zeros((), int))
-
-
-def _sides(network, params, x):
-    """Whether each pre-activation before a function that may have a kink is above 0.
-
-    An estimate where the network is no chain: its kinks are where its forward function has them, and the
-    pre-activations of all layers but the last are counted in their place.
-    """
-    smooth = [network.smooth] * (network.depth - 1) + [True]
-    if network.is_chain:
-        smooth = [block.smooth for block in network.blocks]
-    _, given = network.forward(params, x, None)
-    made = network.preactivations(params, given)
-    pairs = zip(network.calls, made, strict=True)
-    return [u > 0 for call, u in pairs if not smooth[call.layer]]
-
-
-def _active_shares(lin: networks.Linearization) -> np.ndarray | None:
-    """See `Evidence.active_shares`."""
-    if any(layer.inputs.shape[1] > 1 for layer in lin.layers):
-        return None
-    hidden = [np.asarray(layer.sensitivities)[:, :, 0] for layer in lin.layers[:-1]]
-    return np.concatenate([np.any(delta != 0, axis=1).mean(0) for delta in hidden] or [np.empty(0)])
+    return sum(int(changed_sides(experiment.network, experiment.params, params, x)) for x in sets)
 
 
 def _predict_limit(experiment: Experiment, approximation, step_size, damping) -> Trajectory | None:
@@ -514,7 +351,7 @@ def _predict_limit(experiment: Experiment, approximation, step_size, damping) ->
 
 
 def _kernel_drift(experiment: Experiment, params) -> float:
-    last = np.asarray(_kernel(networks.linearize(experiment.network, params, experiment.x)))
+    last = kernel_of(networks.linearize(experiment.network, params, experiment.x))
     return float(np.linalg.norm(last - experiment.kernel) / np.linalg.norm(experiment.kernel))
 
 
@@ -580,120 +417,3 @@ def _moves(experiment: Experiment, approximation, prediction, step_size, damping
     turn, moved = int(np.argmax(reach)), move(last)
     # Steps that do not turn back are furthest at the last, up to round-off.
     return moved, move(turn) if reach[turn] > 1.01 * reach[last] else moved
-
-
-def judged_map(k, outputs, loss: str) -> tuple[theory.Isotropy, np.ndarray]:
-    """Isotropy of what the theory's constant is of, and that map.
-
-    Under MSE it is K. Under another loss the Fisher of the outputs is ``Lambda = R R^T``, and what is a multiple of
-    the identity is ``R^T K R`` on the range of Lambda: its mean eigenvalue there is ``tr(K Lambda) / rank Lambda``.
-    (K itself grows as 1/rho across that range, where no residual lies.)
-
-    Parameters
-    ----------
-    k : (NC, NC) array
-        The train map.
-    outputs : (N, C) array
-    loss : str
-
-    Returns
-    -------
-    Isotropy
-    (NC, NC) array
-    """
-    root = losses.by_name(loss).fisher_root(jnp.asarray(outputs))
-    if root is None:
-        return summarise(jnp.asarray(k)), np.asarray(k)
-    roots = np.asarray(root)
-    n, c, _ = roots.shape
-    blocks = np.asarray(k).reshape(n, c, n, c)
-    seen = np.einsum("nca,ncmd,mdb->namb", roots, blocks, roots, optimize=True)
-    seen = seen.reshape(n * c, n * c)
-    rank = int(sum(np.linalg.matrix_rank(block) for block in roots))
-    if rank == 0:
-        raise SingularKernelError(
-            "the Fisher of the outputs is zero: the network is certain of every sample at its start; lower weight_std"
-        )
-    eigenvalues = np.linalg.eigvalsh((seen + seen.T) / 2)[-rank:]
-    mean = eigenvalues.mean()
-    summary = (mean, eigenvalues.std() / mean, eigenvalues[0], eigenvalues[-1])
-    return theory.Isotropy(*map(jnp.asarray, summary)), seen
-
-
-def largest_eigenvalue(k) -> float:
-    """Of the symmetric part of a map."""
-    return float(_symmetric_spectrum(k)[-1])
-
-
-def _symmetric_spectrum(k) -> np.ndarray:
-    k = np.asarray(k)
-    return np.linalg.eigvalsh((k + k.T) / 2)
-
-
-def kernel_spectrum(kernel: np.ndarray) -> np.ndarray:
-    """Eigenvalues of the NTK over N at the start, smallest first.
-
-    Raises
-    ------
-    SingularKernelError
-        If the network at its start is of no use: its kernel is zero or beyond the range of its floats.
-    """
-    mend = "change weight_std, the depth, the width or the seed"
-    if not np.isfinite(kernel).all():
-        raise SingularKernelError(
-            f"the network's kernel at its start is beyond the range of {kernel.dtype}: {mend}, or scale the data"
-        )
-    spectrum = np.linalg.eigvalsh(kernel)
-    # Below this its round-off is no number of its own.
-    if not spectrum[-1] > np.finfo(kernel.dtype).tiny / np.finfo(kernel.dtype).eps:
-        raise SingularKernelError(
-            "the network's kernel at its start is zero, or as good as zero: no output depends on the parameters "
-            f"(every unit is dead, or the weights are tiny); {mend}"
-        )
-    return spectrum
-
-
-def checked_step_size(name: str, scale: float, rate: float) -> float:
-    """``scale / rate``, where both are positive and finite.
-
-    Raises
-    ------
-    SingularKernelError
-        For the map of an approximation that turns steps round or moves nothing.
-    """
-    size = scale / rate if rate > 0 else np.nan
-    if not 0 < size < np.inf:
-        raise SingularKernelError(
-            f"{name}: no step size follows from a step scale of {scale:g} over {rate:.3g}, the constant or largest "
-            "eigenvalue of K: change the step scale, the damping or the network"
-        )
-    return size
-
-
-def _operator_displacement(network, moved) -> float:
-    """See `Evidence.displacement`."""
-    if moved is None:
-        return np.inf  # beyond all numbers, or not measured
-    found = [0.0]
-    changes = moved if network.parts is None else network.parts.split(moved)
-    last = len(network.layouts) - 1
-    for index, (layout, change) in enumerate(zip(network.layouts, changes, strict=True)):
-        # Features follow the layer unless it is the last; sensitivities lie before it unless the first.
-        widths = [layout.num_units] * (index < last) + [layout.num_inputs] * (index > 0)
-        if widths:
-            matrix = np.asarray(layout.to_matrix(change))
-            found.append(_operator_norm(matrix) / min(widths) ** 0.5)
-    return max(found)
-
-
-def _operator_norm(matrix: np.ndarray) -> float:
-    if not np.all(np.isfinite(matrix)):
-        return np.inf
-    # ARPACK takes a matrix of tiny entries for zero.
-    scale = float(np.max(np.abs(matrix)))
-    if min(matrix.shape) < 10 or scale == 0:
-        return float(np.linalg.norm(matrix, 2))
-    start = np.random.default_rng(0).normal(size=min(matrix.shape))
-    # scipy's stubs think that tol is an integer.
-    largest = svds(matrix / scale, k=1, tol=1e-3, v0=start, return_singular_vectors=False)  # pyright: ignore[reportArgumentType]
-    return scale * float(np.asarray(largest)[0])

@@ -16,7 +16,7 @@ from ngd_theory.errors import choose
 from ngd_theory.experiment import damped
 from ngd_theory.experiment.claim import CLAIMS, Outcome, Verdict
 from ngd_theory.experiment.evidence import Evidence
-from ngd_theory.experiment.pipeline import Experiment
+from ngd_theory.experiment.experiment import Experiment
 
 Change = Callable[[Experiment, Evidence, Mapping[str, Evidence]], Evidence | None]
 

@@ -9,7 +9,8 @@ from ngd_theory.arguments import checked
 from ngd_theory.experiment.building import load_data
 from ngd_theory.experiment.claim import Outcome, Verdict, judge
 from ngd_theory.experiment.evidence import Evidence
-from ngd_theory.experiment.pipeline import VERIFIED, Experiment, measure
+from ngd_theory.experiment.experiment import Experiment
+from ngd_theory.experiment.pipeline import VERIFIED, measure
 from ngd_theory.experiment.planted import Noticed, chosen, judge_planted
 from ngd_theory.experiment.settings import Settings
 

@@ -25,7 +25,8 @@ from ngd_theory.experiment.building import (
 )
 from ngd_theory.experiment.claim import NotApplicableError
 from ngd_theory.experiment.columns import COLUMNS, Column, rows
-from ngd_theory.experiment.pipeline import Experiment, measure
+from ngd_theory.experiment.experiment import Experiment
+from ngd_theory.experiment.pipeline import measure
 from ngd_theory.experiment.settings import LATER, LATER_NETWORK, Settings
 from ngd_theory.fisher import PREMISES
 from ngd_theory.sweeps.base import AnyClaim, AnyStudy

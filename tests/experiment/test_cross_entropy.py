@@ -9,7 +9,7 @@ from rich.console import Console
 import ngd_theory as ngd
 from ngd_theory import experiment, fisher
 from ngd_theory.errors import SingularKernelError
-from ngd_theory.experiment.pipeline import judged_map
+from ngd_theory.experiment.spectra import judged_map
 from ngd_theory.report import print_report
 from ngd_theory.report.result import to_dict
 from ngd_theory.sweeps.theory import TheoryCell
