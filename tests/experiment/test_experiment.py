@@ -8,7 +8,8 @@ import pytest
 
 from ngd_theory import data, experiment, fisher
 from ngd_theory.errors import InputError
-from ngd_theory.experiment import Outcome, judge, parse, pipeline
+from ngd_theory.experiment import Outcome, judge, parse
+from ngd_theory.experiment.experiment import Experiment
 
 #: The shapes of `real` in conftest, so that its compiled programs serve again.
 SMALL = {
@@ -303,4 +304,4 @@ def test_rows_beyond_the_type_of_the_run_are_named(rows, single_precision):
     large = getattr(drawn, rows).copy()
     large[0] = 1e39
     with pytest.raises(InputError, match=f"^{rows} has the number 1e.39, beyond float32"):
-        pipeline.Experiment.begin(settings, replace(drawn, **{rows: large}))
+        Experiment.begin(settings, replace(drawn, **{rows: large}))
