@@ -272,7 +272,6 @@ def refused(**changes):
             r"the layers of build\(12\) are 1, 2, 3, those of build\(8\) 1, 2",
         ),
     ],
-    ids=str,
 )
 def test_what_makes_no_sense_is_refused(changes, words):
     with pytest.raises(InputError, match=words):
