@@ -105,7 +105,7 @@ def contraction_bound(
     step_scale: float | Array = 1.0,
     output_dim: int = 1,
 ) -> Float[Array, ""]:
-    """Bound on what a step of exact leaves of ``r^T Theta^-1 r``, in the mean over batches that are equally likely.
+    """Upper bound on ``E |z|^2`` after an exact step over ``|z|^2`` before, the mean over equally likely batches.
 
     As rho -> 0 a step is one of block Kaczmarz: in ``z = Theta^(-1/2) r`` it takes ``eta alpha`` times the projection
     P_S on the range of ``Theta^(1/2) I_S`` away. So ``E |z|^2`` falls by ``1 - s(2 - s) lambda_min(E P_S)`` at least, s
@@ -115,7 +115,8 @@ def contraction_bound(
     Parameters
     ----------
     kernel : (NC, NC)
-        Theta, of full rank; its scale does not matter. Index ``n*C + c``.
+        Theta; its scale does not matter. Index ``n*C + c``. Of a singular one the bound is 1, to rounding: what lies
+        outside its range stays.
     batches : (S, B)
         The batches: all subsets, or a sample of them.
     step_scale : float
@@ -153,10 +154,10 @@ def _contraction_bound(kernel, batches, step_scale, output_dim):
     columns = (batches[:, :, None] * output_dim + jnp.arange(output_dim)).reshape(len(batches), -1)
 
     def add(total, seen):
-        some = root[:, seen]
-        # Of full rank as the kernel is: its range is that of Q.
-        basis = jnp.linalg.qr(some)[0]
-        return total + basis @ basis.T, None
+        basis, lengths, _ = jnp.linalg.svd(root[:, seen], full_matrices=False)
+        # Of a singular kernel, and of a sample that is named twice, some directions are rounding.
+        there = lengths > len(root) * jnp.finfo(lengths.dtype).eps * lengths[0]
+        return total + (basis * there) @ basis.T, None
 
     total, _ = jax.lax.scan(add, jnp.zeros_like(kernel), columns)
     least = jnp.clip(linalg.eigvalsh(total / len(batches))[0], 0, 1)

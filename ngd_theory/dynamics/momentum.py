@@ -80,7 +80,7 @@ def spring(decay: float | Array, constant: float | Array = 1.0) -> Momentum:
 def as_momentum(momentum: float | Array | Momentum, dtype) -> Momentum | None:
     """A number as heavy ball, in the type of the outputs; None where there is known to be no momentum."""
     found = momentum if isinstance(momentum, Momentum) else Momentum(momentum)
-    if is_known(found.decay) and found.decay == 0:
+    if all(is_known(number) and number == 0 for number in jax.tree.leaves(found)):
         return None
     return jax.tree.map(lambda number: jnp.asarray(number, dtype), found)
 
@@ -101,7 +101,7 @@ def spectral_radius(
     step_size: float | Array,
     momentum: float | Array | Momentum = 0.0,
 ) -> Float[Array, " n"]:
-    """By what a step multiplies, in the long run, the residual along an eigenvector of K, on the full batch.
+    """Factor by which a step changes the residual along an eigenvector of K in the long run, on the full batch.
 
     The larger modulus of the two roots of ``z^2 - (1 + m - x) z + m``, of the 2 x 2 recursion of residual and
     direction; ``x = eta lambda``, ``m = mu - c lambda``.
@@ -128,5 +128,5 @@ def spectral_radius(
     how = as_momentum(momentum, eigenvalues.dtype)
     m = jnp.zeros_like(eigenvalues) if how is None else how.along(eigenvalues)
     trace = 1 + m - step_size * eigenvalues
-    root = jnp.sqrt((trace**2 - 4 * m).astype(complex))
+    root = jnp.sqrt((trace**2 - 4 * m).astype(jnp.result_type(eigenvalues, jnp.complex64)))
     return jnp.maximum(jnp.abs(trace + root), jnp.abs(trace - root)) / 2

@@ -121,17 +121,20 @@ def _explain(approximation, lin, objective, targets, damping, outputs, test, bat
     recorded = [a.reshape(len(a), -1) for a in (outputs, test) if a is not None]
     finite = np.isfinite(np.concatenate(recorded, axis=1)).all(axis=1)
     step = max(np.argmin(finite) - 1, 0)
-    here, targets = _seen(
-        replace(lin, outputs=outputs[step]), targets, None if batches is None else batches[step]
+    batch = None if batches is None else batches[step]
+    approximation, here, targets = _seen(
+        approximation, replace(lin, outputs=outputs[step]), targets, batch
     )
     residual = objective.residual(here.outputs, targets)
     if is_finite(residual):
         approximation.natural_gradient(here, residual, damping)
 
 
-def _seen(lin, targets, batch):
+def _seen(approximation, lin, targets, batch):
     """What a step sees of the samples."""
-    return (lin, targets) if batch is None else (lin.take(batch), targets[batch])
+    if batch is None:
+        return approximation, lin, targets
+    return approximation.of_samples(batch), lin.take(batch), targets[batch]
 
 
 @checked
@@ -277,9 +280,9 @@ def _recursion(
 
     def step(state, batch):
         f, f_at, moved, direction = state
-        here, wanted = _seen(replace(lin, outputs=f), targets, batch)
+        how, here, wanted = _seen(approximation, replace(lin, outputs=f), targets, batch)
         direction = next_direction(
-            approximation,
+            how,
             here,
             objective.residual(here.outputs, wanted),
             damping,

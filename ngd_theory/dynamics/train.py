@@ -145,11 +145,11 @@ def train(
             then, along = jax.tree.map(jnp.copy, start), nowhere()
             for index in range(step):
                 then, along = take(index, then, along)[:2]
-            batch = slice(None) if batches is None else batches[step]
+            batch = jnp.arange(len(x)) if batches is None else batches[step]
             lin = linearize(network, then, x[batch])
             lin = replace(lin, outputs=rescaled(lin.outputs, first[batch], epsilon))
             residual = objective.residual(lin.outputs, y[batch])
-            raise _explain(approximation, network, lin, residual, rho, step)
+            raise _explain(approximation.of_samples(batch), network, lin, residual, rho, step)
         return False
 
     def nowhere():
@@ -225,6 +225,7 @@ def _step(
     outputs = lin.outputs
     if batch is not None:
         outputs = rescaled(network.apply(params, x), first, laziness)
+        approximation = approximation.of_samples(batch)
     residual = objective.residual(lin.outputs, seen[1])
     gradient = next_direction(approximation, lin, residual, damping, direction, momentum)
     value = objective.value(outputs, y)

@@ -418,13 +418,13 @@ COLUMNS: dict[str, Column] = {
     ),
     "population_misaligned_over_descent": Column(
         "float64",
-        "the same, theta of the covariance (F + rho)^-1, F that exact Fisher",
+        "population_bias_over_descent for targets f_0 + J theta, theta of covariance (F + rho)^-1, F that exact Fisher",
         _over_descent("population", "misaligned"),
         "generalisation",
     ),
     "population_misaligned_over_rivals": Column(
         "float64",
-        "that bias over the least of the study's other approximations",
+        "the same bias, over the least of the study's other approximations in place of gradient descent",
         _over_rivals("misaligned"),
         "generalisation",
     ),

@@ -473,14 +473,15 @@ class Evidence:
         A minimum-norm step that moves NC outputs by O(1) each in its own direction moves a layer's
         weights by O(sqrt(NC)) in norm, against the O(sqrt(M)) spectral norm of its random weights:
         features, sensitivities and so K change by the ratio. What the outputs move in common moves each
-        of the L layers by O(1) in one direction, and these add. For a linear model (L = 1), which has
-        no such effect, its round-off.
+        of the L layers by O(1) in one direction, and these add. Where the readout is scaled down, weights go as much
+        further (`Network.readout_scale`). For a linear model (L = 1), which has no such effect, its round-off.
         """
         widths = [s.num_units for s in self.network.layer_sizes[:-1]]
         if not widths:
             return 1e3 * self.epsilon * self.ntk_condition
         outputs = self.num_samples * self.network.output_dim
-        return (outputs**0.5 + self.network.depth) / min(widths) ** 0.5
+        ratio = (outputs**0.5 + self.network.depth) / min(widths) ** 0.5
+        return ratio / self.network.readout_scale
 
     @property
     def scale(self) -> float:

@@ -45,14 +45,14 @@ def _numbers(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), np.inf, values)
 
 
-def mean_contraction(norms) -> float:
-    """By what a step multiplies ``norms`` (T + 1,), as a geometric mean; not of those that round-off decides.
+def mean_contraction(norms, epsilon: float = np.finfo(float).eps) -> float:
+    """Factor from one of ``norms`` (T + 1,) to the next, as a geometric mean; not of those that round-off decides.
 
-    NaN where there is no step, or the norms are no numbers.
+    NaN where there is no step, or the norms are no numbers. ``epsilon`` is what rounding makes of the first.
     """
     norms = np.asarray(norms, float)
     if not norms[0] > 0 or not np.isfinite(norms).all():
         return float("nan")
-    rounded = norms <= RESOLVED * np.finfo(float).eps * norms[0]
+    rounded = norms <= RESOLVED * epsilon * norms[0]
     last = int(np.argmax(rounded)) if rounded.any() else len(norms) - 1
     return float((norms[last] / norms[0]) ** (1 / last)) if last else float("nan")

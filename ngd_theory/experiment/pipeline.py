@@ -102,7 +102,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     step_size = checked_step_size(name, settings.step_scale, rate)
     options = scheme.options(rate)
 
-    def train(step_size, steps, x_test, laziness=1.0, options=options):
+    def train(step_size, steps, x_test, laziness=1.0):
         return dynamics.train(
             net,
             experiment.params,
@@ -118,8 +118,8 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
             **options,
         )
 
-    def lazily(laziness, step_size, steps, x_test, options=options):
-        found = train(step_size, steps, x_test, laziness, options)
+    def lazily(laziness, step_size, steps, x_test):
+        found = train(step_size, steps, x_test, laziness)
         switched = _switched(experiment, found.params)
         return LazyRun(laziness, replace(found, params=None), switched)
 
@@ -138,18 +138,21 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         how = step_size, settings.steps, experiment.x_test
         lazy = tuple(lazily(each, *how) for each in settings.chosen_laziness(experiment.dtype))
     first, beyond, limit, distance, bias = None, None, None, None, None
-    if "edge" in parts and mse and constant is not None:
+    # Their premises are those of the main run, which goes another way where steps are not plain.
+    if "edge" in parts and mse and constant is not None and not scheme.words:
         nearest = min(EDGE_LAZINESS, *settings.chosen_laziness(experiment.dtype))
-        # Statements about K: plain steps on the full batch, whatever the others are.
-        first = lazily(nearest, 1 / constant, 1, None, {})
-        beyond = lazily(nearest, EDGE_SCALE / constant, EDGE_STEPS, None, {})
+        first = lazily(nearest, 1 / constant, 1, None)
+        beyond = lazily(nearest, EDGE_SCALE / constant, EDGE_STEPS, None)
     if "limit" in parts:
         distance = _kernel_distance(experiment)
         limit = _predict_limit(experiment, approximation, step_size, damping)
+    seen = scheme.linearisations(lin)
     nearly, undamped, shift = _nearly_undamped(experiment, approximation, k, damping, parts)
 
     def condition(rho):
-        return (approximation.solve_condition(lin, rho) or 1.0) if "regime" in parts else np.inf
+        if "regime" not in parts:
+            return np.inf
+        return max(approximation.solve_condition(each, rho) or 1.0 for each in seen)
 
     moved = furthest = None
     if "regime" in parts:
@@ -232,9 +235,12 @@ def _alone(array):
 def _rate(experiment: Experiment, approximation, damping, scheme: Scheme, k) -> float:
     """What the step scale is divided by: alpha of what a step sees, or the largest eigenvalue of its K there."""
     seen = scheme.linearisations(experiment.lin)
-    constant = experiment.constant(approximation, seen[0])
-    if constant is not None:
-        return constant
+    # Alpha of ranks that were measured may differ from batch to batch.
+    several = seen if experiment.constant_from == "ranks" else seen[:1]
+    constants = [experiment.constant(approximation, each) for each in several]
+    known = [constant for constant in constants if constant is not None]
+    if len(known) == len(constants):
+        return max(known)
     if len(seen) == 1:
         return largest_eigenvalue(k)
     maps = (approximation.function_space_map(each, damping) for each in seen)
@@ -249,8 +255,10 @@ def _batches(experiment: Experiment, scheme: Scheme, name: str, prediction) -> d
         > len(kernel) * np.finfo(kernel.dtype).eps * experiment.spectrum[-1]
     ):
         return {"whitened_contraction": np.nan, "batch_bound": np.nan}
+    # The inverse root makes rounding of the residuals larger.
+    rounding = float(np.finfo(residuals.dtype).eps * experiment.condition**0.5)
     whitened = np.linalg.solve(np.linalg.cholesky(kernel), residuals.reshape(len(residuals), -1).T)
-    found = {"whitened_contraction": mean_contraction(np.linalg.norm(whitened, axis=0))}
+    found = {"whitened_contraction": mean_contraction(np.linalg.norm(whitened, axis=0), rounding)}
     bound = scheme.bound(kernel, experiment.lin.output_dim) if name == "exact" else None
     return found if bound is None else {**found, "batch_bound": bound}
 
@@ -400,8 +408,11 @@ def _layers(experiment: Experiment, approximation, damping) -> tuple[LayerEviden
 @np.errstate(over="ignore", invalid="ignore")
 def _moves(experiment: Experiment, approximation, prediction, step_size, damping):
     """``theta_0 - theta_t`` of the linearised network: at the last step, and where its outputs are furthest away."""
-    if prediction.displacement is not None:
-        return prediction.displacement, prediction.displacement
+    if (moved := prediction.displacement) is not None:
+        distances = np.asarray(prediction.parameter_distances)
+        # An estimate where a run turns back: its last displacement, as long as the longest.
+        longer = float(np.max(distances) / distances[-1]) if distances[-1] > 0 else 1.0
+        return moved, jax.tree.map(lambda leaf: longer * leaf, moved) if longer > 1.01 else moved
 
     outputs, targets = np.asarray(prediction.outputs), np.asarray(experiment.targets)
 

@@ -193,8 +193,8 @@ def _step_scale(experiment, evidence, others):
 
 
 def _predicted(experiment: Experiment, evidence: Evidence, **changes) -> Evidence | None:
-    """Predicted again (MSE), with another ``k``, ``q`` or ``step_size``."""
-    if evidence.loss != "mse":
+    """Predicted again (MSE, plain steps), with another ``k``, ``q`` or ``step_size``."""
+    if evidence.loss != "mse" or evidence.scheme:
         return None
     k, q = evidence.maps
     at = experiment.at

@@ -268,6 +268,7 @@ def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
     That is `Evidence.lazy_tolerance`, of a run as long as the residual, and the error of the map itself.
     """
+    need_plain_steps(evidence)
     need_mse(evidence)
     need_isotropy(evidence)
     run = evidence.first_step
@@ -293,6 +294,7 @@ def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
     Outputs of such a run travel ``1 + 1.5^T`` residuals, whatever the main run's do: its premises are about that. The
     map's own error enters times 2.5.
     """
+    need_plain_steps(evidence)
     need_mse(evidence)
     need_isotropy(evidence)
     run = evidence.beyond_edge

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ngd_theory import losses
 from ngd_theory.arguments import (
@@ -20,7 +20,7 @@ from ngd_theory.arguments import (
 )
 from ngd_theory.errors import InputError, SingularKernelError, require_type
 from ngd_theory.fisher.damping import Damping, as_damping
-from ngd_theory.fisher.kinds import TrueFisher
+from ngd_theory.fisher.kinds import EmpiricalFisher, TrueFisher
 from ngd_theory.networks import LayerSize, Linearization
 from ngd_theory.numerics import norm
 from ngd_theory.precision import full_precision
@@ -210,6 +210,13 @@ class Approximation(abc.ABC):
                 "parameters only (linearize_function): name its layers (ngd.networks.network, or linearize_model for "
                 "equinox and flax), or take exact, block-diagonal, block-tridiagonal or entry-wise"
             )
+
+    def of_samples(self, samples: Int[Array, " B"]) -> "Approximation":
+        """The approximation of some of the samples: the targets of an empirical Fisher are theirs."""
+        kind = getattr(self, "kind", None)
+        if not isinstance(kind, EmpiricalFisher):
+            return self
+        return replace(self, kind=kind.take(samples))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     def factor(self, lin: Linearization, damping: Damping) -> Any:
         """What is made once of a linearisation and a damping, for `precondition` and `layer_terms` to apply.

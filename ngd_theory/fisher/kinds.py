@@ -4,12 +4,12 @@ Every kind is ``F = (1/N) sum_n J_n^T Lambda_n J_n`` with ``Lambda_n = R_n R_n^T
 (N, C, K) array, or None where ``Lambda = I`` (the true Fisher under MSE).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ngd_theory import losses
 from ngd_theory.arguments import check_finite, checked_fields
@@ -102,6 +102,10 @@ class EmpiricalFisher:
                 f"shape {outputs.shape}"
             )
         return losses.by_name(self.loss).residual(outputs, self.targets)[:, :, None]
+
+    def take(self, samples: Int[Array, " B"]) -> "EmpiricalFisher":
+        """That of some of the samples, by their numbers."""
+        return replace(self, targets=self.targets[samples])
 
 
 Kind = TrueFisher | SampledFisher | EmpiricalFisher

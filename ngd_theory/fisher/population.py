@@ -10,7 +10,6 @@ a natural gradient of the pool. Nothing of the parameters' size is made that the
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +111,7 @@ def population_maps(
     prepared = approximation.prepare(pool, damping)
     found = [
         None if there is None else _columns(prepared.function_space_map(there), pool.outputs, rows)
-        for there in (_samples(pool, rows), at)
+        for there in (pool.take(rows), at)
     ]
     assert found[0] is not None
     return found[0], found[1]
@@ -132,15 +131,6 @@ def _labelled(approximation, pool: Linearization, labelled: Sequence[int]) -> Ar
     if len(np.unique(rows)) < len(rows):
         raise InputError("labelled names a sample twice; name each once")
     return jnp.asarray(rows)
-
-
-@jax.jit
-def _samples(lin: Linearization, rows) -> Linearization:
-    """The linearisation at some of its samples."""
-    layers = (
-        replace(y, inputs=y.inputs[rows], sensitivities=y.sensitivities[rows]) for y in lin.layers
-    )
-    return replace(lin, outputs=lin.outputs[rows], layers=tuple(layers))
 
 
 @jax.jit

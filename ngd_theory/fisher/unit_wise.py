@@ -76,23 +76,23 @@ class UnitWise(Approximation):
         return largest**2 + 2**26 // itemsize + coefficients
 
     def damping_bias(self, lin, damping):
-        """Mean of ``rho/(rho + |delta_i[n]|^2 mu_n)`` over the active units and samples of all layers.
+        """Root mean square over samples of what damping takes, ``rho/(rho + |delta_i[n]|^2 mu_n)``, a mean over units.
 
         ``1/mu_n`` is the n-th diagonal entry of ``(a a^T/N)^-1``. By the Schur complement
-        ``(K_i + rho)^-1_nn <= 1/(rho + delta^2 mu_n)``, so this bounds the share of alpha that damping
-        takes. Sensitivities near 0 make it of order sqrt(rho), not rho. None where positions share weights: their
-        Gram matrix is singular at once.
+        ``(K_i + rho)^-1_nn <= 1/(rho + delta^2 mu_n)``, so this bounds the diagonal of ``K(0) - K(rho)`` over alpha.
+        One sample may lose most: where a sensitivity is near 0, which makes it of order sqrt(rho), not rho. None where
+        positions share weights: their Gram matrix is singular at once.
         """
         if damping == 0:
             return 0.0
         if any(layer.inputs.shape[1] > 1 for layer in lin.layers):
             return None
-        lost, active = 0.0, 0
+        lost, active = np.zeros(lin.num_samples), 0
         for layer in lin.layers:
             squares, _, mu = _spreads(layer)
             shares = np.where(squares > 0, damping / (damping + squares * mu), 0)
-            lost, active = lost + float(shares.sum()), active + int((squares > 0).sum())
-        return lost / max(active, 1)
+            lost, active = lost + shares.sum(axis=1), active + int((squares > 0).sum())
+        return float(np.sqrt(np.mean(lost**2))) * lin.num_samples / max(active, 1)
 
     def solve_condition(self, lin, damping):
         """Mean over units of ``tr K_i / (rho + min_n delta_i[n]^2 mu_n)``, with the mu_n of `damping_bias`.

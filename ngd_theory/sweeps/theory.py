@@ -75,6 +75,9 @@ assert get_args(Measurement) == tuple(MEASUREMENTS)
 #: Measurements whose prediction is that of a fixed map.
 _MSE_MEASUREMENTS = frozenset(("rivals", "limit", "batches", "generalisation"))
 
+#: Measurements that know of no mini-batches and no momentum.
+_PLAIN_MEASUREMENTS = frozenset(("limit", "generalisation"))
+
 #: Which settings each table of the file may hold. `GRID` may vary anything but what a process has one of.
 NETWORK = (
     *("activation", "weight_std", "bias_std", "width", "depth", "architecture", "kernel_size"),
@@ -577,6 +580,11 @@ class Study(AnyStudy):
                 raise InputError("measure 'rivals' takes at least two approximations")
             if any(not cell.settings.num_test for cell in cells):
                 raise InputError("measure 'rivals' compares test outputs: set data.num_test")
+        for name in _PLAIN_MEASUREMENTS & set(self.measure):
+            if any(cell.settings.batch_size or cell.settings.momentum for cell in cells):
+                raise InputError(
+                    f"measure {name!r} is of plain steps on the full batch: leave batch_size and momentum out"
+                )
         if "generalisation" in self.measure and any(cell.settings.num_test < 2 for cell in cells):
             raise InputError(
                 "measure 'generalisation' takes half of the test inputs as unlabelled and half as fresh: set "

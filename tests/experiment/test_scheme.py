@@ -29,7 +29,7 @@ SCHEMES = {
     "heavy ball": {"momentum": 0.5},
 }
 #: Statements about a step or K, and about training as predicted.
-OF_THE_MAP = ("isotropy", "constant", "step-scale", "damped-map", "step-map", "one-step")
+OF_THE_MAP = ("isotropy", "constant", "step-scale", "damped-map", "step-map")
 OF_TRAINING = ("lazy-limit", "lazy-order", "lazy-parameters")
 
 
@@ -43,7 +43,8 @@ def test_training_is_judged_by_its_own_prediction(found):
     assert not [v for v in found.verdicts if v.outcome is Outcome.FAIL]
     for claim in (*OF_THE_MAP, *OF_TRAINING):
         assert verdicts[claim, "exact"].outcome is Outcome.PASS, verdicts[claim, "exact"]
-    for claim, name in (("contraction", "exact"), ("gd-slower", "identity")):
+    apart = (("contraction", "exact"), ("one-step", "exact"), ("divergence-edge", "exact"))
+    for claim, name in (*apart, ("gd-slower", "identity")):
         assert verdicts[claim, name].outcome is Outcome.NOT_APPLICABLE
         assert "plain steps on the full batch" in verdicts[claim, name].why
 
@@ -54,6 +55,14 @@ def test_a_prediction_of_other_steps_fails(found):
     off = replace(own, prediction=replace(plain.prediction, displacement=None))
     failed = {v.claim for v in judge({"exact": off}) if v.outcome is Outcome.FAIL}
     assert {"lazy-limit", "lazy-order"} <= failed
+
+
+def test_errors_of_a_prediction_are_not_planted_where_it_is_another():
+    """What is planted predicts plain steps: beside others anything would be noticed."""
+    settings = parse({**SMALL, **SCHEMES["batches"]})
+    planted = experiment.verify(settings, plant=("step-size", "damping-twice")).noticed
+    found = {p.planted.name: p.applies for p in planted}
+    assert found == {"step-size": False, "damping-twice": True}
 
 
 def test_a_step_is_scaled_by_alpha_of_what_it_sees():

@@ -52,6 +52,7 @@ def test_lists_of_damping_and_step_scales_are_axes(make_study):
         ({"claims": [{**CLAIM, "colour": 1}]}, ["claims.0.colour", "unknown key", "statistic"]),
         ({"loss": "cross-entropy", "approximations": ["kfac"]}, ["kfac", "cross-entropy"]),
         ({"loss": "cross-entropy", "measure": ["limit"]}, ["'limit'", "MSE"]),
+        ({"measure": ["limit"], "grid": {"momentum": [0.0, 0.5]}}, ["'limit'", "plain steps"]),
         ({"measure": ["rivals"]}, ["'rivals'", "two approximations"]),
         ({"measure": ["generalisation"]}, ["'generalisation'", "data.num_test"]),
         ({"measure": ["rivals"], "approximations": ["exact", "kfac"]}, ["data.num_test"]),

@@ -113,3 +113,18 @@ def test_maps_whose_trace_is_out_of_range():
     # Sums from the left are inf - inf.
     mixed = np.diag(np.repeat(np.float32([1, -1, 1]), (9, 9, 1)))
     assert float(ngd.theory.isotropy(3 * large * mixed).constant) == pytest.approx(3e38 / 19)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_damping_takes_of_unit_wise_is_bounded_sample_by_sample(seed):
+    """Few sensitivities near 0 cost one sample most: a mean over samples would bound no dispersion."""
+    net = ngd.networks.mlp(16, [128, 128], 1, "tanh", 1.0)
+    x = jax.random.normal(jax.random.key(seed), (12, 16))
+    lin = ngd.networks.linearize(net, net.init(jax.random.key(seed + 10)), x)
+    unit_wise, rho = ngd.fisher.by_name("unit-wise"), 1e-10
+    k = np.asarray(unit_wise.function_space_map(lin, rho))
+    alpha, bias = np.trace(k) / 12, unit_wise.damping_bias(lin, rho)
+    lost = (2 * 128 + 1) * np.eye(12) - k
+    assert np.linalg.norm(lost) / (alpha * 12**0.5) <= 2 * bias
+    # The control: bounds on the diagonal's entries are not loose by more than ten.
+    assert np.linalg.norm(lost) / (alpha * 12**0.5) >= bias / 10

@@ -7,7 +7,9 @@ approximation that does not single out units or entries: their maps, natural gra
 are those of the limit (docs/theory.md section 5), with N + N' pretended units a layer.
 """
 
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,7 @@ def linearize(
 
     Of networks that only neural-tangents knows, convolutional ones say, the kernels of inputs and sensitivities are not
     known by themselves but their product Theta_l is: then the layer's inputs are its root, and its sensitivities those
-    of C units that are the outputs. That serves the first four.
+    of C units that are the outputs. That serves the first four; what is made of layers is refused.
 
     Parameters
     ----------
@@ -79,12 +81,29 @@ def linearize(
         shares = layerwise_ntk(net, points)
         roots = [(square_root(t), jnp.ones((len(points), 1), t.dtype)) for t in shares]
 
+    grouping = None if has_recursion(net) else Shares()
+
     def part(rows: slice) -> Linearization:
         layers = tuple(_layer(a[rows], b[rows], c) for a, b in roots)
         size = layers[0].inputs.shape[0]
-        return Linearization(jnp.zeros((size, c), layers[0].inputs.dtype), layers)
+        return Linearization(jnp.zeros((size, c), layers[0].inputs.dtype), layers, grouping)
 
     return part(slice(0, n)), None if x_test is None else part(slice(n, None))
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Says of a linearisation that its factors give kernels, and are no layer's inputs and sensitivities."""
+
+    has_layers: ClassVar[bool] = False
+
+    def join(self, layers):
+        """A tuple of dicts, as they are."""
+        return tuple(layers)
+
+    def split(self, tangent):
+        """The same back."""
+        return tangent
 
 
 def joined(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ngd_theory import kernels
-from ngd_theory.errors import NotPredictedError
+from ngd_theory import dynamics, fisher, kernels
+from ngd_theory.errors import InputError, NotPredictedError
 from ngd_theory.kernels import infinite
 from ngd_theory.kernels.infinite import bridge
 from ngd_theory.networks import chain, cnn, linearize
@@ -96,3 +96,27 @@ def test_the_closed_form_is_for_perceptrons(images):
         odd = network("same, flatten")
         block = type(odd.blocks[0])(odd.blocks[0].affine, (jnp.sin,))
         bridge.to_stax(chain(odd.input_shape, (block, *odd.blocks[1:])))
+
+
+def test_maps_of_the_limit_are_those_of_the_layers_kernels(images):
+    net = network("same, flatten")
+    x, at = images, jax.random.normal(jax.random.key(1), (2, 5, 6, 2))
+    shares = np.asarray(infinite.layerwise_ntk(net, jnp.concatenate([x, at])))
+    here, there = shares[:, :3, :3], shares[:, 3:, :3]
+    expected = {
+        "identity": (here.sum(0) / 3, there.sum(0) / 3),
+        "exact": (np.eye(3), there.sum(0) @ np.linalg.inv(here.sum(0))),
+        "block-diagonal": (
+            3 * np.eye(3),
+            sum(b @ np.linalg.inv(a) for a, b in zip(here, there, strict=True)),
+        ),
+    }
+    for name, (k, q) in expected.items():
+        maps = dynamics.predictor(fisher.by_name(name), net, x, at)
+        np.testing.assert_allclose(maps.train_map, k, atol=1e-8)
+        np.testing.assert_allclose(maps.test_map, q, atol=1e-8)
+    # What is made of layers is refused, by the predictor and of the linearisation itself.
+    with pytest.raises(NotPredictedError, match="only their product is known"):
+        dynamics.predictor(fisher.by_name("kfac"), net, x, at)
+    with pytest.raises(InputError, match="groups of parameters only"):
+        fisher.by_name("kfac").function_space_map(infinite.linearize(net, x)[0], 0.0)
