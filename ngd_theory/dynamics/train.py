@@ -111,7 +111,7 @@ def train(
     check_schedule(step_size, num_steps, *recorded)
     y = check_targets(objective, y, recorded[0])
     batches = check_batches(batches, len(x), num_steps)
-    how_far = as_momentum(momentum, recorded[0].dtype)
+    kept = as_momentum(momentum, recorded[0].dtype)
     rho = as_damping(damping, recorded[0].dtype)
     x, y, start = jnp.asarray(x), jnp.asarray(y), jax.tree.map(jnp.asarray, params)
     eta = jnp.asarray(step_size, jnp.result_type(*jax.tree.leaves(params)))
@@ -130,7 +130,7 @@ def train(
 
     def take(step, params, direction):
         batch = None if batches is None else batches[step]
-        how = approximation, eta, rho, ceiling, first, epsilon, batch, how_far, direction
+        how = approximation, eta, rho, ceiling, first, epsilon, batch, kept, direction
         return _step(network, objective, params, x, y, *how)
 
     def stops(step: int) -> bool:
@@ -153,7 +153,7 @@ def train(
         return False
 
     def nowhere():
-        return None if how_far is None else jax.tree.map(jnp.zeros_like, start)
+        return None if kept is None else jax.tree.map(jnp.zeros_like, start)
 
     direction = nowhere()
     for step in range(num_steps + 1):

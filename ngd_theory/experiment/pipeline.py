@@ -90,7 +90,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     start = time.perf_counter()
     settings, lin, net, parts = experiment.settings, experiment.lin, experiment.network, set(parts)
     approximation = make_approximation(name, settings.loss, settings.sharing)
-    # As large beside the kernel as under the NTK parameterisation, so that K is the same.
+    # As large beside the kernel as under the NTK parameterisation.
     damping = approximation.matched_damping(settings.damping) * net.readout_scale**2
     at = experiment.at if parts & {"training", "step", "generalisation"} else None
     k, q = train_and_test_maps(approximation, lin, damping, at)

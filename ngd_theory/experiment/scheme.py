@@ -45,6 +45,7 @@ class Scheme:
         if not words:
             return cls("", None, settings)
         if size == num_samples:
+            # By steps, not in closed form: that has no parameters, whose distances claims read.
             batches = jnp.tile(jnp.arange(num_samples), (settings.steps, 1))
         else:
             how = num_samples, size, settings.steps, settings.batch_order

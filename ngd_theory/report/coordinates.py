@@ -80,7 +80,7 @@ def _curve(axes: Axes, name: str, widths, changes: np.ndarray, exponent: float) 
 
 
 def _guides(axes: Axes, widths) -> None:
-    """Slopes 0 and -1/2 through the largest change, and the axes' scales."""
+    """Slopes 0 and -1/2, a little above the largest change, and the axes' scales."""
     drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
     high = 1.3 * np.nanmax(drawn, initial=0.0) or 1.0
     ratio = np.asarray(widths, float) / min(widths)

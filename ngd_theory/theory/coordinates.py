@@ -133,7 +133,8 @@ def coordinate_check(
     The step size is ``eta = step_scale / lambda_max(K)``, K the map at the start: where ``K = alpha I`` that is
     ``step_scale / alpha``, and for gradient descent it is in proportion to 1 over its kernel. The damping is in
     proportion to the kernel, ``rho = damping tr(Theta/N)/(NC)``, with K-FAC given the square of ``damping``
-    (`Approximation.matched_damping`). So both mean the same at every width and in every parameterisation.
+    (`Approximation.matched_damping`). So both mean the same at every width, and in both
+    parameterisations for a G that has the kernel's 1/M once in every layer (docs/theory.md section 11).
 
     Parameters
     ----------
