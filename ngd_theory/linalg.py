@@ -204,6 +204,12 @@ def orthonormal_columns(matrix):
     return jnp.linalg.qr(matrix)[0]
 
 
+@one_by_one
+def singular_columns(matrix):
+    """Left singular vectors of a tall matrix, and its singular values, largest first."""
+    return jnp.linalg.svd(matrix, full_matrices=False)[:2]
+
+
 @full_precision
 def cholesky_solve(factor: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """``(L L^T)^-1 rhs`` for a lower triangular L. For the inside of solves."""

@@ -154,7 +154,7 @@ def _contraction_bound(kernel, batches, step_scale, output_dim):
     columns = (batches[:, :, None] * output_dim + jnp.arange(output_dim)).reshape(len(batches), -1)
 
     def add(total, seen):
-        basis, lengths, _ = jnp.linalg.svd(root[:, seen], full_matrices=False)
+        basis, lengths = linalg.singular_columns(root[:, seen])
         # Of a singular kernel, and of a sample that is named twice, some directions are rounding.
         there = lengths > len(root) * jnp.finfo(lengths.dtype).eps * lengths[0]
         return total + (basis * there) @ basis.T, None
