@@ -76,10 +76,7 @@ def ensemble(
         finite, or a negative time.
     """
     n, m = len(x), len(x_test)
-    if maps.test_map.shape != (m, n):
-        raise InputError(
-            f"maps are for {maps.test_map.shape[::-1]} train and test inputs, not {(n, m)}"
-        )
+    maps.require_samples(n, m)
     if jnp.ndim(targets) != 2 or len(targets) != n:
         raise InputError(f"targets have shape {jnp.shape(targets)}; they must be ({n}, C)")
     check_finite("targets", targets)

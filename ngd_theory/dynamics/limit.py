@@ -57,6 +57,13 @@ class Predictor:
         """``Q / alpha``: with ``K = alpha I``, converged test outputs are ``f_0' - weights r_0``."""
         return self.test_map / self.constant
 
+    def require_samples(self, num_train: int, num_test: int) -> None:
+        """Raise `InputError` unless the maps are of so many training and test inputs."""
+        if self.test_map.shape != (num_test, num_train):
+            raise InputError(
+                f"maps are for {self.test_map.shape[::-1]} train and test inputs, not {(num_train, num_test)}"
+            )
+
 
 @checked
 def predictor(

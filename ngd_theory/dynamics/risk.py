@@ -189,7 +189,7 @@ def risk_from_maps(
     """
     return _from_maps(
         *(k, outputs, targets, noise, step_size, times, q, test_outputs, test_targets),
-        symmetric=is_known(k) and k.shape == k.shape[::-1] and bool(_is_symmetric(k)),
+        symmetric=_is_symmetric(k),
     )
 
 
@@ -233,12 +233,11 @@ def prior_risk(
     check_map("k", k, rows, rows)
     check_map("q", q, test_rows, rows)
     check_map("prior", prior, both, both)
-    if is_known(prior) and not bool(_is_symmetric(prior)):
+    if is_known(prior) and not _is_symmetric(prior):
         raise InputError("prior is not symmetric; it must be a covariance")
     root, test_root = _roots(prior, len(k))
     starts = (rows, root), (test_rows, test_root)
-    symmetric = is_known(k) and bool(_is_symmetric(k))
-    found = _evaluate(k, q, starts[0], starts[1], noise, step_size, times, symmetric)
+    found = _evaluate(k, q, starts[0], starts[1], noise, step_size, times, _is_symmetric(k))
     nothing = found.bias
     return replace(
         found, bias=found.spread, test_bias=found.test_spread, spread=nothing, test_spread=nothing
@@ -280,10 +279,7 @@ def ensemble_risk(
         As `risk`; for maps of other numbers of inputs.
     """
     n, m = len(x), len(x_test)
-    if maps.test_map.shape != (m, n):
-        raise InputError(
-            f"maps are for {maps.test_map.shape[::-1]} train and test inputs, not {(n, m)}"
-        )
+    maps.require_samples(n, m)
     nowhere = np.zeros(jnp.shape(targets), maps.train_map.dtype)
     no_test = np.zeros(jnp.shape(test_targets), maps.train_map.dtype)
     if nowhere.ndim != 2 or len(nowhere) != n:
@@ -353,8 +349,13 @@ def _check_schedule(noise, step_size, times, outputs) -> None:
             )
 
 
+def _is_symmetric(k) -> bool:
+    """Whether it is known to be a symmetric matrix."""
+    return is_known(k) and k.shape == k.shape[::-1] and bool(_is_nearly_symmetric(k))
+
+
 @jax.jit
-def _is_symmetric(k):
+def _is_nearly_symmetric(k):
     """Up to what solves may lose: half the digits."""
     return norm(k - k.T) <= jnp.finfo(k.dtype).eps ** 0.5 * norm(k)
 

@@ -121,6 +121,12 @@ class Experiment:
             return theory.measured_constant(approximation, seen)
         return approximation.isotropy_constant(self.sizes, seen.num_samples)
 
+    def layer_constants(self, approximation) -> tuple[float, ...] | None:
+        """Each layer's share of alpha, of sizes or measured."""
+        if self.constant_from == "ranks":
+            return approximation.measured_constants(self.lin, self.sizes)
+        return approximation.layer_constants(self.sizes, self.lin.num_samples)
+
     @cached_property
     def population(self) -> Population:
         """The pool of training and unlabelled inputs."""

@@ -375,7 +375,7 @@ def _layers(experiment: Experiment, approximation, damping) -> tuple[LayerEviden
     if not approximation.by_layers:
         return ()
     lin = experiment.lin
-    constants = approximation.layer_constants(experiment.sizes, lin.num_samples)
+    constants = experiment.layer_constants(approximation)
     maps = approximation.layer_maps(lin, damping)
     names = [name for name, layer in experiment.network.layers for _ in layer.parts]
     found = []

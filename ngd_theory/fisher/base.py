@@ -326,6 +326,15 @@ class Approximation(abc.ABC):
         """
         return None
 
+    def measured_constants(
+        self, lin: Linearization, sizes: tuple[LayerSize, ...]
+    ) -> tuple[float, ...] | None:
+        """`layer_constants` of a linearisation at hand, ``sizes`` its measured ones; reads values.
+
+        Where ranks do not tell the trace, what does is taken from ``lin``.
+        """
+        return self.layer_constants(sizes, lin.num_samples)
+
     def isotropy_constant(self, sizes: tuple[LayerSize, ...], num_samples: int) -> float | None:
         """``alpha = tr K / (NC)`` as rho -> 0 and the width grows; None where there is none."""
         shares = self.layer_constants(sizes, num_samples)

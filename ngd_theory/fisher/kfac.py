@@ -14,7 +14,7 @@ from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.law import mean_share
 from ngd_theory.fisher.premises import of_both_factors
-from ngd_theory.fisher.solve import precondition_rows, smallest_eigenvalue
+from ngd_theory.fisher.solve import orthonormal_range, precondition_rows, smallest_eigenvalue
 from ngd_theory.fisher.whitened import WhitenedApproximation
 from ngd_theory.networks import LayerLinearization, Linearization
 from ngd_theory.networks.layout import Layout
@@ -133,6 +133,17 @@ class KFAC(WhitenedApproximation):
             mean_share(s, num_samples, c, scale) for s, scale in zip(sizes, scales, strict=True)
         )
 
+    def measured_constants(self, lin, sizes):
+        """``(T/C) sum_{n,c} sum_{t,s} P_a[nt,ns] P_delta[nct,ncs]``, P the projectors on the ranges of a and of delta.
+
+        Where one of the ranks is full that is `layer_constants`; where both are short, how their leverages go together
+        counts too. None where that is.
+        """
+        if self.layer_constants(sizes, lin.num_samples) is None:
+            return None
+        scales = zip(lin.layers, self._output_scales(lin), strict=True)
+        return tuple(_trace(layer) / scale for layer, scale in scales)
+
     def _output_scales(self, lin: Linearization) -> list[float]:
         """Factor of B in each layer: 1 but for the output layer's."""
         hidden = [1.0] * (len(lin.layers) - 1)
@@ -197,3 +208,16 @@ def _damped_grams(kfac: KFAC, lin: Linearization, damping: Damping):
         grams = [s * (x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x) for x, s in rows]
         found.append((roots, grams))
     return found
+
+
+def _trace(layer: LayerLinearization) -> float:
+    """See `KFAC.measured_constants`."""
+    n, c, t, _ = layer.sensitivities.shape
+    a, delta = (
+        orthonormal_range(np.asarray(rows).reshape(-1, rows.shape[-1]))
+        for rows in (layer.inputs, layer.sensitivities)
+    )
+    # A sample's blocks of both projectors: never the whole of one.
+    inputs = np.einsum("ntr,nsr->nts", *[a.reshape(n, t, -1)] * 2, optimize=True)
+    sensitivities = np.einsum("nctr,ncsr->nts", *[delta.reshape(n, c, t, -1)] * 2, optimize=True)
+    return float(np.sum(inputs * sensitivities)) * t / c

@@ -24,6 +24,12 @@ def gram_rank(rows: np.ndarray) -> int:
     return int(np.sum(singular > gram_floor(singular, max(rows.shape))))
 
 
+def orthonormal_range(rows: np.ndarray) -> np.ndarray:
+    """(n, rank) orthonormal columns that span the columns of an (n, P) matrix, cut off as `gram_rank`; reads values."""
+    left, singular, _ = np.linalg.svd(np.asarray(rows), full_matrices=False)
+    return left[:, singular > gram_floor(singular, max(rows.shape))]
+
+
 def gram_floor(singular: np.ndarray, size: int) -> float:
     """Singular values whose squares are ``size * eps`` of the largest's square; all, where that is out of range."""
     largest, limits = float(np.max(singular, initial=0.0)), np.finfo(singular.dtype)

@@ -70,12 +70,7 @@ def cnn(
     pool : int or one int a convolution
         Window of the average pooling after it; 1 for none. What does not fill a window is dropped.
     parameterization : {"ntk", "mup"}
-        "mup" divides the output layer, weight and bias, by sqrt(M), M the channels before it: outputs are those of
-        "ntk" over sqrt(M), kernels over M (scale a damping likewise), and training moves the features at every width.
-        In the abc-parameterisation (Yang & Hu 2021) the layers have a = 0, 1/2, ..., 1/2 and, for the last, 1 ("ntk":
-        1/2), all b = 0; learning rates have c = -1 for gradient descent ("ntk": 0) and c = 0 for natural gradients. See
-        docs/theory.md section 11.
-        Positions do not count: M is what grows.
+        As in `mlp`, M the channels before the output layer: positions do not count.
 
     Raises
     ------

@@ -14,7 +14,8 @@ from ngd_theory.sweeps.runner import Progress, Summary, run
 from ngd_theory.sweeps.statistics import Rule, contraction_rate, judge
 from ngd_theory.sweeps.store import load
 from ngd_theory.sweeps.structure import StructureStudy
-from ngd_theory.sweeps.theory import STATISTICS, Statistic, Study, StudyClaim
+from ngd_theory.sweeps.theory import Study
+from ngd_theory.sweeps.theory_claims import STATISTICS, Statistic, StudyClaim
 from ngd_theory.sweeps.training import TrainingStudy
 
 __all__ = [

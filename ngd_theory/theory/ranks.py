@@ -116,12 +116,10 @@ def _unit_rank(delta: np.ndarray, live_units: int) -> float:
 
 @checked
 def measured_constant(approximation: Approximation, lin: Linearization) -> float | None:
-    """The alpha that follows from the ranks of ``lin``: ``tr K/(NC)`` as rho -> 0.
+    """The alpha that follows from the ranks of ``lin``, and leverages for K-FAC: ``tr K/(NC)`` as rho -> 0.
 
     It is measured, not predicted: `isotropy_constant` predicts from sizes, before anything is drawn, where that is a
-    theorem (chains of blocks). Where the ranks of both factors of a Kronecker product (K-FAC) are short it is an
-    estimate, some per cent off: ranks do not tell how the factors go together. Neither says that K is isotropic;
-    `check_conditions` and `isotropy` do.
+    theorem (chains of blocks). Neither says that K is isotropic; `check_conditions` and `isotropy` do.
 
     Parameters
     ----------
@@ -150,4 +148,5 @@ def measured_constant(approximation: Approximation, lin: Linearization) -> float
         runs = [tuple(run) for moves, run in moving if moves]
         n = lin.num_samples
         return float(sum(sum(approximation.layer_constants(run, n)) for run in runs))
-    return approximation.isotropy_constant(sizes, lin.num_samples)
+    shares = approximation.measured_constants(lin, sizes)
+    return None if shares is None else float(sum(shares))

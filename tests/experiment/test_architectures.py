@@ -7,7 +7,7 @@ from ngd_theory.errors import InputError
 from ngd_theory.experiment import Outcome, parse
 from ngd_theory.experiment.building import DataSize, make_network
 from ngd_theory.experiment.settings import LATER, Settings
-from ngd_theory.sweeps.theory import TheoryCell
+from ngd_theory.sweeps.theory_cells import TheoryCell
 
 TOKENS = {"architecture": "transformer", "tokens": 2}
 IMAGES = {"architecture": "conv-resnet", "dataset": "gaussian"}

@@ -12,7 +12,7 @@ from ngd_theory.errors import SingularKernelError
 from ngd_theory.experiment.spectra import judged_map
 from ngd_theory.report import print_report
 from ngd_theory.report.result import to_dict
-from ngd_theory.sweeps.theory import TheoryCell
+from ngd_theory.sweeps.theory_cells import TheoryCell
 
 SETTINGS = experiment.parse(
     {"dataset": "gaussian", "input_dim": 24, "num_train": 8, "num_test": 0, "width": 256}

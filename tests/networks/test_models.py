@@ -146,7 +146,7 @@ def test_one_step_in_the_tree_of_the_model_lowers_the_loss(name, method):
 def test_constants_are_measured():
     """The trace of K says the same as the ranks do, whatever the shape of the model."""
     p = user_problem("equinox CNN")
-    for name in ("exact", "block-diagonal"):
+    for name in ("exact", "block-diagonal", "kfac"):
         method = ngd.fisher.by_name(name)
         k = method.function_space_map(p.lin, 0.0)
         alpha = ngd.theory.measured_constant(method, p.lin)

@@ -7,7 +7,7 @@ from ngd_theory import sweeps
 from ngd_theory.errors import InputError
 from ngd_theory.experiment import parse
 from ngd_theory.sweeps import Outcome
-from ngd_theory.sweeps.theory import TheoryCell
+from ngd_theory.sweeps.theory_cells import TheoryCell
 
 SCALES = [0.5, 1.0, 2.0, 4.0]
 CLAIM = {"statement": "s", "statistic": "best-step", "of": "train_loss", "rule": "in [0.9, 1.1]"}

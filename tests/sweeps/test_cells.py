@@ -1,6 +1,6 @@
 from ngd_theory.experiment import Settings
 from ngd_theory.sweeps.cells import grouped_by_shape, with_data
-from ngd_theory.sweeps.theory import TheoryCell
+from ngd_theory.sweeps.theory_cells import TheoryCell
 
 
 def cell(measure=("gap",), **settings):

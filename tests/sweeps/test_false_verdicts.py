@@ -13,7 +13,8 @@ from ngd_theory.errors import InputError, SingularKernelError
 from ngd_theory.experiment import parse as settings
 from ngd_theory.experiment import verify
 from ngd_theory.sweeps import Outcome
-from ngd_theory.sweeps.theory import STATISTICS, TheoryCell
+from ngd_theory.sweeps.theory_cells import TheoryCell
+from ngd_theory.sweeps.theory_claims import STATISTICS
 
 #: One claim a statistic, each of which holds on `sound`.
 CLAIMS = [

@@ -11,7 +11,7 @@ from ngd_theory.errors import InputError
 from ngd_theory.experiment import Settings
 from ngd_theory.experiment.columns import COLUMNS
 from ngd_theory.experiment.evidence import LazyRun, sup_gap
-from ngd_theory.sweeps.theory import MEASUREMENTS, TheoryCell
+from ngd_theory.sweeps.theory_cells import MEASUREMENTS, TheoryCell
 
 #: What a perceptron of plain steps cannot be measured for.
 APART = ("layers", "batches")

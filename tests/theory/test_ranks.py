@@ -80,14 +80,12 @@ def test_ranks_are_those_of_singular_values(name):
 def test_the_constant_is_the_trace_of_the_undamped_map(name):
     _, lin = linearization(name)
     for approximation in map(ngd.fisher.by_name, CONSTANTS):
-        # K-FAC's is a product of ranks where positions are alike: exact but where max pooling chooses among them.
-        rough = name == "max pooling" and approximation.name == "kfac"
         measured = ngd.theory.measured_constant(approximation, lin)
         assert measured is not None
         np.testing.assert_allclose(
             trace(approximation, lin),
             measured,
-            rtol=0.2 if rough else 1e-6,
+            rtol=1e-6,
             err_msg=approximation.name,
         )
     if name in BY_HAND:

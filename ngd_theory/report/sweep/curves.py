@@ -10,7 +10,9 @@ import pandas as pd
 from ngd_theory.errors import InputError
 from ngd_theory.estimates import Estimate
 from ngd_theory.experiment.claim import NotApplicableError
-from ngd_theory.sweeps.theory import CONFIG_COLUMNS, STATISTICS, Statistic, Study, StudyClaim
+from ngd_theory.sweeps.theory import Study
+from ngd_theory.sweeps.theory_cells import CONFIG_COLUMNS
+from ngd_theory.sweeps.theory_claims import STATISTICS, Statistic, StudyClaim
 
 #: Values of settings without an order that get panels of their own.
 _MOST_CATEGORIES = 6

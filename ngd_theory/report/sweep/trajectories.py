@@ -16,7 +16,8 @@ from ngd_theory.report.style import RC, colour, label, marker
 from ngd_theory.report.sweep.axes import name_of, tick_y
 from ngd_theory.report.sweep.curves import matching, spread
 from ngd_theory.report.sweep.panels import DASHED, title_of
-from ngd_theory.sweeps.theory import CONFIG_COLUMNS, Study
+from ngd_theory.sweeps.theory import Study
+from ngd_theory.sweeps.theory_cells import CONFIG_COLUMNS
 
 #: Where curves stop: below it round-off decides.
 _FLOORS = {"float64": 1e-15, "float32": 1e-7}

@@ -22,7 +22,7 @@ from ngd_theory.report.sweep.panels import draw
 from ngd_theory.report.sweep.training import CAPTION as TRAINING_CAPTION
 from ngd_theory.report.sweep.training import draw_training
 from ngd_theory.report.sweep.trajectories import draw_trajectories, trajectories
-from ngd_theory.sweeps.theory import StudyClaim
+from ngd_theory.sweeps.theory_claims import StudyClaim
 
 #: Text in a PDF stays text, and its date is left out, so that equal results make equal files.
 _PDF: dict[Any, Any] = {"pdf.fonttype": 42}

@@ -1,0 +1,162 @@
+"""One configuration of a study of the theory, and what is measured on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from ngd_theory.data import DataError
+from ngd_theory.experiment.building import (
+    DataSize,
+    data_digest,
+    data_size,
+    load_data,
+)
+from ngd_theory.experiment.columns import rows
+from ngd_theory.experiment.experiment import Experiment
+from ngd_theory.experiment.pipeline import measure
+from ngd_theory.experiment.settings import LATER, LATER_NETWORK, Settings
+from ngd_theory.sweeps.cells import (
+    Cell,
+    canonical,
+    settings_columns,
+)
+
+#: What a study may measure, and the parts of an experiment that it takes.
+MEASUREMENTS: Mapping[str, tuple[str, ...]] = {
+    "isotropy": (),
+    "trajectory": ("training",),
+    "gap": ("training",),
+    "lazy": ("training", "lazy", "step", "regime"),
+    "rivals": ("training",),
+    "movement": ("training",),
+    "kernel-drift": ("training", "drift"),
+    "eigenvalues": (),
+    "limit": ("training", "limit"),
+    "layers": ("layers",),
+    "batches": ("training", "batches"),
+    "generalisation": ("generalisation",),
+    "features": ("training", "features"),
+}
+Measurement = Literal[
+    "isotropy",
+    "trajectory",
+    "gap",
+    "lazy",
+    "rivals",
+    "movement",
+    "kernel-drift",
+    "eigenvalues",
+    "limit",
+    "layers",
+    "batches",
+    "generalisation",
+    "features",
+]
+assert get_args(Measurement) == tuple(MEASUREMENTS)
+#: Measurements whose prediction is that of a fixed map.
+MSE_MEASUREMENTS = frozenset(("rivals", "limit", "batches", "generalisation"))
+
+#: Measurements that know of no mini-batches and no momentum.
+PLAIN_MEASUREMENTS = frozenset(("limit", "generalisation"))
+
+#: Which settings each table of the file may hold. `GRID` may vary anything but what a process has one of.
+NETWORK = (
+    *("activation", "weight_std", "bias_std", "width", "depth", "architecture", "kernel_size"),
+    *("stride", "pool", "padding", "readout", "sharing", *LATER_NETWORK),
+)
+DATA = (
+    *("dataset", "classes", "num_train", "num_test", "forster", "input_dim", "output_dim"),
+    *("image_size", "image_channels", "data_dir", "seed"),
+)
+_NOT_VARIED = ("approximations", "precision", "data_dir", "kernel", "laziness")
+GRID = settings_columns(Settings, *_NOT_VARIED)
+#: Settings that are columns too.
+CONFIG_COLUMNS = settings_columns(Settings, "approximations", "data_dir", "kernel", "laziness")
+#: Settings that the rows of a data set depend on.
+_ROWS = (
+    *("dataset", "classes", "num_train", "num_test", "seed", "loss", "data_dir", "input_dim"),
+    *("output_dim", "image_size", "image_channels"),
+)
+#: Settings that the sizes of a data set depend on.
+SIZES = tuple(name for name in _ROWS if name not in ("num_train", "num_test", "seed"))
+#: Settings that change the numbers of a cell but not the programs compiled for it.
+_NOT_SHAPES = frozenset(("seed", "damping", "step_scale", "data_dir"))
+
+
+@dataclass(frozen=True)
+class TheoryCell(Cell):
+    """One configuration of network, data and training, and what to measure on it.
+
+    Attributes
+    ----------
+    settings : Settings
+        Network, data, damping and training, and the approximations to measure.
+    measured : tuple of str
+        Names in `MEASUREMENTS`.
+    """
+
+    kind: ClassVar[str] = "theory"
+    format: ClassVar[int] = 4
+    settings: Settings
+    measured: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that determines the cell's numbers but the data; order of names left out."""
+        found = super().config
+        found["settings"]["approximations"] = sorted(self.settings.chosen_approximations)
+        if "lazy" not in self.measured:
+            del found["settings"]["laziness"]  # of runs that are not made
+        for name in LATER:
+            if getattr(self.settings, name) == Settings.model_fields[name].default:
+                del found["settings"][name]
+        return {**found, "measure": sorted(self.measured)}
+
+    @property
+    def description(self) -> str:
+        """For progress."""
+        s = self.settings
+        return f"M = {s.width}, L = {s.depth}, N = {s.num_train}, {s.activation}, seed {s.seed}"
+
+    @property
+    def shape(self) -> str:
+        """All settings but `_NOT_SHAPES`, and whether rho is 0."""
+        settings = self.settings.model_dump(mode="json", exclude=set(_NOT_SHAPES))
+        return canonical({**settings, "damped": self.settings.damping > 0})
+
+    @property
+    def data_key(self) -> str:
+        """The settings that choose the rows."""
+        return canonical(self.settings.model_dump(mode="json", include=set(_ROWS)))
+
+    def read_digest(self) -> str:
+        """Of the rows before they are transformed."""
+        return data_digest(self.settings)
+
+    def measure(self) -> list[dict[str, Any]]:
+        """A row an approximation and step, and a row a layer and one an epsilon if those are measured.
+
+        Raises
+        ------
+        InputError
+            For data that cannot be had or are not those of the cell, or a precision other than JAX's.
+        SingularKernelError
+            When a solve breaks down.
+        """
+        self.require_precision()
+        parts = {part for name in self.measured for part in MEASUREMENTS[name]}
+        dataset = load_data(self.settings)
+        self.require_data(dataset.digest)
+        tested = bool({"training", "generalisation"} & parts)
+        experiment = Experiment.begin(self.settings, dataset, trained=tested)
+        names = self.settings.chosen_approximations
+        evidence = {name: measure(experiment, name, parts) for name in names}
+        return [row for e in evidence.values() for row in rows(e, evidence, self.measured)]
+
+
+def known_size(settings: Settings) -> DataSize | None:
+    """Of the data, or None where they are not here: then nobody knows before they are read."""
+    try:
+        return data_size(settings)
+    except (DataError, OSError):
+        return None
