@@ -15,10 +15,10 @@ from ngd_theory.precision import full_precision
 
 def _epochs(key, num_samples: int, size: int, num_steps: int):
     """Each sample once an epoch; what does not fill a batch is left out of that epoch."""
-    a_epoch = num_samples // size
-    keys = jax.random.split(key, -(-num_steps // a_epoch))
+    in_epoch = num_samples // size
+    keys = jax.random.split(key, -(-num_steps // in_epoch))
     order = jax.vmap(lambda k: jax.random.permutation(k, num_samples))(keys)
-    return order[:, : a_epoch * size].reshape(-1, size)[:num_steps]
+    return order[:, : in_epoch * size].reshape(-1, size)[:num_steps]
 
 
 def _independent(key, num_samples: int, size: int, num_steps: int):
@@ -107,10 +107,10 @@ def contraction_bound(
 ) -> Float[Array, ""]:
     """Upper bound on ``E |z|^2`` after an exact step over ``|z|^2`` before, the mean over equally likely batches.
 
-    As rho -> 0 a step is one of block Kaczmarz: in ``z = Theta^(-1/2) r`` it takes ``eta alpha`` times the projection
-    P_S on the range of ``Theta^(1/2) I_S`` away. So ``E |z|^2`` falls by ``1 - s(2 - s) lambda_min(E P_S)`` at least, s
-    the step scale (Goldshlager, Hu & Lin 2025, arXiv 2508.21022; docs/theory.md section 12). Of the full batch it is
-    ``(1 - s)^2``, whatever the kernel; of smaller ones the kernel decides.
+    As rho -> 0 a step is one of block Kaczmarz: in ``z = Theta^(-1/2) r`` it takes s = ``eta alpha`` times the
+    projection P_S on the range of ``Theta^(1/2) I_S`` away. So ``E |z|^2`` falls to ``1 - s(2 - s) lambda_min(E P_S)``
+    of itself at most (Goldshlager, Hu & Lin 2025, arXiv 2508.21022; docs/theory.md section 12). Of the full batch that
+    is ``(1 - s)^2``, whatever the kernel; of smaller ones the kernel decides.
 
     Parameters
     ----------

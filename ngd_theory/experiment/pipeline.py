@@ -146,12 +146,12 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     if "limit" in parts:
         distance = _kernel_distance(experiment)
         limit = _predict_limit(experiment, approximation, step_size, damping)
-    seen = scheme.linearisations(lin)
     nearly, undamped, shift = _nearly_undamped(experiment, approximation, k, damping, parts)
 
     def condition(rho):
         if "regime" not in parts:
             return np.inf
+        seen = scheme.linearisations(lin)
         return max(approximation.solve_condition(each, rho) or 1.0 for each in seen)
 
     moved = furthest = None
@@ -235,16 +235,15 @@ def _alone(array):
 def _rate(experiment: Experiment, approximation, damping, scheme: Scheme, k) -> float:
     """What the step scale is divided by: alpha of what a step sees, or the largest eigenvalue of its K there."""
     seen = scheme.linearisations(experiment.lin)
-    # Alpha of ranks that were measured may differ from batch to batch.
-    several = seen if experiment.constant_from == "ranks" else seen[:1]
-    constants = [experiment.constant(approximation, each) for each in several]
-    known = [constant for constant in constants if constant is not None]
-    if len(known) == len(constants):
-        return max(known)
-    if len(seen) == 1:
-        return largest_eigenvalue(k)
-    maps = (approximation.function_space_map(each, damping) for each in seen)
-    return max(map(largest_eigenvalue, maps))
+    return max(_rate_of(experiment, approximation, damping, each, k) for each in seen)
+
+
+def _rate_of(experiment: Experiment, approximation, damping, lin, k) -> float:
+    constant = experiment.constant(approximation, lin)
+    if constant is not None:
+        return constant
+    whole = lin is experiment.lin
+    return largest_eigenvalue(k if whole else approximation.function_space_map(lin, damping))
 
 
 def _batches(experiment: Experiment, scheme: Scheme, name: str, prediction) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """How the steps of a run are made: on which samples, and with what momentum."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ngd_theory import networks
 from ngd_theory.dynamics import Momentum, contraction_bound, draw_batches, spring
 from ngd_theory.experiment.settings import Settings
 
@@ -52,11 +54,12 @@ class Scheme:
             batches = draw_batches(_key(settings, _BATCHES), *how)
         return cls(", ".join(words), batches, settings)
 
-    def linearisations(self, lin):
-        """Of what a step sees: once where all see the same."""
+    def linearisations(self, lin) -> Iterator[networks.Linearization]:
+        """Of what the steps see, one after the other; one alone where all see all samples."""
         if self.batches is None or self.batches.shape[1] == lin.num_samples:
-            return [lin]
-        return [lin.take(batch) for batch in self.batches]
+            yield lin
+        else:
+            yield from map(lin.take, self.batches)
 
     def options(self, constant: float) -> dict[str, Any]:
         """Of `dynamics.train` and `dynamics.predict`; alpha is that of a step's samples."""
