@@ -19,6 +19,7 @@ def load_data(settings: Settings) -> data.Dataset:
         num_train=settings.num_train,
         num_test=settings.num_test,
         seed=settings.seed,
+        unit_norm=not settings.own_norms,
         forster=settings.forster,
         input_dim=settings.chosen_dims[0],
         output_dim=settings.chosen_dims[1],

@@ -59,7 +59,7 @@ DEPTHS = {
 #: Settings that came later: at their defaults they are no part of what a cell is known by.
 LATER_NETWORK = ("tokens", "heads", "causal", "token_readout", "norm", "parameterization")
 LATER_TRAINING = ("batch_size", "batch_order", "momentum", "momentum_kind")
-LATER = (*LATER_NETWORK, *LATER_TRAINING)
+LATER = (*LATER_NETWORK, *LATER_TRAINING, "own_norms")
 
 
 class Settings(BaseModel):
@@ -86,6 +86,9 @@ class Settings(BaseModel):
     seed: Seed = _option(0, "Seed of data choice and parameters.")
     precision: Literal["float32", "float64"] = _option("float64", "float64 or float32.")
     forster: bool = _option(False, "Forster transform of the inputs (N > M_0).")
+    own_norms: bool = _option(
+        False, "Inputs keep their own norms; else each has norm sqrt(M_0).", shown=False
+    )
     input_dim: PositiveInt | None = _option(None, "Principal components to keep (gaussian: M_0).")
     output_dim: PositiveInt | None = _option(None, "C, for gaussian.")
     data_dir: Path | None = _option(None, "Folder of original data files.")
@@ -204,6 +207,8 @@ class Settings(BaseModel):
             raise InputError(
                 "--kernel infinite predicts full-batch steps without momentum only; use --kernel empirical"
             )
+        if self.forster and self.own_norms:
+            raise InputError("forster gives all inputs one norm: leave own_norms out")
         self._check_depth()
         if self.parameterization != "ntk":
             self._check_parameterization()

@@ -1,30 +1,46 @@
 """K-FAC with momentum as its authors published it (Martens & Grosse 2015, algorithm 2), in optax's interface."""
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ngd_theory import losses
 from ngd_theory.arguments import check_finite, check_range, checked, is_real
 from ngd_theory.errors import InputError, require_type, shown
-from ngd_theory.fisher.factored_damping import factored_damping
-from ngd_theory.fisher.kronecker import KroneckerFisher, kronecker_fisher
 from ngd_theory.networks import EmbeddingLayout, Network
-from ngd_theory.networks.linearization import backpropagate_unchecked, require_precision
-from ngd_theory.optim.options import OF_THE_STEPS, STRUCTURES, Options
-from ngd_theory.optim.quadratic_model import Minimum, dot, minimise, quadratic_model, value_at
+from ngd_theory.networks.linearization import backpropagate_unchecked
+from ngd_theory.optim.options import (
+    OF_THE_STEPS,
+    SCHEDULED,
+    Options,
+    Scheduled,
+    value_at,
+    varies,
+)
+from ngd_theory.optim.preconditioners import PRECONDITIONERS, Preconditioner
+from ngd_theory.optim.quadratic_model import (
+    Minimum,
+    dot,
+    minimise,
+    quadratic_model,
+    step_at,
+)
 
 #: What a step measures, as fields of the state.
 _MEASURED = (
     *("damping", "factor_damping", "step_size", "momentum", "model_change", "reduction_ratio"),
+    *("reach", "applied"),
 )
 #: Iterations that all refresh the inverses, as the statistics are young.
 YOUNG = 3
+#: A scale nearer to 1 than this is taken for 1, and one above the other for no scale of ours.
+LEAST_SEEN, MOST_APPLIED = 0.01, 10
 #: gamma does not fall below it: from 0 no factor would bring it back.
 SMALLEST_FACTOR_DAMPING = 1e-8
 
@@ -40,12 +56,16 @@ class KFACState(NamedTuple):
         Refreshes that left the last inverse in place because the factors could not be factorised.
     key : (2,) uint32
         Random bits for the sampled targets.
-    factors : KroneckerFisher
-        Running averages of the statistics.
-    inverse : DiagonalInverse or TridiagonalInverse
+    factors : pytree
+        Running averages of the preconditioner's statistics.
+    inverse : pytree
         Of the factors as they were at the last refresh.
     previous : like the parameters
         The last update.
+    reach : scalar array
+        Inner product of the parameters with the last update, when it was made.
+    applied : scalar array
+        How much of the last update the parameters have been moved by: 1, or what a later transformation left of it.
     average : like the parameters, or ()
         Running average of the iterates.
     damping, factor_damping : scalar arrays
@@ -60,9 +80,11 @@ class KFACState(NamedTuple):
     skipped: Array
     stale: Array
     key: Array
-    factors: KroneckerFisher
+    factors: Any
     inverse: Any
     previous: Any
+    reach: Array
+    applied: Array
     average: Any
     damping: Array
     factor_damping: Array
@@ -81,12 +103,12 @@ def kfac(
     *,
     structure: str = "block-diagonal",
     l2: float = 0.0,
-    damping: float = 150.0,
+    damping: Scheduled = 150.0,
     min_damping: float = 0.0,
     adapt_damping: bool = True,
     damping_period: int = 5,
     damping_rate: float = 19 / 20,
-    factor_damping: float | None = None,
+    factor_damping: Scheduled | None = None,
     adapt_factor_damping: bool = True,
     factor_damping_period: int = 20,
     inverse_period: int = 20,
@@ -96,9 +118,9 @@ def kfac(
     num_draws: int = 1,
     decay: float = 0.95,
     averaging: float = 0.0,
-    step_size: float | None = None,
-    momentum: float | None = None,
-    largest_change: float | None = None,
+    step_size: Scheduled | None = None,
+    momentum: Scheduled | None = None,
+    largest_change: Scheduled | None = None,
     reject_worse: bool = False,
     seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -113,12 +135,13 @@ def kfac(
     ----------
     network : Network
     loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
-    structure : {"block-diagonal", "block-tridiagonal"}
-        F-breve or F-hat.
+    structure : {"block-diagonal", "block-tridiagonal", "ekfac", "kfac-input", "shampoo"}
+        What stands for Fk: F-breve, F-hat, EKFAC, K-FAC's inputs alone (FOOF), or Shampoo at power 1/2
+        (`ngd_theory.optim.preconditioners`). Statistics, periods, re-scaling and momentum are the same for all.
     l2 : float
         Weight of the penalty; it is added here, also to the gradient.
-    damping : float
-        Initial lambda, in units of the objective over squared parameters.
+    damping : float or function of the step
+        Initial lambda, in units of the objective over squared parameters; lambda itself if it is not adapted.
     min_damping : float
         lambda does not fall below it. On mini-batches the reduction ratio flatters the model, which was made
         from the same rows: in long runs lambda then falls until the steps diverge. 1e-4 helps on the autoencoders.
@@ -126,8 +149,8 @@ def kfac(
         Levenberg and Marquardt's rule every ``damping_period`` (T1) steps: lambda times ``damping_rate^T1`` where the
         objective fell by over 3/4 of what the model said, divided by it below 1/4. A smaller ``damping_rate`` suits
         short runs that need a large lambda at the start.
-    factor_damping : float, optional
-        Initial gamma; ``sqrt(lambda + l2)`` when None.
+    factor_damping : float or function of the step, optional
+        Initial gamma; ``sqrt(lambda + l2)`` when None. A function is read where inverses are refreshed.
     adapt_factor_damping : bool
         Every ``factor_damping_period`` (T2) steps take the best of gamma and gamma times and over
         ``(19/20)^(T2/2)``. If False, gamma is ``sqrt(lambda + l2)`` at each refresh, or ``factor_damping`` if given.
@@ -145,10 +168,10 @@ def kfac(
     averaging : float
         Iterates likewise with xi = min(1 - 1/k, averaging), see `averaged_params`; 0 keeps no average. The paper has
         0.99.
-    step_size, momentum : float, optional
+    step_size, momentum : float or function of the step, optional
         None for alpha and mu of the model. ``momentum=0`` alone re-scales without momentum; both given are fixed
         (no re-scaling).
-    largest_change : float, optional
+    largest_change : float or function of the step, optional
         Clips a fixed step [KFC]: alpha is shortened until ``alpha^2 |d^T grad|``, the proposal's squared length in
         the approximate Fisher, is at most this.
     reject_worse : bool
@@ -162,6 +185,11 @@ def kfac(
         ``update(grads, state, params, x=x, y=y)``, to be jitted by the user. ``grads`` is the gradient of
         the loss over the batch, without the l2 term. It can be pickled, and its copies are equal to it.
 
+        A function of the step is given the number of steps taken, as optax's schedules are. `optax.inject_hyperparams`
+        takes `ngd_theory.optim.STATIC_ARGS` for what does not vary. Where a later transformation scales the updates
+        (`optax.chain`), the next step sees by how much, and momentum and lambda are of the steps that were made.
+        Parameters of 2 bytes are computed with in float32, in which the updates are given too.
+
         A batch with numbers that are not finite in ``x``, ``y`` or ``grads`` gives a zero update and leaves statistics,
         inverses and dampings as they were, inside jit and outside: ``state.skipped`` counts. Layers without any signal
         are damped like others.
@@ -169,10 +197,10 @@ def kfac(
     Raises
     ------
     InputError
-        For an option out of its range or inside jit, and from ``init`` and ``update`` for parameters, gradients, a
-        state or a batch that do not fit the network, parameters that are not of float32 or float64, options beyond the
-        range of that type, an update without ``params``, ``x`` or ``y``, and targets that the loss has no meaning for
-        (their values outside jit only).
+        For an option out of its range or inside jit, a damping that both varies and is adapted, and from ``init`` and
+        ``update`` for parameters, gradients, a state or a batch that do not fit the network, options beyond the range
+        of the parameters' type, an update without ``params``, ``x`` or ``y``, and targets that the loss has no meaning
+        for (their values outside jit only).
 
     Examples
     --------
@@ -216,6 +244,10 @@ def kfac(
     return optax.GradientTransformationExtraArgs(_Init(method, seed), _Update(method))
 
 
+#: What `optax.inject_hyperparams(kfac, static_args=STATIC_ARGS)` is not to vary.
+STATIC_ARGS = tuple(name for name in signature(kfac).parameters if name not in SCHEDULED)
+
+
 @checked
 def averaged_params(state: KFACState, params):
     """The average of the iterates where the state keeps one, else ``params``.
@@ -240,8 +272,8 @@ class _KFAC:
     options: Options
 
     @property
-    def bandwidth(self) -> int:
-        return STRUCTURES[self.options.structure][0]
+    def preconditioner(self) -> Preconditioner:
+        return PRECONDITIONERS[self.options.structure]
 
     def __post_init__(self):
         options = self.options
@@ -250,7 +282,7 @@ class _KFAC:
                 "the optimiser has no factors for embeddings: train them by another one, or by the natural "
                 "gradients of ngd.fisher.KFAC(), which has them"
             )
-        if self.bandwidth and any(count > 1 for count in self.network.positions):
+        if self.preconditioner.dense_only and any(count > 1 for count in self.network.positions):
             raise InputError(
                 f'structure="{options.structure}" is defined for dense layers; with convolutions use "block-diagonal"'
             )
@@ -261,28 +293,33 @@ class _KFAC:
         one = np.zeros((1, *self.network.input_shape), np.float32)
         self.network.check(params, one)
         check_finite("params", params)
+        params = _single(params)
         dtype = jnp.result_type(*jax.tree.leaves(params))
-        require_precision(dtype)
         row = jax.ShapeDtypeStruct((1, *self.network.input_shape), dtype)
         key = jax.random.key_data(jax.random.key(seed))
-        factors = _zeros(jax.eval_shape(self._statistics, params, row, key))
-        gamma = (o.damping + o.l2) ** 0.5 if o.factor_damping is None else o.factor_damping
+        layers = jax.eval_shape(self._layers, params, row, key)
+        factors = _zeros(jax.eval_shape(self.preconditioner.statistics, layers))
         for name in OF_THE_STEPS:
-            if (value := getattr(o, name)) is not None:
+            value = getattr(o, name)
+            if value is not None and not varies(value):
                 check_range(name, value, dtype, positive=True)
-        inverse = _zeros(jax.eval_shape(self._inverse, factors, jnp.asarray(gamma, dtype)))
-        zero = jnp.zeros((), dtype)
+        zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        damping = jnp.asarray(value_at(o.damping, count), dtype)
+        gamma = jnp.asarray(self._tied_or_given(damping, count), dtype)
+        inverse = _zeros(jax.eval_shape(self.preconditioner.invert, factors, gamma))
         return KFACState(
-            count=jnp.zeros((), jnp.int32),
-            skipped=jnp.zeros((), jnp.int32),
-            stale=jnp.zeros((), jnp.int32),
+            count=count,
+            skipped=count,
+            stale=count,
             key=key,
             factors=factors,
             inverse=inverse,
             previous=jax.tree.map(jnp.zeros_like, params),
+            reach=zero,
+            applied=jnp.ones((), dtype),
             average=params if o.averaging else (),
-            damping=jnp.asarray(o.damping, dtype),
-            factor_damping=jnp.asarray(gamma, dtype),
+            damping=damping,
+            factor_damping=gamma,
             step_size=zero,
             momentum=zero,
             model_change=zero,
@@ -292,36 +329,47 @@ class _KFAC:
     def update(self, grads, state: KFACState, params, x, y):
         """One step; what a batch with a number that is not finite would change stays as it was."""
         o, before = self.options, state
+        params, grads = _single(params), _single(grads)
         # The number of this step among those that count: a skipped one leaves no trace in what follows.
         k = state.count - state.skipped + 1
         x, y = (jnp.asarray(rows, state.damping.dtype) for rows in (x, y))
         next_key, draw = jax.random.split(jax.random.wrap_key_data(state.key))
-        factors, usable = self._observe(
+        factors, correct, usable = self._observe(
             state.factors, params, _first(x, o.statistics_fraction), jax.random.key_data(draw), k
         )
         grads = jax.tree.map(lambda g, p: g + o.l2 * p, grads, params)
         # The batch entry by entry: of large numbers the sum is infinite.
         usable &= _finite(grads) & jnp.isfinite(x).all() & jnp.isfinite(y).all()
+        if varies(o.damping):
+            given = jnp.asarray(value_at(o.damping, state.count), state.damping.dtype)
+            state = state._replace(damping=given)
+        applied = _applied(state, params)
+        previous = jax.tree.map(lambda leaf: applied * leaf, state.previous)
+        count = state.count
         state = state._replace(
-            count=state.count + 1, key=jax.random.key_data(next_key), factors=factors
+            count=count + 1, key=jax.random.key_data(next_key), factors=factors, applied=applied
         )
         curved = _first(x, o.curvature_fraction)
         shift = state.damping + o.l2
         model = quadratic_model(self.network, self.loss, params, curved, grads, shift)
-        pushed_previous = model.push(state.previous)
+        pushed_previous = model.push(previous)
 
         def propose(inverse):
             proposal = self._precondition(inverse, grads)
-            return proposal, self._choose(model, proposal, state.previous, pushed_previous)
+            return proposal, self._choose(model, proposal, previous, pushed_previous, count)
 
-        gamma, inverse, failed = self._refresh(state, jnp.where(usable, k, 0), propose)
+        gamma, inverse, failed = self._refresh(
+            state, jnp.where(usable, k, 0), count, correct, propose
+        )
         proposal, best = propose(inverse)
         update = jax.tree.map(
-            lambda d, p: best.step_size * d + best.momentum * p, proposal, state.previous
+            lambda d, p: best.step_size * d + best.momentum * p, proposal, previous
         )
         # Not a conditional around it all: its branches would not share the forward pass with the gradient.
         usable &= _finite(update)
         update = _where(usable, update, jax.tree.map(jnp.zeros_like, update))
+        # What a later transformation left of the last step it is taken to leave of this one.
+        slope = dot(grads, update)
         state = state._replace(
             skipped=state.skipped + (~usable).astype(jnp.int32),
             stale=state.stale + (usable & failed).astype(jnp.int32),
@@ -330,13 +378,14 @@ class _KFAC:
             factor_damping=gamma,
             step_size=best.step_size,
             momentum=best.momentum,
-            model_change=best.value,
+            model_change=applied * (slope + applied * (best.value - slope)),
         )
         state, update = self._judge(state, k, params, update, x, y)
+        state = state._replace(reach=dot(params, update))
         kept = {n: jnp.where(usable, getattr(state, n), getattr(before, n)) for n in _MEASURED}
         state = state._replace(previous=_where(usable, update, state.previous), **kept)
         if o.averaging:
-            new = jax.tree.map(jnp.add, params, update)
+            new = jax.tree.map(lambda p, d: p + applied * d, params, update)
             average = _blend(state.average, new, o.averaging, k, usable)
             state = state._replace(average=average)
         return update, state
@@ -355,24 +404,37 @@ class _KFAC:
         self.network.check_tree("moments in state.previous", state.previous)
 
     def _observe(self, factors, params, x, key, k):
-        """Statistics after the rows x of step k, where they are due, and whether all numbers are finite."""
-        period = self.options.statistics_period
+        """Statistics after the rows x of step k, where they are due; how they correct an inverse; if all is finite."""
+        o, preconditioner = self.options, self.preconditioner
+        due = (k <= YOUNG) | (k % o.statistics_period == 0)
 
         def blended():
-            fresh = self._statistics(params, x, key)
+            layers = self._layers(params, x, key)
+            fresh = preconditioner.statistics(layers)
             usable = _finite(fresh)
             # The number of this update among all of them.
             young = jnp.minimum(k, YOUNG)
-            number = young + k // period - young // period
-            return _blend(factors, fresh, self.options.decay, number, usable), usable
+            number = young + k // o.statistics_period - young // o.statistics_period
+            seen = layers if preconditioner.corrects else ()
+            return _blend(factors, fresh, o.decay, number, usable), seen, usable
 
-        if period == 1:
-            return blended()  # outside a conditional it shares its forward pass
-        due = (k <= YOUNG) | (k % period == 0)
-        return jax.lax.cond(due, blended, lambda: (factors, jnp.array(True)))
+        def kept():
+            return factors, _zeros(jax.eval_shape(blended)[1]), jnp.array(True)
 
-    def _statistics(self, params, x, key) -> KroneckerFisher:
-        """Factors of the rows x with targets drawn from the model's own predictive distribution."""
+        # Outside a conditional it shares its forward pass.
+        found = blended() if o.statistics_period == 1 else jax.lax.cond(due, blended, kept)
+
+        def correct(inverse):
+            if not preconditioner.corrects:
+                return inverse
+            return jax.lax.cond(
+                due, lambda: preconditioner.correct(inverse, found[1], o.decay), lambda: inverse
+            )
+
+        return found[0], correct, found[2]
+
+    def _layers(self, params, x, key):
+        """Inputs and sensitivities of the rows x with targets drawn from the model's own predictive distribution."""
         keys = jax.random.split(jax.random.wrap_key_data(key), self.options.num_draws)
 
         def scores(outputs):
@@ -380,25 +442,14 @@ class _KFAC:
             return drawn / self.options.num_draws**0.5
 
         # Numbers are not looked at: what is not finite is skipped, inside jit and outside.
-        _, layers = backpropagate_unchecked(self.network, params, x, scores)
-        return kronecker_fisher(layers, self.bandwidth)
+        return backpropagate_unchecked(self.network, params, x, scores)[1]
 
-    def _inverse(self, factors: KroneckerFisher, gamma: Float[Array, ""]):
-        dampings = []
-        for i in range(factors.depth):
-            pair = factors.block(i, i)
-            means = [jnp.trace(m) / len(m) for m in pair]
-            # No less than the rounding of the factor, or its factorisation fails.
-            dampings.append(
-                tuple(
-                    jnp.maximum(rho, len(m) * jnp.finfo(m.dtype).eps * mean)
-                    for rho, m, mean in zip(
-                        factored_damping(means[0], means[1], gamma), pair, means, strict=True
-                    )
-                )
-            )
-        invert = STRUCTURES[self.options.structure][1]
-        return invert(factors, dampings)
+    def _tied_or_given(self, damping, count):
+        """Gamma where it is not searched for."""
+        o = self.options
+        if o.factor_damping is None:
+            return _bounded(jnp.sqrt(damping + o.l2))
+        return value_at(o.factor_damping, count)
 
     def _precondition(self, inverse, grads):
         layouts, parts = self.network.layouts, self.network.parts
@@ -408,17 +459,19 @@ class _KFAC:
         steps = tuple(y.from_matrix(-v) for y, v in zip(layouts, solved, strict=True))
         return steps if parts is None else parts.join(steps)
 
-    def _choose(self, model, proposal, previous, pushed_previous) -> Minimum:
+    def _choose(self, model, proposal, previous, pushed_previous, count) -> Minimum:
         o = self.options
         if o.momentum is None:
             return minimise(model, proposal, previous, pushed_previous)
-        alpha = o.step_size
-        if alpha is not None and o.largest_change is not None:
+        alpha, mu, largest = (
+            value_at(v, count) for v in (o.step_size, o.momentum, o.largest_change)
+        )
+        if alpha is not None and largest is not None:
             length = jnp.abs(dot(model.gradient, proposal))
-            alpha = jnp.minimum(alpha, jnp.sqrt(o.largest_change / length))
-        return value_at(model, proposal, previous, pushed_previous, alpha, o.momentum)
+            alpha = jnp.minimum(alpha, jnp.sqrt(largest / length))
+        return step_at(model, proposal, previous, pushed_previous, alpha, mu)
 
-    def _refresh(self, state: KFACState, k, propose):
+    def _refresh(self, state: KFACState, k, count, correct, propose):
         """Gamma and the inverse that step k uses, and whether new ones were due and none could be made.
 
         Those kept (always for k = 0), fresh ones, or the best of three. A factorisation that breaks down leaves the
@@ -426,20 +479,23 @@ class _KFAC:
         """
         o = self.options
 
+        def make(gamma):
+            return correct(self.preconditioner.invert(state.factors, gamma))
+
         def keep():
-            return state.factor_damping, state.inverse, jnp.array(False)
+            return state.factor_damping, correct(state.inverse), jnp.array(False)
 
         def refresh():
             gamma = state.factor_damping
-            if not o.adapt_factor_damping and o.factor_damping is None:
-                gamma = _bounded(jnp.sqrt(state.damping + o.l2))
-            inverse = self._inverse(state.factors, gamma)
+            if not o.adapt_factor_damping:
+                gamma = jnp.asarray(self._tied_or_given(state.damping, count), gamma.dtype)
+            inverse = make(gamma)
             made = _finite(inverse)
             return gamma, _where(made, inverse, state.inverse), ~made
 
         def search():
             def better(best, gamma):
-                inverse = self._inverse(state.factors, gamma)
+                inverse = make(gamma)
                 value = propose(inverse)[1].value
                 found = value, gamma, inverse
                 return _where(value < best[0], found, best), None
@@ -462,7 +518,7 @@ class _KFAC:
         due = (k % o.damping_period == 0) & o.adapt_damping
 
         def compare():
-            moved = jax.tree.map(jnp.add, params, update)
+            moved = jax.tree.map(lambda p, d: p + state.applied * d, params, update)
             value = self._objective(params, x, y)
             return self._objective(moved, x, y) - value, jnp.finfo(value.dtype).eps * jnp.abs(value)
 
@@ -513,6 +569,26 @@ class _Update:
             raise InputError("K-FAC needs update(grads, state, params, x=x, y=y)")
         self.method.check(updates, state, params, x, y)
         return self.method.update(updates, state, params, x, y)
+
+
+def _single(tree):
+    """Numbers of 2 bytes as float32: no solve takes shorter ones."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf, tree
+    )
+
+
+def _applied(state: KFACState, params):
+    """How much of the last update the parameters have been moved by.
+
+    1 where rounding hides it, or where they were moved by something else.
+    """
+    length, previous = dot(state.previous, state.previous), jnp.sqrt(dot(params, params))
+    found = (dot(params, state.previous) - state.reach) / jnp.where(length > 0, length, 1)
+    eps = jnp.finfo(length.dtype).eps
+    rounding = 10 * eps * previous / jnp.sqrt(jnp.where(length > 0, length, 1))
+    seen = (length > 0) & (rounding < LEAST_SEEN) & (jnp.abs(found - 1) > LEAST_SEEN)
+    return jnp.where(seen & (found > 0) & (found < MOST_APPLIED), found, 1)
 
 
 def _first(x, fraction: float):

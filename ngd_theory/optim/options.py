@@ -1,21 +1,34 @@
 """Options of the K-FAC optimiser, checked once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any, TypeAlias
+
+from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked_fields, require_known
 from ngd_theory.errors import InputError, choose, shown
-from ngd_theory.fisher.kronecker import invert_diagonal, invert_tridiagonal
+from ngd_theory.optim.preconditioners import PRECONDITIONERS
 
-#: Structure -> (how far apart layers with a joint factor are, how it is inverted).
-STRUCTURES = {
-    "block-diagonal": (0, invert_diagonal),
-    "block-tridiagonal": (1, invert_tridiagonal),
-}
-
+#: A number, or one that varies: a function of the number of steps taken, or an array that another program gives.
+Scheduled: TypeAlias = float | Callable | Float[Array, ""]
+#: Options that may vary.
+SCHEDULED = ("damping", "factor_damping", "step_size", "momentum", "largest_change")
 #: Dampings change by no smaller one at once: long periods would make it zero.
 SMALLEST_FACTOR = 1e-8
 #: Numbers that the steps take, in the type of the parameters.
 OF_THE_STEPS = (*("l2", "damping", "min_damping", "factor_damping", "step_size", "largest_change"),)
+
+
+def varies(value: Any) -> bool:
+    """Whether an option is a schedule or an array, such as `optax.inject_hyperparams` gives."""
+    return not isinstance(value, str | Real | None)
+
+
+def value_at(value: Any, count: Array) -> Any:
+    """An option after ``count`` steps."""
+    return value(count) if callable(value) else value
 
 
 @checked_fields
@@ -25,12 +38,12 @@ class Options:
 
     structure: str
     l2: float
-    damping: float
+    damping: Scheduled
     min_damping: float
     adapt_damping: bool
     damping_period: int
     damping_rate: float
-    factor_damping: float | None
+    factor_damping: Scheduled | None
     adapt_factor_damping: bool
     factor_damping_period: int
     inverse_period: int
@@ -40,16 +53,19 @@ class Options:
     num_draws: int
     decay: float
     averaging: float
-    step_size: float | None
-    momentum: float | None
-    largest_change: float | None
+    step_size: Scheduled | None
+    momentum: Scheduled | None
+    largest_change: Scheduled | None
     reject_worse: bool
 
     def __post_init__(self):
-        choose(STRUCTURES, self.structure, "structure")
+        choose(PRECONDITIONERS, self.structure, "structure")
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        require_known("kfac", given)
-        for name, value in given.items():
+        free = {name for name in SCHEDULED if varies(given[name])}
+        self._check_free(free)
+        fixed = {name: value for name, value in given.items() if name not in free}
+        require_known("kfac", fixed)
+        for name, value in fixed.items():
             # Numbers of the host: an array would be compiled into the steps, and has no hash.
             if not isinstance(value, str | bool | int | None):
                 object.__setattr__(self, name, float(value))
@@ -71,23 +87,38 @@ class Options:
         if not 0 <= self.l2 < float("inf"):
             raise InputError(f"l2 is {self.l2}; it must be zero or positive, and finite")
         for name in ("damping", "factor_damping", "largest_change"):
-            value = getattr(self, name)
+            value = fixed.get(name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name} is {value}; it must be positive and finite")
-        if not 0 <= self.min_damping <= self.damping:
+        if not 0 <= self.min_damping <= fixed.get("damping", float("inf")):
             raise InputError(
                 f"min_damping is {self.min_damping}; it must be from 0 to damping, {self.damping}"
             )
-        if self.step_size is not None and not 0 < self.step_size < float("inf"):
+        step_size, momentum = fixed.get("step_size"), fixed.get("momentum")
+        if step_size is not None and not 0 < step_size < float("inf"):
             raise InputError(f"step_size is {self.step_size}; it must be positive, or None")
-        if self.momentum is not None and not 0 <= self.momentum < 1:
+        if momentum is not None and not 0 <= momentum < 1:
             raise InputError(f"momentum is {self.momentum}; it must be in [0, 1), or None")
         if self.step_size is not None and self.momentum is None:
             raise InputError("momentum=None takes it from the quadratic model with step_size=None")
         if self.largest_change is not None and self.step_size is None:
             raise InputError("largest_change clips a fixed step; give step_size and momentum too")
-        if self.step_size is None and self.momentum:
+        if self.step_size is None and ("momentum" in free or momentum):
             raise InputError("with step_size=None momentum is None (from the same model) or 0")
+
+    def _check_free(self, free: set[str]) -> None:
+        """What varies is no start of an adaptation."""
+        for name in ("damping", "factor_damping"):
+            if name in free and getattr(self, f"adapt_{name}"):
+                raise InputError(
+                    f"{name} is {shown(getattr(self, name))}, which varies, and adapt_{name} changes it too: give "
+                    f"adapt_{name}=False, or a plain number to start from (in optax.inject_hyperparams: {name!r} among "
+                    "static_args)"
+                )
+        if "damping" in free and self.reject_worse:
+            raise InputError(
+                "reject_worse raises the damping after a bad step: give damping as a number"
+            )
 
     @property
     def damping_factor(self) -> float:

@@ -72,7 +72,7 @@ def minimise(model: QuadraticModel, proposal, previous, pushed_previous) -> Mini
     return Minimum(alpha, mu, (alpha * right[0] + mu * right[1]) / 2)
 
 
-def value_at(model: QuadraticModel, proposal, previous, pushed_previous, alpha, mu) -> Minimum:
+def step_at(model: QuadraticModel, proposal, previous, pushed_previous, alpha, mu) -> Minimum:
     """The model at a given step, as a `Minimum`; ``alpha = None`` minimises over it at mu = 0."""
     first, second, right = _system(model, proposal, previous, pushed_previous)
     if alpha is None:

@@ -34,6 +34,8 @@ class Cell(abc.ABC):
     kind: ClassVar[str]
     #: Raised when the numbers or columns of a cell change their meaning.
     format: ClassVar[int]
+    #: What the last cell of the kind keeps for one that begins alike.
+    kept: ClassVar[dict[Any, Any]] = {}
     settings: Any
     data: str = ""
 
@@ -45,6 +47,11 @@ class Cell(abc.ABC):
     @abc.abstractmethod
     def shape(self) -> str:
         """Equal for cells that one compilation serves."""
+
+    @property
+    def start(self) -> str:
+        """Equal for cells that begin alike, so that one is faster right after another."""
+        return self.shape
 
     @property
     @abc.abstractmethod
@@ -151,11 +158,10 @@ def require_distinct(cells: Sequence[Cell], what: str) -> None:
 
 
 def grouped_by_shape(cells: Sequence[AnyCell]) -> list[AnyCell]:
-    """The same cells with those of one shape side by side, shapes in order of first appearance."""
-    first: dict[str, int] = {}
-    for cell in cells:
-        first.setdefault(cell.shape, len(first))
-    return sorted(cells, key=lambda cell: first[cell.shape])
+    """The same cells, those of one shape side by side, and of these those that begin alike; else in their order."""
+    shapes = {shape: i for i, shape in enumerate(dict.fromkeys(cell.shape for cell in cells))}
+    starts = {start: i for i, start in enumerate(dict.fromkeys(cell.start for cell in cells))}
+    return sorted(cells, key=lambda cell: (shapes[cell.shape], starts[cell.start]))
 
 
 def config_row(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

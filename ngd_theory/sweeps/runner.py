@@ -89,7 +89,8 @@ def run(
 
     Cells are independent and each is stored as soon as it is done: run the same call again after an
     interruption, however hard, and it goes on. Cells that failed are tried again. Cells of one shape come
-    one after the other, so that each program is compiled once.
+    one after the other, so that each program is compiled once, and
+    of these those of one network, which is then linearised once for all dampings.
 
     Parameters
     ----------
@@ -145,6 +146,8 @@ def run(
                     faults += not failure.foreseen
                 del waiting[cell.id]
                 report()
+            for kind in {type(cell) for cell in cells}:
+                kind.kept.clear()
             verdicts = evaluate(study, load(out), failures) if study.claims else ()
             store.write_verdicts(verdicts)
     seconds = time.perf_counter() - start

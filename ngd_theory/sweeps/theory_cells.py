@@ -1,7 +1,7 @@
 """One configuration of a study of the theory, and what is measured on it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from ngd_theory.data import DataError
@@ -14,7 +14,7 @@ from ngd_theory.experiment.building import (
 from ngd_theory.experiment.columns import rows
 from ngd_theory.experiment.experiment import Experiment
 from ngd_theory.experiment.pipeline import measure
-from ngd_theory.experiment.settings import LATER, LATER_NETWORK, Settings
+from ngd_theory.experiment.settings import LATER, LATER_NETWORK, LATER_TRAINING, Settings
 from ngd_theory.sweeps.cells import (
     Cell,
     canonical,
@@ -65,8 +65,8 @@ NETWORK = (
     *("stride", "pool", "padding", "readout", "sharing", *LATER_NETWORK),
 )
 DATA = (
-    *("dataset", "classes", "num_train", "num_test", "forster", "input_dim", "output_dim"),
-    *("image_size", "image_channels", "data_dir", "seed"),
+    *("dataset", "classes", "num_train", "num_test", "forster", "own_norms", "input_dim"),
+    *("output_dim", "image_size", "image_channels", "data_dir", "seed"),
 )
 _NOT_VARIED = ("approximations", "precision", "data_dir", "kernel", "laziness")
 GRID = settings_columns(Settings, *_NOT_VARIED)
@@ -81,6 +81,10 @@ _ROWS = (
 SIZES = tuple(name for name in _ROWS if name not in ("num_train", "num_test", "seed"))
 #: Settings that change the numbers of a cell but not the programs compiled for it.
 _NOT_SHAPES = frozenset(("seed", "damping", "step_scale", "data_dir"))
+#: Settings of what is done with a network after it was drawn and linearised.
+_AFTERWARDS = frozenset(
+    ("approximations", "step_scale", "steps", "laziness", "damping", "sharing", *LATER_TRAINING)
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class TheoryCell(Cell):
 
     kind: ClassVar[str] = "theory"
     format: ClassVar[int] = 4
+    #: The last experiment, by what it was begun with.
+    kept: ClassVar[dict[tuple[str, str, bool], Experiment]] = {}
     settings: Settings
     measured: tuple[str, ...] = ()
 
@@ -125,6 +131,11 @@ class TheoryCell(Cell):
         return canonical({**settings, "damped": self.settings.damping > 0})
 
     @property
+    def start(self) -> str:
+        """All settings but `_AFTERWARDS`: a sweep over dampings draws and linearises a network once."""
+        return canonical(self.settings.model_dump(mode="json", exclude=set(_AFTERWARDS)))
+
+    @property
     def data_key(self) -> str:
         """The settings that choose the rows."""
         return canonical(self.settings.model_dump(mode="json", include=set(_ROWS)))
@@ -145,13 +156,22 @@ class TheoryCell(Cell):
         """
         self.require_precision()
         parts = {part for name in self.measured for part in MEASUREMENTS[name]}
-        dataset = load_data(self.settings)
-        self.require_data(dataset.digest)
-        tested = bool({"training", "generalisation"} & parts)
-        experiment = Experiment.begin(self.settings, dataset, trained=tested)
+        experiment = self._begin(bool({"training", "generalisation"} & parts))
         names = self.settings.chosen_approximations
         evidence = {name: measure(experiment, name, parts) for name in names}
         return [row for e in evidence.values() for row in rows(e, evidence, self.measured)]
+
+    def _begin(self, tested: bool) -> Experiment:
+        """The last experiment where that began alike; else another in its place."""
+        dataset = load_data(self.settings)
+        self.require_data(dataset.digest)
+        begun_with = self.start, dataset.digest, tested
+        experiment = self.kept.get(begun_with)
+        if experiment is None:
+            self.kept.clear()  # before the next one takes the memory
+            experiment = Experiment.begin(self.settings, dataset, trained=tested)
+            self.kept[begun_with] = experiment
+        return replace(experiment, settings=self.settings)
 
 
 def known_size(settings: Settings) -> DataSize | None:

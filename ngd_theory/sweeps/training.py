@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import prod
@@ -192,25 +192,27 @@ class TrainingClaim(AnyClaim):
 
     Attributes
     ----------
-    statistic : {"error", "fewer-steps", "less-time"}
+    statistic : {"error", "fewer-steps", "less-time", "less-error", "less-error-in-time"}
         "error": the final error of the best run. "fewer-steps" and "less-time": what the best run of ``than`` takes to
         get to the error that both reach (the larger of the two final ones) over what this takes, read off between the
-        records (`reached`). Seconds compare only runs of one machine at the same load; of several machines they are not
-        judged.
+        records (`reached`). "less-error" and "less-error-in-time": the error of ``than`` over this one, at the last
+        step or second that both have. Seconds compare only runs of one machine at the same load; of several machines
+        they are not judged.
     labels : tuple of str
         Of optimizers; one verdict each.
     than : str or None
         The label compared with; not for "error".
     """
 
-    statistic: Literal["error", "fewer-steps", "less-time"]
+    statistic: Literal["error", "fewer-steps", "less-time", "less-error", "less-error-in-time"]
     labels: tuple[str, ...] = Field(min_length=1)
     than: str | None = None
 
     @model_validator(mode="after")
     def _paired(self):
         if (self.than is None) != (self.statistic == "error"):
-            raise InputError("give `than` with fewer-steps and less-time, and only with these")
+            others = ", ".join([*_COMPARISONS])
+            raise InputError(f"give `than` with {others}, and only with these")
         return self
 
     def subjects(self, study: Any) -> Sequence[str]:
@@ -226,8 +228,10 @@ class TrainingClaim(AnyClaim):
         """The statistic in words."""
         if self.statistic == "error":
             return "final training error"
-        unit = "steps" if self.statistic == "fewer-steps" else "seconds"
-        return f"{unit} of {self.than} over {unit}, to the error that both reach"
+        unit = _COMPARISONS[self.statistic][2]
+        if self.statistic.startswith("less-error"):
+            return f"error of {self.than} over error, at the last {unit} that both have"
+        return f"{unit}s of {self.than} over {unit}s, to the error that both reach"
 
     def check(self, study: Any, cells: Sequence[Cell]) -> None:
         """Also that the labels are there, with seeds in common."""
@@ -259,18 +263,16 @@ class TrainingClaim(AnyClaim):
         return seed_mean(values)
 
     def _ratio(self, mine: Any, rival: Any) -> float:
-        finals = [float(run["error"].iloc[-1]) for run in (mine, rival)]
-        if not np.isfinite(finals).all():
+        if not all(np.isfinite(run["error"].iloc[-1]) for run in (mine, rival)):
             return np.nan
-        if self.statistic == "less-time":
+        column, compare, _ = _COMPARISONS[self.statistic]
+        if column == "seconds":
             machines = sorted({*mine["machine"], *rival["machine"]})
             if len(machines) > 1:
                 raise InputError(
                     f"seconds of different machines do not compare: {'; '.join(machines)}"
                 )
-        column = "step" if self.statistic == "fewer-steps" else "seconds"
-        took = reached(mine, max(finals), column)
-        return reached(rival, max(finals), column) / took if took > 0 else np.nan
+        return compare(mine, rival, column)
 
 
 class TrainingStudy(AnyStudy):
@@ -364,6 +366,29 @@ def best_run(rows: Any) -> Any:
     # Not last(), which passes over what is not a number.
     final = rows.sort_values("step").groupby("cell")["error"].agg(lambda errors: errors.iloc[-1])
     return rows[rows["cell"] == final.fillna(np.inf).idxmin()].sort_values("step")
+
+
+def _times_faster(mine: Any, rival: Any, column: str) -> float:
+    """How often what ``mine`` takes to the error that both reach goes into what the rival takes."""
+    target = max(float(run["error"].iloc[-1]) for run in (mine, rival))
+    took = reached(mine, target, column)
+    return reached(rival, target, column) / took if took > 0 else np.nan
+
+
+def _times_less(mine: Any, rival: Any, column: str) -> float:
+    """The rival's error over that of ``mine`` at the last place that both have."""
+    last = min(float(run[column].iloc[-1]) for run in (mine, rival))
+    errors = [np.interp(last, run[column], np.log(run["error"])) for run in (mine, rival)]
+    return float(np.exp(errors[1] - errors[0]))
+
+
+#: Statistic -> the column, the comparison of two runs along it, and a unit of it in words.
+_COMPARISONS: Mapping[str, tuple[str, Callable[[Any, Any, str], float], str]] = {
+    "fewer-steps": ("step", _times_faster, "step"),
+    "less-time": ("seconds", _times_faster, "second"),
+    "less-error": ("step", _times_less, "step"),
+    "less-error-in-time": ("seconds", _times_less, "second"),
+}
 
 
 def reached(rows: Any, target: float, column: str) -> float:

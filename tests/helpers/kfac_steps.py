@@ -92,14 +92,19 @@ def exact_fisher(params, x, loss):
     return np.einsum("ncp,ncd,ndq->pq", jacobian, OUTPUT_FISHERS[loss](outputs), jacobian) / n
 
 
-def statistics(state, params, x, loss):
-    """The factors that the next step measures: a function of two layers."""
+def drawn_rows(state, params, x, loss):
+    """Inputs [(N, P)] and sensitivities [(2, N, M)] of the targets that the next step draws."""
     _, draw = jax.random.split(jax.random.wrap_key_data(state.key))
     outputs, inputs, deltas = forward_backward(params, x)
     score = losses.by_name(loss).sample_score
     draws = [np.asarray(score(key, jnp.asarray(outputs))) for key in jax.random.split(draw, 2)]
-    rows = [np.concatenate([np.einsum("nc,ncm->nm", s, d) for s in draws]) for d in deltas]
-    n = len(x)
+    return inputs, [np.stack([np.einsum("nc,ncm->nm", s, d) for s in draws]) for d in deltas]
+
+
+def statistics(state, params, x, loss):
+    """The factors that the next step measures: a function of two layers."""
+    inputs, rows = drawn_rows(state, params, x, loss)
+    rows, n = [np.concatenate(each) for each in rows], len(x)
     return lambda i, j: (inputs[i].T @ inputs[j] / n, rows[i].T @ rows[j] / (2 * n))
 
 

@@ -27,7 +27,7 @@ from kfac_steps import (
 
 from ngd_theory import losses, networks, optim
 from ngd_theory.errors import InputError
-from ngd_theory.optim.quadratic_model import QuadraticModel, dot, minimise, value_at
+from ngd_theory.optim.quadratic_model import QuadraticModel, dot, minimise, step_at
 
 # --- What is not finite, zero or alone --------------------------------------------------------------
 
@@ -283,7 +283,7 @@ def test_minimum_over_a_plane_and_along_a_line():
     assert float(found.value) == pytest.approx(value, rel=1e-10)
     (along,), value = least(curvature, gradient, np.asarray(first)[None])
     for line in (
-        value_at(model, first, second, pushed, None, 0.0),
+        step_at(model, first, second, pushed, None, 0.0),
         minimise(model, first, 0 * first, 0 * pushed),
         minimise(model, first, -2 * first, -2 * model.push(first)),
     ):
@@ -291,7 +291,7 @@ def test_minimum_over_a_plane_and_along_a_line():
         assert float(line.value) == pytest.approx(value, rel=1e-10)
     somewhere = np.asarray(0.7 * first - 0.2 * second)
     value = somewhere @ curvature @ somewhere / 2 + somewhere @ gradient
-    found = value_at(model, first, second, pushed, 0.7, -0.2)
+    found = step_at(model, first, second, pushed, 0.7, -0.2)
     assert float(found.value) == pytest.approx(value, rel=1e-10)
     assert float(dot((first, second), (second, first))) == pytest.approx(2 * first @ second)
 

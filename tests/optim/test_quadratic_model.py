@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ngd_theory.optim.quadratic_model import QuadraticModel, minimise, value_at
+from ngd_theory.optim.quadratic_model import QuadraticModel, minimise, step_at
 
 RNG = np.random.default_rng(0)
 ROOT = RNG.normal(size=(4, 3)).astype("f")
@@ -32,7 +32,7 @@ def test_steps_do_not_depend_on_the_lengths_of_the_directions(scales):
     np.testing.assert_allclose(steps, wanted, rtol=1e-4)
     least = (plane.T @ GRADIENT) @ wanted / 2
     np.testing.assert_allclose(found.value, least, rtol=1e-4)
-    there = value_at(model(1), *directions(*scales), found.step_size, found.momentum)
+    there = step_at(model(1), *directions(*scales), found.step_size, found.momentum)
     np.testing.assert_allclose(there.value, least, rtol=1e-4)
 
 

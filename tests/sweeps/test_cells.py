@@ -40,6 +40,14 @@ def test_cells_of_one_shape_come_together():
     assert widths == [(8, 0), (8, 1), (16, 0), (16, 1)]
 
 
+def test_of_one_shape_those_of_one_network_come_together():
+    mixed = [
+        cell(seed=s, damping=d, width=w) for d in (1e-8, 1e-4) for s in (0, 1) for w in (8, 16)
+    ]
+    found = [(c.settings.width, c.settings.seed) for c in grouped_by_shape(mixed)]
+    assert found == [(w, s) for w in (8, 16) for s in (0, 1) for _ in (1e-8, 1e-4)]
+
+
 def test_zero_damping_is_another_program():
     assert cell(damping=0).shape != cell(damping=1e-8).shape == cell(damping=1e-4).shape
 

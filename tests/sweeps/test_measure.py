@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import ngd_theory
-from ngd_theory import experiment
+from ngd_theory import experiment, sweeps
 from ngd_theory.errors import InputError
 from ngd_theory.experiment import Settings
 from ngd_theory.experiment.columns import COLUMNS
 from ngd_theory.experiment.evidence import LazyRun, sup_gap
+from ngd_theory.experiment.experiment import Experiment
 from ngd_theory.sweeps.theory_cells import MEASUREMENTS, TheoryCell
 
 #: What a perceptron of plain steps cannot be measured for.
@@ -194,6 +195,93 @@ def test_the_wrong_precision_is_refused_with_the_mend():
     settings = SETTINGS.model_copy(update={"precision": "float32"})
     with pytest.raises(InputError, match=r"jax.config.update\('jax_enable_x64', False\)"):
         rows_of(settings, ("isotropy",))
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Settings of every experiment that was begun."""
+    begin, found = Experiment.begin, []
+
+    def count(settings, *args, **kwargs):
+        found.append(settings)
+        return begin(settings, *args, **kwargs)
+
+    TheoryCell.kept.clear()
+    monkeypatch.setattr(Experiment, "begin", count)
+    yield found
+    TheoryCell.kept.clear()
+
+
+def numbers(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+AFTERWARDS = {
+    "damping": 1e-2,
+    "step_scale": 1.0,
+    "steps": 3,
+    "approximations": ("kfac",),
+    "batch_size": 3,
+    "momentum": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", AFTERWARDS)
+def test_what_comes_after_the_network_does_not_draw_it_again(begun, name):
+    other = BOTH.model_copy(update={name: AFTERWARDS[name]})
+    rows_of(BOTH, ["gap", "isotropy"])
+    after_another = rows_of(other, ["gap", "isotropy"])
+    assert len(begun) == 1
+    TheoryCell.kept.clear()
+    assert numbers(after_another) == numbers(rows_of(other, ["gap", "isotropy"]))
+    assert len(begun) == 2
+
+
+BEFOREHAND = {
+    **{"width": 17, "depth": 3, "activation": "tanh", "weight_std": 1.0, "bias_std": 0.5},
+    **{"seed": 1, "num_train": 6, "num_test": 4, "input_dim": 9, "output_dim": 2},
+    **{"own_norms": True, "parameterization": "mup", "loss": "cross-entropy"},
+}
+
+
+@pytest.mark.parametrize("name", BEFOREHAND)
+def test_another_network_or_other_data_are_drawn_again(begun, name):
+    settings = BOTH.model_copy(update={"approximations": ("exact",), "output_dim": 3})
+    for each in (settings, settings.model_copy(update={name: BEFOREHAND[name]})):
+        rows_of(each, ["isotropy"])
+    assert len(begun) == 2
+
+
+def test_nothing_is_kept_after_a_run(begun, tmp_path):
+    text = """
+    title = "t"
+    statement = "s"
+    approximations = ["exact"]
+    damping = [1e-8, 1e-4, 1e-2]
+    measure = ["isotropy"]
+    network = { depth = 2, width = 16 }
+    data = { dataset = "gaussian", num_train = 4, num_test = 0, input_dim = 8 }
+    grid = { seed = [0, 1] }
+    """
+    (tmp_path / "s.toml").write_text(text)
+    assert sweeps.run(tmp_path / "s.toml", tmp_path / "out").computed == 6
+    assert [settings.seed for settings in begun] == [0, 1]
+    rows_of(begun[-1], ["isotropy"])
+    assert len(begun) == 3
+
+
+def test_inputs_may_keep_their_own_norms():
+    # Layer 1 of K-FAC's outputs alone is diag(|a_n|^2): isotropic for inputs of one norm only.
+    settings = SETTINGS.model_copy(update={"approximations": ("kfac-output",), "damping": 0.0})
+
+    def first(settings):
+        rows = rows_of(settings, ["isotropy", "layers"])
+        return next(row["dispersion"] for row in rows if row.get("place") == "first")
+
+    assert first(settings) < 1e-10
+    assert first(settings.model_copy(update={"own_norms": True})) > 0.05
+    with pytest.raises(InputError, match="one norm"):
+        experiment.parse({"dataset": "gaussian", "forster": True, "own_norms": True})
 
 
 def test_what_batches_leave_is_measured_beside_the_bound():

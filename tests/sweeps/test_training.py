@@ -99,7 +99,7 @@ def test_cells_are_the_grid_with_each_optimisers_own_seeds():
         ({"kind": "trainig"}, ["trainig", "theory, training, structure"]),
         ({"problem": "mnst"}, ["problem", "mnst"]),
         ({"claims": [{**STUDY["claims"][0], "than": "none"}]}, ["none", "fast, slow"]),
-        ({"claims": [{**STUDY["claims"][1], "than": "slow"}]}, ["than"]),
+        ({"claims": [{**STUDY["claims"][1], "than": "slow"}]}, ["than", "less-error-in-time"]),
         ({"optimizers": [{**STUDY["optimizers"][0], "optimizer": "sgdd"}]}, ["sgdd", "kfac, nag"]),
         ({"optimizers": [{**STUDY["optimizers"][0], "lr": 1}]}, ["lr", "unknown key", "steps"]),
         ({"optimizers": [STUDY["optimizers"][0]] * 2, "claims": []}, ["twice"]),
@@ -138,6 +138,27 @@ def test_less_time_compares_seconds():
     claim = {**STUDY["claims"][0], "statistic": "less-time"}
     (verdict,) = evaluate(parse(changed(claims=[claim])), curves())
     assert verdict.estimate.value == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "share"), [("less-error", 40 / 200), ("less-error-in-time", 8 / 20)]
+)
+def test_errors_are_compared_at_the_last_place_that_both_have(statistic, share):
+    claim = {**STUDY["claims"][0], "statistic": statistic, "rule": ">= 5"}
+    study = parse(changed(claims=[claim]))
+    (verdict,) = evaluate(study, curves())
+    # The slow run comes from 9 to 1 exponentially; the fast one is at 0.5.
+    assert verdict.estimate.value == pytest.approx(9 ** (1 - share) / 0.5)
+    assert verdict.outcome is Outcome.PASS
+    rows = curves()
+    rows.loc[(rows["label"] == "fast") & (rows["step"] == 40), "error"] = np.nan
+    (verdict,) = evaluate(study, rows)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    rows = curves()
+    rows.loc[rows["label"] == "fast", "machine"] = "there"
+    (verdict,) = evaluate(study, rows)
+    expected = Outcome.PASS if statistic == "less-error" else Outcome.INCONCLUSIVE
+    assert verdict.outcome is expected
 
 
 def test_one_that_ends_above_is_compared_at_what_both_reach():
