@@ -18,7 +18,6 @@ unit and solved on their smaller side: whichever takes fewer operations.
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -26,16 +25,15 @@ from jaxtyping import Array, Float
 from ngd_theory.fisher.base import Approximation, Look, approximation
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.loops import batch_size, map_items, sum_items
+from ngd_theory.fisher.many_systems import all_units, by_cholesky, roots, scaled_solve
 from ngd_theory.fisher.premises import input_rank, width
 from ngd_theory.fisher.solve import (
     limit_solve,
     precondition_rows,
     ridge,
     round_off,
-    shifted,
     solve_psd,
 )
-from ngd_theory.linalg import cholesky_factor, cholesky_solve
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 
@@ -143,7 +141,7 @@ def _spreads(layer: LayerLinearization):
 
 
 def _layer_gradient(layer: LayerLinearization, cotangent, damping: Damping):
-    n, _, t, m = layer.sensitivities.shape
+    n, _, t, _ = layer.sensitivities.shape
     units = jnp.moveaxis(layer.sensitivities, -1, 0)
     if _rows_are_cheaper(layer):
 
@@ -158,19 +156,43 @@ def _layer_gradient(layer: LayerLinearization, cotangent, damping: Damping):
         )
         return layer.layout.from_matrix(map_items(column, units, size).T)
     gram = _gram(layer, layer) / n
+    if t == 1:
+        squares = jnp.sum(layer.sensitivities[:, :, 0] ** 2, axis=1)
+        weights = jnp.einsum("ncm,nc->nm", layer.sensitivities[:, :, 0], cotangent)
+        coefficients = _all_units(gram, squares, weights, damping) / n
+        return layer.layout.pull_back(layer.inputs, coefficients[:, None])
 
     def unit(delta):
-        if t > 1:
-            kernel = _unit_kernel(delta, gram, delta)
-            dual = solve_psd(kernel, cotangent.reshape(-1, 1), damping)
-            return jnp.einsum("nc,nct->nt", dual.reshape(cotangent.shape), delta) / n
-        square, weights = _sums(delta, cotangent)
-        return _scaled_solve(gram, square, weights[:, None], damping) / n
+        kernel = _unit_kernel(delta, gram, delta)
+        dual = solve_psd(kernel, cotangent.reshape(-1, 1), damping)
+        return jnp.einsum("nc,nct->nt", dual.reshape(cotangent.shape), delta) / n
 
     unknowns = n * _rows_a_sample(layer)
     size = batch_size(unknowns, max(unknowns, n * t), itemsize=gram.itemsize)
     coefficients = map_items(unit, units, size)
-    return layer.layout.pull_back(layer.inputs, coefficients.reshape(m, n, t).transpose(1, 2, 0))
+    return layer.layout.pull_back(layer.inputs, coefficients.transpose(1, 2, 0))
+
+
+def _all_units(
+    gram: Float[Array, "N N"],
+    squares: Float[Array, "N M"],
+    weights: Float[Array, "N M"],
+    damping: Damping,
+) -> Float[Array, "N M"]:
+    """`_scaled_solve` of every unit."""
+
+    def positive(rho, gram, squares, weights):
+        return scaled_solve(gram, squares, weights, rho, all_units)
+
+    def limit(rho, gram, squares, weights):
+        def unit(item):
+            square, right = item
+            return _scaled_limit(rho, gram, square[:, None], right[:, None])[:, 0]
+
+        size = batch_size(*gram.shape, itemsize=gram.itemsize)
+        return map_items(unit, (squares.T, weights.T), size).T
+
+    return damping.select(positive, limit, gram, squares, weights)
 
 
 def _sums(delta: Float[Array, "N C 1"], cotangent: Float[Array, "N C"]):
@@ -250,50 +272,22 @@ def _scaled_solve(
     damping: Damping,
     transpose: bool = False,
 ) -> Float[Array, "N k"]:
-    """``(diag(s) Gamma + rho)^-1 rhs``, or its transpose's; at rho = 0 zero where s is.
-
-    By the Cholesky factor of the symmetric ``diag(s)^(1/2) Gamma diag(s)^(1/2) + rho``, and with derivatives of the
-    system itself, which unlike the root of s has them at s = 0.
-    """
-
-    def roots(square):
-        on = (square > 0)[:, None]
-        root = jnp.sqrt(jnp.where(on, square[:, None], 1))
-        return on, jnp.where(on, root, 0), jnp.where(on, 1 / root, 0)
+    """``(diag(s) Gamma + rho)^-1 rhs`` of one unit, or its transpose's; at rho = 0 zero where s is."""
 
     def positive(rho, gram, square, rhs):
-        rho = rho.astype(gram.dtype)
-
-        def plain(w):
-            return square[:, None] * (gram @ w) + rho * w
-
-        def transposed(w):
-            return gram @ (square[:, None] * w) + rho * w
-
-        # Constants to a derivative, which is that of the system.
-        kernel, fixed, level = jax.lax.stop_gradient((gram, square, rho))
-        on, root, inverse = roots(fixed)
-        factor = cholesky_factor(shifted(root * kernel * root.T, level))
-
-        def solve(_, b):
-            off = jnp.where(on, 0, b / level)
-            rest = b - fixed[:, None] * (kernel @ off)
-            return root * cholesky_solve(factor, inverse * rest) + off
-
-        def solve_transposed(_, b):
-            y = cholesky_solve(factor, root * b)
-            return jnp.where(on, inverse * y, (b - kernel @ (root * y)) / level)
-
-        if transpose:
-            return jax.lax.custom_linear_solve(transposed, rhs, solve_transposed, solve)
-        return jax.lax.custom_linear_solve(plain, rhs, solve, solve_transposed)
+        return scaled_solve(gram, square, rhs, rho, by_cholesky, transpose)
 
     def limit(rho, gram, square, rhs):
-        _, root, inverse = roots(square)
-        before, after = (root, inverse) if transpose else (inverse, root)
-        return after * limit_solve(rho, root * gram * root.T, before * rhs)
+        return _scaled_limit(rho, gram, square, rhs, transpose)
 
-    return damping.select(positive, limit, gram, square, rhs)
+    return damping.select(positive, limit, gram, square[:, None], rhs)
+
+
+@full_precision
+def _scaled_limit(rho, gram, square: Float[Array, "N 1"], rhs, transpose: bool = False):
+    _, root, inverse = roots(square)
+    before, after = (root, inverse) if transpose else (inverse, root)
+    return after * limit_solve(rho, root * gram * root.T, before * rhs)
 
 
 def _rows_are_cheaper(layer: LayerLinearization) -> bool:
