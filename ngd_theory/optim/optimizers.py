@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 from inspect import signature
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from ngd_theory.errors import InputError, choose
 from ngd_theory.losses import Loss
@@ -25,14 +27,51 @@ def nesterov_momentum(count, largest: float, period: int = 250):
     return jnp.minimum(1 - 0.5 / (jnp.floor(count / period) + 1), largest)
 
 
+class AveragedState(NamedTuple):
+    """The state of `averaged`: ``average`` is that of the iterates."""
+
+    inner: Any
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  (as in optax's states)
+    average: Any
+
+
+def averaged(
+    inner: optax.GradientTransformationExtraArgs, averaging: float
+) -> optax.GradientTransformationExtraArgs:
+    """``inner`` that keeps a running average of the iterates, ``min(1 - 1/k, averaging)`` of the past at step k."""
+
+    def init(params):
+        return AveragedState(inner.init(params), jnp.zeros((), jnp.int32), params)
+
+    def update(updates, state, params=None, **extra):
+        updates, after = inner.update(updates, state.inner, params, **extra)
+        count = state.count + 1
+
+        def blend(a, p, d):
+            keep = jnp.minimum(1 - 1 / count.astype(a.dtype), averaging)
+            return (keep * a + (1 - keep) * (p + d)).astype(a.dtype)
+
+        average = jax.tree.map(blend, state.average, params, updates)
+        return updates, AveragedState(after, count, average)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def nag(network: Network, loss: Loss, l2: float, options: dict[str, Any]):
-    """Nesterov's accelerated gradient; options ``learning_rate``, ``momentum`` (its largest) and ``period``."""
+    """Nesterov's accelerated gradient.
+
+    Options ``learning_rate``, ``momentum`` (its largest), ``period``, and ``averaging`` of the iterates (0: none).
+    """
     largest, period = options.pop("momentum", 0.99), options.pop("period", 250)
+    averaging = options.pop("averaging", 0.0)
+    if not 0 <= averaging < 1:
+        raise InputError(f"averaging is {averaging}; it must be in [0, 1)")
     make = optax.inject_hyperparams(optax.sgd, static_args=("nesterov",))
     inner = make(
         momentum=lambda count: nesterov_momentum(count, largest, period), nesterov=True, **options
     )
-    return _with_l2(l2, inner)
+    plain = _with_l2(l2, inner)
+    return averaged(plain, averaging) if averaging else plain
 
 
 def adam(network: Network, loss: Loss, l2: float, options: dict[str, Any]):
@@ -62,7 +101,7 @@ OPTIMIZERS: Mapping[str, Builder] = MappingProxyType(
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "kfac": _options_of(kfac),
     "kfac-jax": _options_of(KFACJax),
-    "nag": ("learning_rate", "momentum", "period"),
+    "nag": ("learning_rate", "momentum", "period", "averaging"),
     "adam": tuple(signature(optax.adam).parameters),
 }
 

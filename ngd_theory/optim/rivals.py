@@ -43,6 +43,9 @@ class KFACJax(Stepper):
         Of the statistics.
     inverse_period, damping_period : int
         Steps between two inversions, and between two updates of lambda.
+    damped_model : bool
+        Whether lambda is adapted by the model with damping, as K-FAC's authors have it; kfac-jax's own default is
+        without.
     seed : int
         Of the sampled targets.
 
@@ -63,6 +66,7 @@ class KFACJax(Stepper):
         decay: float = 0.95,
         inverse_period: int = 20,
         damping_period: int = 5,
+        damped_model: bool = False,
         seed: int = 0,
     ):
         self._register = choose(_REGISTER, loss.name, "loss of kfac-jax")
@@ -83,6 +87,7 @@ class KFACJax(Stepper):
             "curvature_ema": decay,
             "inverse_update_period": inverse_period,
             "damping_adaptation_interval": damping_period,
+            "include_damping_in_quad_change": damped_model,
         }
 
     def begin(self, params, x, y):

@@ -10,7 +10,7 @@ import optax
 
 from ngd_theory.losses import Loss
 from ngd_theory.networks import Network
-from ngd_theory.optim.kfac import KFACState, averaged_params
+from ngd_theory.optim.kfac import KFACState
 
 #: ``(params, state, rows) -> (params, state, loss of the batch before the step)``.
 Advance = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
@@ -70,8 +70,9 @@ class OptaxStepper(Stepper):
         return optax.apply_updates(params, updates), state, value
 
     def measured_at(self, params, state):
-        """K-FAC's averaged iterate if it keeps one."""
-        return averaged_params(state, params) if isinstance(state, KFACState) else params
+        """The averaged iterate where the state keeps one."""
+        average = getattr(state, "average", ())
+        return params if average == () else average
 
     def dampings(self, state):
         """K-FAC's."""
