@@ -23,6 +23,23 @@ from jaxtyping import Array, Float
 
 from ngd_theory.precision import full_precision
 
+#: A Gram matrix of fewer rows is one product.
+LEAST_HALVED = 512
+
+
+@full_precision
+def gram(rows: Float[Array, "n p"]) -> Float[Array, "n n"]:
+    """``X X^T``. Of many rows half by half, as the matrix is symmetric: down to 5/8 of the operations."""
+
+    def product(x):
+        if len(x) < LEAST_HALVED:
+            return x @ x.T
+        first, second = jnp.split(x, [len(x) // 2])
+        across = first @ second.T
+        return jnp.block([[product(first), across], [across.T, product(second)]])
+
+    return product(rows)
+
 
 def one_by_one(function: Callable) -> Callable:
     """Decorator: under vmap, a loop on a CPU and a batch on accelerators; arguments are arrays."""

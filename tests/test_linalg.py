@@ -267,3 +267,24 @@ def test_lapack_is_given_pieces_for_which_openblas_takes_one_thread(n):
     assert shapes["potrf"] and shapes["trsm"]
     assert all(rows <= linalg.FACTORED_ALONE for rows, _ in shapes["potrf"])
     assert all(k == 1 or n * k < linalg.SOLVED_ALONE for n, k in shapes["trsm"])
+
+
+@pytest.mark.parametrize("size", [3, 511, 512, 1025])
+def test_a_gram_matrix_by_halves_is_the_product(size):
+    rows = jnp.asarray(np.random.default_rng(size).normal(size=(size, 7)))
+    found = jax.jit(linalg.gram)(rows)
+    np.testing.assert_allclose(found, rows @ rows.T, atol=1e-12 * size)
+    assert np.array_equal(found, found.T)
+    change = jax.jvp(linalg.gram, (rows,), (jnp.sin(rows),))[1]
+    expected = jnp.sin(rows) @ rows.T
+    np.testing.assert_allclose(change, expected + expected.T, atol=1e-12 * size)
+
+
+def test_a_large_gram_matrix_takes_fewer_operations():
+    def operations(function, size):
+        rows = jnp.zeros((size, 64))
+        return jax.jit(function).lower(rows).compile().cost_analysis()["flops"]
+
+    for size, share in ((256, 1.0), (1024, 0.75), (4096, 0.75)):
+        least = operations(linalg.gram, size) / operations(lambda x: x @ x.T, size)
+        assert least <= share + 0.02

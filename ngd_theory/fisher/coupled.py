@@ -24,6 +24,7 @@ from ngd_theory.linalg import (
     cholesky_factor,
     cholesky_solve,
     eigh,
+    gram,
     kept,
     lower_inverse,
     lu_factor,
@@ -359,69 +360,113 @@ def pivot_order(coupling: np.ndarray | Coupling) -> list[tuple[int, int]] | None
     return order
 
 
-@pytree("roots", "inverse_roots", "halves", "rows", "sound")
+@pytree("kernels", "factors", "inverses", "rows", "sound")
 @dataclass(frozen=True)
 class _Pivots:
-    """``M^-1 = F^-T (X + rho)^-1 F^T`` with ``D = F F^T`` by Cholesky, ``X = F^T Sigma F``.
+    """``M = S D`` with the symmetric ``S = Sigma + rho D^-1``, eliminated layer by layer.
 
-    X + rho is eliminated layer by layer. If rho is small beside the kernels, the pivot of layer p is definite, with the
-    sign of Sigma's pivot: ``sign C_p C_p^T``.
+    The pivot of layer p is ``Q = B + rho Theta^-1``, where B has the sign of Sigma's pivot if rho is small beside the
+    kernels. With the symmetric ``T = Theta + rho B^-1``, which no inverse of Theta is in,
+
+        (Q Theta)^-1 = T^-1 B^-1,    Q^-1 = B^-1 - rho B^-1 T^-1 B^-1.
+
+    A block of S is a matrix, or a number: that multiple of I.
     """
 
     order: tuple[tuple[int, int], ...]
-    roots: Sequence[Array]
-    inverse_roots: Sequence[Array]
-    #: ``C_p^-1``, and ``C_p^-1`` times the rest of the pivot's row.
-    halves: dict[int, Array]
-    rows: dict[int, dict[int, Array]]
+    kernels: Sequence[Array]
+    #: Cholesky factors of T.
+    factors: dict[int, Array]
+    #: ``B^-1``.
+    inverses: dict[int, Any]
+    #: The rest of the pivot's row.
+    rows: dict[int, dict[int, Any]]
     sound: Array
 
     @classmethod
     def of_kernels(cls, coupling, kernels, rho, order) -> "_Pivots":
-        # Of a stack they are one loop, which is compiled once.
-        roots = jax.vmap(cholesky_factor)(jnp.stack(kernels))
-        largest = [jnp.max(jnp.diagonal(k)) for k in kernels]
-        blocks = {
-            (i, j): c * (roots[i].T @ roots[j])
-            for i, row in enumerate(_rows(coupling))
-            for j, c in enumerate(row)
-            if c
+        blocks: dict[tuple[int, int], Any] = {
+            (i, j): c for i, row in enumerate(_rows(coupling)) for j, c in enumerate(row) if c
         }
-        halves, rows, factors = {}, {}, list(zip(roots, largest, strict=True))
-        left = [p for p, _ in order]
+        left, made = [p for p, _ in order], []
+        factors, inverses, rows = {}, {}, {}
         for p, sign in order:
             left.remove(p)
-            factor = cholesky_factor(sign * shifted(blocks[p, p], rho))
-            factors.append((factor, largest[p]))
-            halves[p] = lower_inverse(factor)
-            rows[p] = {i: halves[p] @ blocks[p, i] for i in left if (p, i) in blocks}
-            for i, j in itertools.product(rows[p], repeat=2):
-                blocks[i, j] = blocks.get((i, j), 0) - sign * (rows[p][i].T @ rows[p][j])
+            inverses[p], pivots = _inverse_block(blocks[p, p], sign)
+            factors[p] = cholesky_factor(_plus(kernels[p], _times(inverses[p], rho)))
+            made += [*pivots, (factors[p], jnp.max(jnp.diagonal(kernels[p])))]
+            rows[p] = {i: blocks[p, i] for i in left if (p, i) in blocks}
+            if not rows[p]:
+                continue
+            half = _times(lower_inverse(factors[p]), inverses[p])
+            inverse = _plus(inverses[p], -rho * gram(half.T))
+            for i, j in itertools.combinations_with_replacement(rows[p], 2):
+                taken = _times(_transposed(rows[p][i]), _times(inverse, rows[p][j]))
+                blocks[i, j] = _plus(blocks.get((i, j), 0.0), -taken)
+                blocks[j, i] = _transposed(blocks[i, j])
         # Smaller pivots lose too many digits. The comparison is False for NaN.
         limit = jnp.finfo(rho.dtype).eps ** (1 / 3)
-        sound = [jnp.min(jnp.diagonal(f)) ** 2 > limit * size for f, size in factors]
-        inverses = jax.vmap(lower_inverse)(roots)
-        return cls(tuple(order), list(roots), list(inverses), halves, rows, jnp.stack(sound).all())
+        sound = [jnp.min(jnp.diagonal(f)) ** 2 > limit * size for f, size in made]
+        return cls(tuple(order), list(kernels), factors, inverses, rows, jnp.stack(sound).all())
 
     def solve(self, rhs: Layers) -> list[Array]:
-        middle = self._middle([f.T @ b for f, b in zip(self.roots, rhs, strict=True)])
-        return [i.T @ y for i, y in zip(self.inverse_roots, middle, strict=True)]
+        rest, weights, images = list(rhs), list(rhs), list(rhs)
+        for p, _ in self.order:
+            if not self.rows[p]:
+                continue
+            image = self.kernels[p] @ self._divide(p, rest[p])
+            for i, block in self.rows[p].items():
+                rest[i] = rest[i] - _times(_transposed(block), image)
+        for p, _ in reversed(self.order):
+            known = [_times(block, images[i]) for i, block in self.rows[p].items()]
+            weights[p] = self._divide(p, rest[p] - sum(known, 0.0))
+            images[p] = self.kernels[p] @ weights[p]
+        return weights
 
     def solve_transposed(self, rhs: Layers) -> list[Array]:
-        middle = self._middle([i @ b for i, b in zip(self.inverse_roots, rhs, strict=True)])
-        return [f @ y for f, y in zip(self.roots, middle, strict=True)]
-
-    def _middle(self, rhs: Layers) -> list[Array]:
-        """``(X + rho)^-1 rhs``."""
-        found = list(rhs)
-        for p, sign in self.order:
-            found[p] = self.halves[p] @ found[p]
-            for i, row in self.rows[p].items():
-                found[i] = found[i] - sign * (row.T @ found[p])
-        for p, sign in reversed(self.order):
-            known = sum(row @ found[i] for i, row in self.rows[p].items())
-            found[p] = sign * (self.halves[p].T @ (found[p] - known))
+        found, images = list(rhs), [jnp.zeros_like(b) for b in rhs]
+        for p, _ in self.order:
+            # The transpose of `_divide`, and of `_divide` followed by the kernel.
+            found[p] = self._divide_transposed(p, rhs[p] + self.kernels[p] @ images[p])
+            for i, block in self.rows[p].items():
+                images[i] = images[i] - _times(_transposed(block), found[p])
+        for p, _ in reversed(self.order):
+            if self.rows[p]:
+                later = sum(_times(block, found[i]) for i, block in self.rows[p].items())
+                found[p] = found[p] - self._divide_transposed(p, self.kernels[p] @ later)
         return found
+
+    def _divide(self, p: int, x):
+        """``(Q Theta)^-1 x``."""
+        return cholesky_solve(self.factors[p], _times(self.inverses[p], x))
+
+    def _divide_transposed(self, p: int, x):
+        return _times(self.inverses[p], cholesky_solve(self.factors[p], x))
+
+
+def _inverse_block(block, sign: int):
+    """The inverse of a block that is definite with the sign, and its Cholesky factor with a size, if it takes one."""
+    if jnp.ndim(block) == 0:
+        return 1 / block, []
+    factor = cholesky_factor(sign * block)
+    return sign * gram(lower_inverse(factor).T), [(factor, 1.0)]
+
+
+def _times(left, right):
+    """Product of two blocks; a number is that multiple of I."""
+    return left * right if jnp.ndim(left) == 0 or jnp.ndim(right) == 0 else left @ right
+
+
+def _plus(left, right):
+    """Sum of two blocks."""
+    if jnp.ndim(left) == jnp.ndim(right):
+        return left + right
+    number, matrix = (left, right) if jnp.ndim(left) == 0 else (right, left)
+    return matrix + number * jnp.eye(len(matrix), dtype=matrix.dtype)
+
+
+def _transposed(block):
+    return block if jnp.ndim(block) == 0 else block.T
 
 
 @pytree("roots", "inverse_roots", "null_vectors", "factors", "rho")

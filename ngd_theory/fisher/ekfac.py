@@ -15,7 +15,7 @@ from ngd_theory.fisher.law import mean_share
 from ngd_theory.fisher.premises import of_both_factors
 from ngd_theory.fisher.solve import as_rows, but_round_off
 from ngd_theory.kernels import layer_kernel
-from ngd_theory.linalg import kept, resting_eigh
+from ngd_theory.linalg import gram, kept, resting_eigh
 from ngd_theory.networks import LayerLinearization, ParameterLayout
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
@@ -174,7 +174,7 @@ def _eigenvectors(rows: Float[Array, "n p"], scale: float):
     From the smaller of the matrix and the Gram matrix of X.
     """
     primal = rows.shape[0] >= rows.shape[1]
-    eigenvalues, vectors = resting_eigh(scale * (rows.T @ rows if primal else rows @ rows.T))
+    eigenvalues, vectors = resting_eigh(scale * gram(rows.T if primal else rows))
     keep = kept(eigenvalues) & ~(eigenvalues <= 0)
     eigenvalues = jnp.where(keep, eigenvalues, 0)
     lengths = 1.0 if primal else (scale / jnp.where(keep, eigenvalues, 1)) ** 0.5

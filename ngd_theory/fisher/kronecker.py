@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory.arguments import check_range, checked, is_number
 from ngd_theory.errors import InputError, shown
-from ngd_theory.linalg import cholesky_factor, eigh, lower_inverse
+from ngd_theory.linalg import cholesky_factor, eigh, gram, lower_inverse
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
@@ -184,7 +184,7 @@ def invert_diagonal(fisher: KroneckerFisher, damping: Sequence[FactorDamping]) -
         tuple(_whitening(m, rho) for m, rho in zip(pair, rhos, strict=True))
         for pair, rhos in zip(diagonal, damping, strict=True)
     ]
-    return DiagonalInverse(tuple(w @ w.T for w, _ in whitened), tuple(w @ w.T for _, w in whitened))
+    return DiagonalInverse(tuple(gram(w) for w, _ in whitened), tuple(gram(w) for _, w in whitened))
 
 
 @pytree("basis", "weights", "regression")

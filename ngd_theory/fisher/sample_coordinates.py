@@ -23,7 +23,7 @@ from ngd_theory.fisher.coupled import dual_solve
 from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.kinds import curvature_sensitivities
 from ngd_theory.fisher.solve import shifted
-from ngd_theory.linalg import eigh, positive_solve, root_spectrum
+from ngd_theory.linalg import eigh, gram, positive_solve, root_spectrum
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 
@@ -59,15 +59,13 @@ def sample_factors(
     n = len(layer.inputs)
     a = layer.inputs[:, 0]
     delta = layer.sensitivities.reshape(-1, layer.sensitivities.shape[-1])
-    curved = curvature_sensitivities(layer.sensitivities, root).reshape(-1, delta.shape[-1])
-    gram, inner = a @ a.T / n, curved @ curved.T / n
-    return SampleFactors(
-        gram,
-        delta @ delta.T / n,
-        delta @ curved.T / n,
-        inner,
-        dampings(jnp.trace(gram), jnp.trace(inner)),
-    )
+    of_inputs, outer = gram(a) / n, gram(delta) / n
+    across = inner = outer
+    if root is not None:
+        curved = curvature_sensitivities(layer.sensitivities, root).reshape(-1, delta.shape[-1])
+        across, inner = delta @ curved.T / n, gram(curved) / n
+    means = jnp.trace(of_inputs), jnp.trace(inner)
+    return SampleFactors(of_inputs, outer, across, inner, dampings(*means))
 
 
 @full_precision

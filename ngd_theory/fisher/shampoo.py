@@ -13,7 +13,7 @@ from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.loops import batch_size, map_items
 from ngd_theory.fisher.solve import as_rows, smallest_gram_eigenvalue
 from ngd_theory.fisher.whitened import WhitenedApproximation
-from ngd_theory.linalg import kept, spectral_function, symmetric_roots
+from ngd_theory.linalg import gram, kept, spectral_function, symmetric_roots
 from ngd_theory.precision import full_precision
 
 
@@ -116,7 +116,7 @@ def _powered(
 ) -> Float[Array, "n p"]:
     """``x (Y^T Y + rho)^-power`` on the smaller side of the rows Y; at rho = 0 on their range only."""
     primal = len(rows) >= rows.shape[1]
-    matrix = rows.T @ rows if primal else rows @ rows.T
+    matrix = gram(rows.T if primal else rows)
 
     def limit(rho, x, rows, matrix):
         # Zero, with the derivative by the damping.

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ngd_theory.fisher.damping import Damping
-from ngd_theory.linalg import cholesky_factor, factored_solve, pinv
+from ngd_theory.linalg import cholesky_factor, factored_solve, gram, pinv
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
 
@@ -159,22 +159,22 @@ def precondition_rows(
     """
     y = rows if curvature_rows is None else curvature_rows
     if y.shape[0] > y.shape[1]:
-        return solve_psd(scale * (y.T @ y), rows.T, damping).T
-    gram = scale * (y @ y.T)
+        return solve_psd(scale * gram(y.T), rows.T, damping).T
+    dual = scale * gram(y)
     if curvature_rows is None:
-        return solve_psd(gram, rows, damping)
+        return solve_psd(dual, rows, damping)
     cross = scale * (rows @ y.T)
 
-    def positive(rho, rows, y, gram, cross):
+    def positive(rho, rows, y, dual, cross):
         # Woodbury: rows outside the span of Y keep their 1/rho.
-        inner = solve_psd(gram, y, Damping(rho, zero=False))
+        inner = solve_psd(dual, y, Damping(rho, zero=False))
         return (rows - cross @ inner) / rho.astype(rows.dtype)
 
-    def limit(rho, rows, y, gram, cross):
-        twice = limit_solve(None, gram, limit_solve(rho, gram, y))
+    def limit(rho, rows, y, dual, cross):
+        twice = limit_solve(None, dual, limit_solve(rho, dual, y))
         return cross @ twice
 
-    return damping.select(positive, limit, rows, y, gram, cross)
+    return damping.select(positive, limit, rows, y, dual, cross)
 
 
 @full_precision
@@ -183,5 +183,5 @@ def ridge(
 ) -> Float[Array, " p"]:
     """``(scale X^T X + rho I)^-1 X^T weights``, on the smaller side of X; the pseudo-inverse at rho = 0."""
     if rows.shape[0] > rows.shape[1]:
-        return solve_psd(scale * (rows.T @ rows), (rows.T @ weights)[:, None], damping)[:, 0]
-    return rows.T @ solve_psd(scale * (rows @ rows.T), weights[:, None], damping)[:, 0]
+        return solve_psd(scale * gram(rows.T), (rows.T @ weights)[:, None], damping)[:, 0]
+    return rows.T @ solve_psd(scale * gram(rows), weights[:, None], damping)[:, 0]

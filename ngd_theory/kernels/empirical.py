@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory.arguments import checked
 from ngd_theory.errors import InputError
+from ngd_theory.linalg import gram
 from ngd_theory.networks import LayerLinearization, Linearization
 from ngd_theory.precision import full_precision
 
@@ -135,9 +136,14 @@ def weighted_layer_kernel(
 
 def _product_of_grams(layer: LayerLinearization, other: LayerLinearization):
     """``(a.a') (delta.delta')`` of one position: (N, C, N', C')."""
-    a = jnp.einsum("ntp,msp->nm", layer.inputs, other.inputs)
-    delta = jnp.einsum("nctk,mdsk->ncmd", layer.sensitivities, other.sensitivities)
-    return a[:, None, :, None] * delta
+    n, c, _, k = layer.sensitivities.shape
+    m, d, _, _ = other.sensitivities.shape
+    if other is layer:
+        a, delta = gram(layer.inputs[:, 0]), gram(layer.sensitivities.reshape(n * c, k))
+    else:
+        a = jnp.einsum("ntp,msp->nm", layer.inputs, other.inputs)
+        delta = jnp.einsum("nctk,mdsk->ncmd", layer.sensitivities, other.sensitivities)
+    return a[:, None, :, None] * delta.reshape(n, c, m, d)
 
 
 def _over_positions(layer: LayerLinearization, other: LayerLinearization):
