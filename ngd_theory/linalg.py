@@ -29,7 +29,7 @@ LEAST_HALVED = 512
 
 @full_precision
 def gram(rows: Float[Array, "n p"]) -> Float[Array, "n n"]:
-    """``X X^T``. Of many rows half by half, as the matrix is symmetric: down to 5/8 of the operations."""
+    """``X X^T``. Of many rows half by half, as the matrix is symmetric: towards half of the operations."""
 
     def product(x):
         if len(x) < LEAST_HALVED:

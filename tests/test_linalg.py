@@ -285,6 +285,6 @@ def test_a_large_gram_matrix_takes_fewer_operations():
         rows = jnp.zeros((size, 64))
         return jax.jit(function).lower(rows).compile().cost_analysis()["flops"]
 
-    for size, share in ((256, 1.0), (1024, 0.75), (4096, 0.75)):
+    for size, share in ((256, 1.0), (1024, 0.625), (4096, 0.535)):
         least = operations(linalg.gram, size) / operations(lambda x: x @ x.T, size)
         assert least <= share + 0.02

@@ -366,7 +366,7 @@ class _Pivots:
     """``M = S D`` with the symmetric ``S = Sigma + rho D^-1``, eliminated layer by layer.
 
     The pivot of layer p is ``Q = B + rho Theta^-1``, where B has the sign of Sigma's pivot if rho is small beside the
-    kernels. With the symmetric ``T = Theta + rho B^-1``, which no inverse of Theta is in,
+    kernels. With the symmetric ``T = Theta + rho B^-1``, which contains no inverse of Theta,
 
         (Q Theta)^-1 = T^-1 B^-1,    Q^-1 = B^-1 - rho B^-1 T^-1 B^-1.
 

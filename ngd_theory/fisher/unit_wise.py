@@ -43,9 +43,10 @@ from ngd_theory.precision import full_precision
 class UnitWise(Approximation):
     """Block-diagonal over units: ``K = sum_i K_i (K_i + rho)^-1``, true Fisher under MSE.
 
-    Each block is ``(1/N) sum_{n,c} J_i J_i^T``. Units are solved in batches of bounded memory, a Cholesky of size
-    N*r, or P where that is smaller, each: ``O(M (N r)^3)`` a layer with r = 1 for a dense layer and C for a
-    convolution, and one (P, NT, M) matmul for the gradient.
+    Each block is ``(1/N) sum_{n,c} J_i J_i^T``. Units of a dense layer are solved
+    together by conjugate gradients, ``O(M N^2)`` a step of theirs, and factorised where these do not converge. Others,
+    and maps, take a Cholesky of size N*r, or P where that is smaller, for each unit in batches of bounded memory:
+    ``O(M (N r)^3)`` a layer with r = 1 for a dense layer and C for a convolution. The gradient is one matmul.
 
     At rho = 0 second derivatives are by forward over reverse mode only: units are a loop there, whose second reverse
     derivative JAX refuses.
@@ -70,8 +71,11 @@ class UnitWise(Approximation):
     def workspace(self, sizes, num_samples, itemsize):
         """The Gram matrix of the positions, a batch of units, and coefficients like the sensitivities of one output."""
         largest = max(num_samples * s.positions for s in sizes)
-        coefficients = max(num_samples * s.positions * s.num_units for s in sizes)
-        return largest**2 + 2**26 // itemsize + coefficients
+        # Of a dense layer all units at once: right-hand sides, and what conjugate gradients hold.
+        held = max(
+            num_samples * s.num_units * (s.positions if s.positions > 1 else 10) for s in sizes
+        )
+        return largest**2 + 2**26 // itemsize + held
 
     def damping_bias(self, lin, damping):
         """Root mean square over samples of what damping takes, ``rho/(rho + |delta_i[n]|^2 mu_n)``, a mean over units.

@@ -35,11 +35,11 @@ from ngd_theory.optim.quadratic_model import (
 #: What a step measures, as fields of the state.
 _MEASURED = (
     *("damping", "factor_damping", "step_size", "momentum", "model_change", "reduction_ratio"),
-    *("reach", "applied"),
+    *("reach", "size", "applied"),
 )
 #: Iterations that all refresh the inverses, as the statistics are young.
 YOUNG = 3
-#: A scale nearer to 1 than this is taken for 1, and one above the other for no scale of ours.
+#: A scale that is nearer to 1 than this is taken for 1; one above `MOST_APPLIED` is taken for something else.
 LEAST_SEEN, MOST_APPLIED = 0.01, 10
 #: gamma does not fall below it: from 0 no factor would bring it back.
 SMALLEST_FACTOR_DAMPING = 1e-8
@@ -62,8 +62,8 @@ class KFACState(NamedTuple):
         Of the factors as they were at the last refresh.
     previous : like the parameters
         The last update.
-    reach : scalar array
-        Inner product of the parameters with the last update, when it was made.
+    reach, size : scalar arrays
+        Inner product of the parameters with the last update, and with themselves, when it was made.
     applied : scalar array
         How much of the last update the parameters have been moved by: 1, or what a later transformation left of it.
     average : like the parameters, or ()
@@ -84,6 +84,7 @@ class KFACState(NamedTuple):
     inverse: Any
     previous: Any
     reach: Array
+    size: Array
     applied: Array
     average: Any
     damping: Array
@@ -126,8 +127,8 @@ def kfac(
 ) -> optax.GradientTransformationExtraArgs:
     """K-FAC: the natural gradient with Kronecker factors, damped, re-scaled and with momentum.
 
-    The proposal is ``-Fk^-1 grad h``, Fk = F-breve or F-hat of running averages of sampled statistics with
-    factored Tikhonov damping gamma; the update ``alpha * proposal + mu * previous`` minimises the quadratic
+    The proposal is ``-Fk^-1 grad h``, Fk = F-breve, F-hat or another preconditioner of running averages of sampled
+    statistics with damping gamma; the update ``alpha * proposal + mu * previous`` minimises the quadratic
     model with the exact Fisher of the batch plus (lambda + l2) I. The objective is
     ``h = loss + (l2/2) |params|^2`` with the batch average of `ngd_theory.losses`.
 
@@ -183,11 +184,13 @@ def kfac(
     -------
     optax.GradientTransformationExtraArgs
         ``update(grads, state, params, x=x, y=y)``, to be jitted by the user. ``grads`` is the gradient of
-        the loss over the batch, without the l2 term. It can be pickled, and its copies are equal to it.
+        the loss over the batch, without the l2 term. Where its options are plain numbers it can be pickled, and its
+        copies are equal to it.
 
         A function of the step is given the number of steps taken, as optax's schedules are. `optax.inject_hyperparams`
         takes `ngd_theory.optim.STATIC_ARGS` for what does not vary. Where a later transformation scales the updates
-        (`optax.chain`), the next step sees by how much, and momentum and lambda are of the steps that were made.
+        (`optax.chain`), with weight decay or without, the next step sees by how much: lambda, the averaged iterate and
+        a momentum that is taken from the model are of the steps that were made. A fixed momentum is of the updates.
         Parameters of 2 bytes are computed with in float32, in which the updates are given too.
 
         A batch with numbers that are not finite in ``x``, ``y`` or ``grads`` gives a zero update and leaves statistics,
@@ -316,6 +319,7 @@ class _KFAC:
             inverse=inverse,
             previous=jax.tree.map(jnp.zeros_like, params),
             reach=zero,
+            size=zero,
             applied=jnp.ones((), dtype),
             average=params if o.averaging else (),
             damping=damping,
@@ -329,6 +333,8 @@ class _KFAC:
     def update(self, grads, state: KFACState, params, x, y):
         """One step; what a batch with a number that is not finite would change stays as it was."""
         o, before = self.options, state
+        # Rounding of the parameters as they are stored.
+        eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params))
         params, grads = _single(params), _single(grads)
         # The number of this step among those that count: a skipped one leaves no trace in what follows.
         k = state.count - state.skipped + 1
@@ -342,9 +348,11 @@ class _KFAC:
         usable &= _finite(grads) & jnp.isfinite(x).all() & jnp.isfinite(y).all()
         if varies(o.damping):
             given = jnp.asarray(value_at(o.damping, state.count), state.damping.dtype)
-            state = state._replace(damping=given)
-        applied = _applied(state, params)
-        previous = jax.tree.map(lambda leaf: applied * leaf, state.previous)
+            state = state._replace(damping=jnp.maximum(given, o.min_damping))
+        applied = _applied(state, params, eps)
+        previous = state.previous
+        if o.momentum is None:
+            previous = jax.tree.map(lambda leaf: applied * leaf, previous)
         count = state.count
         state = state._replace(
             count=count + 1, key=jax.random.key_data(next_key), factors=factors, applied=applied
@@ -381,7 +389,7 @@ class _KFAC:
             model_change=applied * (slope + applied * (best.value - slope)),
         )
         state, update = self._judge(state, k, params, update, x, y)
-        state = state._replace(reach=dot(params, update))
+        state = state._replace(reach=dot(params, update), size=dot(params, params))
         kept = {n: jnp.where(usable, getattr(state, n), getattr(before, n)) for n in _MEASURED}
         state = state._replace(previous=_where(usable, update, state.previous), **kept)
         if o.averaging:
@@ -578,17 +586,31 @@ def _single(tree):
     )
 
 
-def _applied(state: KFACState, params):
-    """How much of the last update the parameters have been moved by.
+def _applied(state: KFACState, params, eps: float):
+    """How much of the last update d the parameters p have been moved by: a of ``p' = u p + a d``.
 
-    1 where rounding hides it, or where they were moved by something else.
+    u is 1, or what weight decay left. From ``p'.d`` and ``|p'|^2``,
+
+        u^2 = (|p'|^2 - (p'.d)^2/|d|^2) / (|p|^2 - (p.d)^2/|d|^2),    a = (p'.d - u p.d)/|d|^2.
+
+    The last a where rounding (``eps``) hides it, and 1 where the parameters were moved by something else.
     """
-    length, previous = dot(state.previous, state.previous), jnp.sqrt(dot(params, params))
-    found = (dot(params, state.previous) - state.reach) / jnp.where(length > 0, length, 1)
-    eps = jnp.finfo(length.dtype).eps
-    rounding = 10 * eps * previous / jnp.sqrt(jnp.where(length > 0, length, 1))
-    seen = (length > 0) & (rounding < LEAST_SEEN) & (jnp.abs(found - 1) > LEAST_SEEN)
-    return jnp.where(seen & (found > 0) & (found < MOST_APPLIED), found, 1)
+    square, reached, size = (
+        dot(state.previous, state.previous),
+        dot(params, state.previous),
+        dot(params, params),
+    )
+    length = jnp.where(square > 0, square, 1)
+    across, before = size - reached**2 / length, state.size - state.reach**2 / length
+    left = jnp.sqrt(jnp.maximum(across, 0) / jnp.where(before > 0, before, 1))
+    left = jnp.where(before > 10 * eps * state.size, left, 1)
+    found = (reached - left * state.reach) / length
+    rounding = 10 * eps * jnp.sqrt(size) / jnp.sqrt(length)
+    found = jnp.where(jnp.abs(found - 1) <= jnp.maximum(LEAST_SEEN, rounding), 1, found)
+    found = jnp.where(jnp.abs(found) <= rounding, jnp.maximum(found, 0), found)
+    ours = (found >= 0) & (found < MOST_APPLIED) & (jnp.abs(left - 1) < 0.5)
+    resolved = (square > 0) & (rounding < 0.05)
+    return jnp.where(resolved, jnp.where(ours, found, 1), state.applied)
 
 
 def _first(x, fraction: float):

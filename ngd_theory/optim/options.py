@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any, TypeAlias
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ngd_theory.arguments import checked_fields, require_known
+from ngd_theory.arguments import checked_fields, is_known, require_known
 from ngd_theory.errors import InputError, choose, shown
 from ngd_theory.optim.preconditioners import PRECONDITIONERS
 
@@ -63,12 +64,18 @@ class Options:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         free = {name for name in SCHEDULED if varies(given[name])}
         self._check_free(free)
+        for name in free:
+            if not callable(given[name]) and jnp.shape(given[name]) != ():
+                raise InputError(f"{name} is {shown(given[name])}; it must be one number")
         fixed = {name: value for name, value in given.items() if name not in free}
         require_known("kfac", fixed)
         for name, value in fixed.items():
             # Numbers of the host: an array would be compiled into the steps, and has no hash.
             if not isinstance(value, str | bool | int | None):
                 object.__setattr__(self, name, float(value))
+        # Arrays that can be read are held to the same ranges.
+        arrays = {n: given[n] for n in free if not callable(given[n]) and is_known(given[n])}
+        fixed |= {name: float(value) for name, value in arrays.items()}
         counts = ("damping_period", "factor_damping_period", "inverse_period", "statistics_period")
         for name in (*counts, "num_draws"):
             value = getattr(self, name)

@@ -71,11 +71,21 @@ class OptaxStepper(Stepper):
 
     def measured_at(self, params, state):
         """The averaged iterate where the state keeps one."""
-        average = getattr(state, "average", ())
-        return params if average == () else average
+        found = [part.average for part in _parts(state, "average") if part.average != ()]
+        return found[0] if found else params
 
     def dampings(self, state):
         """K-FAC's."""
-        if not isinstance(state, KFACState):
+        found = [part for part in _parts(state, "damping") if isinstance(part, KFACState)]
+        if not found:
             return super().dampings(state)
-        return float(state.damping), float(state.factor_damping)
+        return float(found[0].damping), float(found[0].factor_damping)
+
+
+def _parts(state, name: str) -> list[Any]:
+    """Those in an optax state, which nests the states of its transformations, that have an attribute."""
+
+    def named(part):
+        return hasattr(part, name)
+
+    return [part for part in jax.tree.leaves(state, is_leaf=named) if named(part)]

@@ -88,9 +88,9 @@ def run(
     """Measure every unfinished cell of a study and judge its claims.
 
     Cells are independent and each is stored as soon as it is done: run the same call again after an
-    interruption, however hard, and it goes on. Cells that failed are tried again. Cells of one shape come
-    one after the other, so that each program is compiled once, and
-    of these those of one network, which is then linearised once for all dampings.
+    interruption, however hard, and it goes on. Cells that failed are tried again. Cells of one shape are run
+    together, so that each program is compiled once. Among these, cells of one network are run together: positive
+    dampings and step scales share one linearisation.
 
     Parameters
     ----------
@@ -137,17 +137,19 @@ def run(
                 tell(Progress(len(cells), done, reused, len(failures), first))
 
             report()
-            for cell, outcome in measured(measure, left):
-                failure = _keep(store, cell, outcome)
-                if failure is None:
-                    done += 1
-                else:
-                    failures[cell.id] = failure.error
-                    faults += not failure.foreseen
-                del waiting[cell.id]
-                report()
-            for kind in {type(cell) for cell in cells}:
-                kind.kept.clear()
+            try:
+                for cell, outcome in measured(measure, left):
+                    failure = _keep(store, cell, outcome)
+                    if failure is None:
+                        done += 1
+                    else:
+                        failures[cell.id] = failure.error
+                        faults += not failure.foreseen
+                    del waiting[cell.id]
+                    report()
+            finally:
+                for kind in {type(cell) for cell in cells}:
+                    kind.kept.clear()
             verdicts = evaluate(study, load(out), failures) if study.claims else ()
             store.write_verdicts(verdicts)
     seconds = time.perf_counter() - start

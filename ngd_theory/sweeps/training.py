@@ -369,7 +369,7 @@ def best_run(rows: Any) -> Any:
 
 
 def _times_faster(mine: Any, rival: Any, column: str) -> float:
-    """How often what ``mine`` takes to the error that both reach goes into what the rival takes."""
+    """The rival's steps or seconds over those of ``mine``, to the error that both reach."""
     target = max(float(run["error"].iloc[-1]) for run in (mine, rival))
     took = reached(mine, target, column)
     return reached(rival, target, column) / took if took > 0 else np.nan

@@ -80,6 +80,20 @@ def test_numbers_that_are_none_are_not_converged():
         assert np.isnan(found[:, 0]).any() and np.all(np.isfinite(found[:, 1:]))
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e-10, 1e18])
+@pytest.mark.parametrize(("spectrum", "rho"), [(1.5, 1e-3), (1e4, 1e-3), (1.5, 1e6)])
+def test_numbers_far_from_one_are_no_convergence(spectrum, rho, size):
+    root, rhs = draws(dead=0.0)
+    given = (np.asarray(v, np.float32) for v in (kernel(spectrum), root, rho, size * rhs))
+    gram, root, rho, rhs = map(jnp.asarray, given)
+    found = np.asarray(all_units(gram, root, rho, rhs), float)
+    expected = dense(*(np.asarray(v, float) for v in (gram, root, rho, rhs)))
+    for i in (i for i in range(M) if i != 3):
+        matrix = np.diag(root[:, i]) @ gram @ np.diag(root[:, i]) + rho * np.eye(N)
+        error = np.linalg.norm(found[:, i] - expected[:, i]) / np.linalg.norm(expected[:, i])
+        assert error <= 100 * np.finfo(np.float32).eps * np.linalg.cond(np.asarray(matrix, float))
+
+
 def test_a_matrix_that_is_not_positive_definite_is_not_a_number():
     root, rhs = draws(dead=0.0)
     gram = kernel(2.0) - 1.5 * jnp.eye(N)

@@ -223,6 +223,9 @@ AFTERWARDS = {
     "approximations": ("kfac",),
     "batch_size": 3,
     "momentum": 0.5,
+    "batch_order": "independent",
+    "momentum_kind": "spring",
+    "laziness": (1e-3,),
 }
 
 
