@@ -101,7 +101,7 @@ def all_units(
     NaN for a unit whose matrix cannot be factorised, where conjugate gradients do not converge either.
     """
     # Squares of numbers far from 1 leave the range of floats.
-    scale = jnp.max(jnp.abs(rhs), axis=0)
+    scale = jnp.max(jnp.abs(rhs), axis=0, keepdims=True)
     scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
     found, converged = conjugate_gradients(kernel, root, rho, rhs / scale)
     found = scale * found
@@ -141,9 +141,9 @@ def conjugate_gradients(
     The residual is computed anew at the end, and is small beside ``|A| |x| + |b|`` with a lower bound of ``|A|``: its
     largest diagonal entry.
     """
-    eps, most = jnp.finfo(kernel.dtype).eps, max(TRIED, int(MOST_STEPS * len(kernel)))
+    eps, most = float(jnp.finfo(kernel.dtype).eps), max(TRIED, int(MOST_STEPS * len(kernel)))
     diagonal = root**2 * jnp.diagonal(kernel)[:, None] + rho
-    size = jnp.max(diagonal, axis=0)
+    size = jnp.max(diagonal, axis=0, keepdims=True)
 
     def product(x):
         return root * (kernel @ (root * x)) + rho * x
@@ -153,15 +153,15 @@ def conjugate_gradients(
 
     def advance(state: _Iterate) -> _Iterate:
         image = product(state.direction)
-        length = _quotient(state.product, jnp.sum(state.direction * image, axis=0))
+        length = _quotient(state.product, jnp.sum(state.direction * image, axis=0, keepdims=True))
         solution = state.solution + length * state.direction
         residual = state.residual - length * image
         scaled = residual / diagonal
-        squares = jnp.sum(residual * scaled, axis=0)
+        squares = jnp.sum(residual * scaled, axis=0, keepdims=True)
         direction = scaled + _quotient(squares, state.product) * state.direction
         left, step = jnp.max(_quotient(_norm(residual), allowed(solution))), state.step + 1
         # On a straight line from the first residual, in logarithms, to what is allowed after the most steps.
-        line = (ROUNDINGS * eps) ** (step / most - 1)
+        line = (ROUNDINGS * eps) ** (step.astype(rhs.dtype) / most - 1)
         going = (left > 1) & (step < most) & ((step < TRIED) | (left <= line))
         return _Iterate(step, solution, residual, direction, squares, going)
 
@@ -171,17 +171,17 @@ def conjugate_gradients(
         jnp.zeros_like(rhs),
         rhs,
         scaled,
-        jnp.sum(rhs * scaled, axis=0),
+        jnp.sum(rhs * scaled, axis=0, keepdims=True),
         jnp.any(rhs != 0),
     )
     found = jax.lax.while_loop(lambda state: state.going, advance, start).solution
     # False for what is not a number.
     bound = allowed(found)
-    return found, (_norm(rhs - product(found)) <= bound) & jnp.isfinite(bound)
+    return found, ((_norm(rhs - product(found)) <= bound) & jnp.isfinite(bound))[0]
 
 
-def _norm(x: Float[Array, "N M"]) -> Float[Array, " M"]:
-    return jnp.sqrt(jnp.sum(x**2, axis=0))
+def _norm(x: Float[Array, "N M"]) -> Float[Array, "1 M"]:
+    return jnp.sqrt(jnp.sum(x**2, axis=0, keepdims=True))
 
 
 def _quotient(over, under):

@@ -110,7 +110,7 @@ def test_a_known_cell_keeps_its_identity_and_a_new_setting_changes_it():
     assert not set(LATER) & set(plain.config["settings"])
     changes = {"tokens": 2, "heads": 2, "causal": True, "token_readout": "last", "norm": "rms"}
     changes |= {"parameterization": "mup", "batch_size": 8, "batch_order": "independent"}
-    changes |= {"momentum": 0.5, "momentum_kind": "spring"}
+    changes |= {"momentum": 0.5, "momentum_kind": "spring", "own_norms": True}
     assert set(changes) == set(LATER)
     others = [
         TheoryCell(Settings(dataset="gaussian", width=8, **{name: value}))

@@ -27,7 +27,7 @@ if PROCESSES > 1:
 
 import ngd_theory as ngd  # noqa: E402
 from ngd_theory.errors import InputError, SingularKernelError  # noqa: E402
-from ngd_theory.fisher import unit_wise  # noqa: E402
+from ngd_theory.fisher import many_systems, unit_wise  # noqa: E402
 from ngd_theory.networks.sharding import on_host  # noqa: E402
 
 NETWORK = ngd.networks.mlp(12, [32, 32], 2, activation="tanh", bias_std=0.3)
@@ -97,7 +97,7 @@ def step(approximation, damping):
 def units_a_device():
     """Sizes of the batches that a device factorises in the program that accelerators run (a CPU may not)."""
     jax.lax.platform_dependent = lambda *args, default, **_: default(*args)
-    unit_wise.batch_size = lambda *_, **__: 8
+    unit_wise.batch_size = many_systems.batch_size = lambda *_, **__: 8
     jax.clear_caches()
     program = step(ngd.fisher.by_name("unit-wise"), 1e-3).lower(*placed()).compile().as_text()
     batches = re.findall(r"= f64\[(\d+),8,1\]\S* custom-call\(.*trsm", program)

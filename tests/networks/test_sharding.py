@@ -47,8 +47,8 @@ def test_eight_devices_give_what_one_gives():
     assert found["parts"] == {"sensitivities": 1 / 8, "weight": 1 / 2}
     assert found["trained parts"] == [1 / 2] * 3
     # Of a batch of eight units each of two devices solves four, and only those are gathered over the samples; the two
-    # outputs are on one.
-    assert found["units"] == {"solved": [2, 4], "gathered": 4}
+    # outputs are on one. Conjugate gradients gather all eight samples of a device's units.
+    assert found["units"] == {"solved": [2, 4], "gathered": 8}
     assert found["refused"] == [
         "layer 2 has 3 units, no multiple of the 2 devices along 'width'",
         "6 samples are no multiple of the 4 devices along 'samples'",

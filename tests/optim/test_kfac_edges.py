@@ -155,11 +155,18 @@ def test_a_step_that_makes_it_worse_is_taken_back():
     assert int(worse.skipped) == 0
     # A good one is not, and leaves lambda alone before its period.
     updates, better = p.update(grads, worse, params, x, y)
-    assert small_value(optax.apply_updates(params, updates)) < small_value(params)
+    moved = optax.apply_updates(params, updates)
+    assert small_value(moved) < small_value(params)
     assert float(better.damping) == float(worse.damping)
+
+    def slope(params):
+        return jax.grad(lambda p: losses.MSE.value(SMALL.apply(p, x), y))(params)
+
     # Nor does lambda grow twice where both rules ask for it.
-    _, third = p.update(grads, better, params, x, y)
-    _, fourth = p.update(uphill, third, params, x, y)
+    updates, third = p.update(slope(moved), better, moved, x, y)
+    moved = optax.apply_updates(moved, updates)
+    uphill = jax.tree.map(jnp.negative, slope(moved))
+    _, fourth = p.update(uphill, third, moved, x, y)
     assert float(fourth.damping) == pytest.approx(float(third.damping) / 0.95**4, rel=1e-12)
 
 
