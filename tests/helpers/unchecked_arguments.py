@@ -193,8 +193,12 @@ def test_an_argument_of_another_type_is_refused_in_words(name):
             "output_dim is an array of .* inside jit, vmap or grad; it must be a whole number",
         ),
         (
-            lambda: jax.jit(lambda d: optim.kfac(NET, damping=d).init(PARAMS))(1.0),
+            lambda: jax.jit(lambda d: optim.kfac(NET, l2=d).init(PARAMS))(1.0),
             "kfac reads numbers",
+        ),
+        (
+            lambda: jax.jit(lambda d: optim.kfac(NET, damping=d).init(PARAMS))(1.0),
+            "damping is .*, which varies",
         ),
         (
             lambda: optim.save_state("/no/such/folder/state", PARAMS),
