@@ -15,7 +15,7 @@ from jax import export
 
 import ngd_theory as ngd
 from ngd_theory.dynamics.train import _step
-from ngd_theory.fisher import coupled
+from ngd_theory.fisher import coupled_solvers
 
 DENSE = ngd.networks.mlp(6, [5], 2, "tanh", bias_std=0.3)
 IMAGES = ngd.networks.cnn((4, 4, 1), [3], 2)
@@ -67,7 +67,7 @@ def test_every_approximation_is_a_program_of_the_device(name, damping):
 
 
 def test_pivots_of_coupled_layers_are_a_program_of_the_device(monkeypatch):
-    monkeypatch.setattr(coupled, "PIVOTED", 1)
+    monkeypatch.setattr(coupled_solvers, "PIVOTED", 1)
     net = ngd.networks.mlp(6, [7, 5], 2)
     step = partial(natural, ngd.fisher.BlockTridiagonal(), net, 1e-3)
     assert "stablehlo.case" in program(step, *example(net))

@@ -1,7 +1,8 @@
 """Beside dynamics: K-FAC as a practical optimiser, in optax's interface."""
 
+from ngd_theory.optim.algorithm import KFACState
 from ngd_theory.optim.checkpoint import load_state, save_state
-from ngd_theory.optim.kfac import STATIC_ARGS, KFACState, averaged_params, kfac
+from ngd_theory.optim.kfac import STATIC_ARGS, averaged_params, kfac
 from ngd_theory.optim.optimizers import nesterov_momentum
 from ngd_theory.optim.schedule import batch_sizes
 from ngd_theory.optim.training import Record, train

@@ -10,7 +10,7 @@ import optax
 
 from ngd_theory.losses import Loss
 from ngd_theory.networks import Network
-from ngd_theory.optim.kfac import KFACState
+from ngd_theory.optim.algorithm import KFACState
 
 #: ``(params, state, rows) -> (params, state, loss of the batch before the step)``.
 Advance = Callable[[Any, Any, Any], tuple[Any, Any, Any]]

@@ -7,7 +7,7 @@ import pytest
 from dense import layer_jacobians
 
 import ngd_theory as ngd
-from ngd_theory.fisher import as_damping, coupled, tridiagonal_coupling
+from ngd_theory.fisher import as_damping, coupled, coupled_solvers, tridiagonal_coupling
 
 N = 12
 
@@ -28,8 +28,8 @@ def dense(coupling, thetas, rho):
 
 
 def pivots(coupling, thetas, rho):
-    order = coupled.pivot_order(coupling)
-    return coupled._Pivots.of_kernels(
+    order = coupled_solvers.pivot_order(coupling)
+    return coupled_solvers.Pivots.of_kernels(
         coupling, [jnp.asarray(t) for t in thetas], jnp.asarray(rho, thetas[0].dtype), order
     )
 
@@ -37,7 +37,7 @@ def pivots(coupling, thetas, rho):
 @pytest.mark.parametrize("depth", [3, 4, 6, 7])
 def test_pivots_have_the_signs_of_the_couplings_eigenvalues(depth):
     sigma = tridiagonal_coupling(depth)
-    signs = [sign for _, sign in coupled.pivot_order(sigma)]
+    signs = [sign for _, sign in coupled_solvers.pivot_order(sigma)]
     assert sorted(signs) == sorted(np.sign(np.linalg.eigvalsh(sigma)))
 
 
@@ -45,7 +45,7 @@ def test_pivots_have_the_signs_of_the_couplings_eigenvalues(depth):
     "coupling", [*map(tridiagonal_coupling, (2, 5, 8)), np.ones((3, 3)), np.eye(2)[::-1]], ids=len
 )
 def test_a_coupling_that_needs_exchanges_has_no_order(coupling):
-    assert coupled.pivot_order(coupling) is None
+    assert coupled_solvers.pivot_order(coupling) is None
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -80,7 +80,7 @@ def test_where_pivots_would_lose_digits_they_are_not_taken(what, monkeypatch):
     if what == "zero kernel":
         thetas[2] = np.zeros((N, N))
     assert not pivots(sigma, thetas, rho).sound
-    monkeypatch.setattr(coupled, "PIVOTED", 1)
+    monkeypatch.setattr(coupled_solvers, "PIVOTED", 1)
     cotangents = np.random.default_rng(1).normal(size=(N, 2))
     found = np.concatenate(
         coupled.coupled_solve(
@@ -96,7 +96,7 @@ def test_where_pivots_would_lose_digits_they_are_not_taken(what, monkeypatch):
 
 
 def test_each_of_a_batch_of_dampings_takes_its_own_solver(monkeypatch):
-    monkeypatch.setattr(coupled, "PIVOTED", 1)
+    monkeypatch.setattr(coupled_solvers, "PIVOTED", 1)
     sigma, thetas = tridiagonal_coupling(3), [jnp.asarray(t) for t in kernels(3)]
     cotangents = jnp.ones((N, 1))
 
@@ -117,7 +117,7 @@ def test_large_block_tridiagonal_systems_equal_the_definition(rho):
     x, v = (jax.random.normal(jax.random.key(s), (22, d)) for s, d in ((1, 40), (2, 3)))
     lin = ngd.networks.linearize(net, params, x)
     approximation = ngd.fisher.BlockTridiagonal()
-    assert lin.outputs.size >= coupled.PIVOTED
+    assert lin.outputs.size >= coupled_solvers.PIVOTED
     thetas = [np.asarray(ngd.kernels.layer_kernel(y)) / len(x) for y in lin.layers]
     assert bool(pivots(tridiagonal_coupling(3), thetas, rho).sound) == (rho < 0.1)
     jacobians = layer_jacobians(net, params, x)
@@ -153,6 +153,6 @@ def test_derivatives_do_not_depend_on_the_solver(mode, rho, monkeypatch):
     }[mode]
     found = {}
     for size in (1, 1000):
-        monkeypatch.setattr(coupled, "PIVOTED", size)
+        monkeypatch.setattr(coupled_solvers, "PIVOTED", size)
         found[size] = derivative(jnp.zeros(6))
     np.testing.assert_allclose(found[1], found[1000], rtol=1e-8, atol=1e-9)
