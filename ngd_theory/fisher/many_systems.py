@@ -135,8 +135,9 @@ def conjugate_gradients(
 ) -> tuple[Float[Array, "N M"], Bool[Array, " M"]]:
     """Solutions of ``A_i x_i = b_i`` with ``A_i = root_i Gamma root_i + rho``, and where the residual is rounding's.
 
-    Preconditioned by the diagonal of A: with ``c = root/sqrt(root^2 + rho/h)`` that leaves about
-    ``c Gamma c + h (1 - c^2)``, whose condition number is at most that of Gamma for every root and damping.
+    Preconditioned by the diagonal of A, which leaves ``c Gamma' c + 1 - c^2`` with Gamma' = Gamma scaled to a unit
+    diagonal and ``c^2 = root^2 Gamma_nn/(root^2 Gamma_nn + rho)``. Its condition number is at most that of Gamma' for
+    every root and damping, as 1 lies between the eigenvalues of Gamma'.
 
     The residual is computed anew at the end, and is small beside ``|A| |x| + |b|`` with a lower bound of ``|A|``: its
     largest diagonal entry.

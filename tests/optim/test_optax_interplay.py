@@ -40,11 +40,8 @@ EVERY = {**FIXED, "inverse_period": 1, "damping": 0.5}
 
 
 def options_of(name, value):
-    fixed = {"step_size": 0.1, "momentum": 0.3}
-    if name in ("damping", "factor_damping"):
-        fixed = {}
-    if name == "momentum" or name == "largest_change":
-        fixed = {"step_size": 0.1, "momentum": 0.3}
+    rescaled = name in ("damping", "factor_damping")
+    fixed = {} if rescaled else {"step_size": 0.1, "momentum": 0.3}
     return {**EVERY, **fixed, name: value}
 
 
@@ -150,17 +147,12 @@ def test_a_fixed_momentum_is_of_the_updates(decay):
     chain = optax.chain(
         optim.kfac(SHALLOW, LOSS, **fixed), optax.add_decayed_weights(-decay), optax.scale(0.1)
     )
-    for (params, _, _, _), (_, (state, *_), _, (after, *_)) in zip(
-        found := steps(chain, 4), found[1:], strict=False
-    ):
-        assert params is not None
+    for k, (at, (state, *_), _, (after, *_)) in enumerate(steps(chain, 4)[1:], start=1):
         proposal = jax.tree.map(
             lambda new, old: (new - 0.8 * old) / 0.1, after.previous, state.previous
         )
         # Along the preconditioned gradient alone.
-        k = int(state.count)
         x, y = batch(LOSS, k)
-        at = found[k][0]
         grads = jax.tree.map(lambda g, p: g + 0.01 * p, gradient(LOSS)(at, x, y), at)
         solved = after.inverse.apply(
             [jnp.concatenate([g["weight"], g["bias"][None]]) for g in grads]
