@@ -96,10 +96,13 @@ TREES = {
 NUMBERS = {
     "whole numbers": _mapped(lambda p: jnp.asarray(np.ones(p.shape, np.int32))),
     "complex numbers": _mapped(lambda p: jnp.asarray(np.asarray(p) + 1j, jnp.complex64)),
-    "half precision": _mapped(lambda p: jnp.asarray(np.asarray(p, np.float16))),
-    "bfloat16": _mapped(lambda p: jnp.asarray(np.asarray(p, jnp.bfloat16))),
     "a NaN": _mapped(lambda p: _first(p, np.nan)),
     "an infinity": _mapped(lambda p: _first(p, np.inf)),
+}
+#: Parameters that the optimiser takes. Files do not hold them in place of float32.
+HALF = {
+    "half precision": _mapped(lambda p: jnp.asarray(np.asarray(p, np.float16))),
+    "bfloat16": _mapped(lambda p: jnp.asarray(np.asarray(p, jnp.bfloat16))),
 }
 #: No inputs of `NET`, and no targets of four samples.
 INPUTS = {
@@ -217,7 +220,9 @@ def _files(folder: Path) -> list[Bad]:
         path.write_bytes(data)
         call = lambda path=path: optim.load_state(path, PARAMS)  # noqa: E731
         bad.append(Bad(OPTIMISER, f"load_state({label})", call))
-    likes = {n: tree for n, tree in (TREES | NUMBERS).items() if n not in ("a NaN", "an infinity")}
+    likes = {
+        n: tree for n, tree in (TREES | NUMBERS | HALF).items() if n not in ("a NaN", "an infinity")
+    }
     del likes["a dictionary"]  # its leaves have the names of a tuple's
     # So has a list.
     del likes["a list"], likes["layers that are no plain dicts"]
@@ -230,7 +235,7 @@ def _files(folder: Path) -> list[Bad]:
     given = {"path": folder / "saved", "tree": PARAMS}
     bad += varied(OPTIMISER, "save_state", optim.save_state, given, {"path": paths})
     trees = ("params", object(), 3.0, jax.random.key(0), [np.array(["a"])], [np.array([None])])
-    trees += (lambda: 0, NUMBERS["bfloat16"])
+    trees += (lambda: 0, HALF["bfloat16"])
     return bad + varied(OPTIMISER, "save_state", optim.save_state, given, {"tree": trees})
 
 

@@ -184,7 +184,7 @@ def _networks() -> list[Bad]:
         ("linearize_function", networks.linearize_function, function, {
             "params": {
                 **{"nothing": None, "empty": {}, "a text": "p"},
-                **{n: v for n, v in NUMBERS.items() if n not in ("half precision", "bfloat16")},
+                **NUMBERS,
             },
             "groups": groups,
             "x": {n: ROWS[n] for n in ("nothing", "a text", "a list", "a dictionary", "no rows")}
@@ -442,7 +442,7 @@ def _dynamics() -> list[Bad]:
         },
         "momentum": (None, -0.1, 1.5, np.nan, np.inf, "1", [0.5], 1j, 10**400, fisher),
     }
-    trees = TREES | {n: v for n, v in NUMBERS.items() if n not in ("half precision", "bfloat16")}
+    trees = TREES | NUMBERS
     spoilt = ROWS | {n: NOT_FINITE_INPUTS[n] for n in ("a NaN", "an infinity")}
     few = {n: spoilt[n] for n in ("a list", "a column too few", "complex", "a NaN", "an infinity")}
     outputs = {n: v for n, v in WRONG_TARGETS.items() if n not in ("one for all",)}
