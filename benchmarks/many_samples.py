@@ -1,7 +1,8 @@
-"""``python -m benchmarks.many_samples``: exact and block-diagonal steps without the kernel, a process each.
+"""``python -m benchmarks.many_samples``: exact and block-diagonal steps without the kernel.
 
-First N = 2,000 by conjugate gradients against Cholesky (float64), then a float32 step at every N asked for:
-seconds, iterations, residual, and the peak memory of the process, beside what the kernel alone would take.
+Each runs in a process of its own. First conjugate gradients are compared with Cholesky at N = 2,000 (float64). Then a
+float32 step is measured at every given N: seconds, iterations, residual, and the peak memory of the process beside
+the memory of the kernel alone.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def setting(num_samples: int, dtype: str):
 
 
 def agreement(name: str, damping: float) -> float:
-    """Relative difference of the natural gradients by conjugate gradients and by Cholesky, N = 2,000, float64."""
+    """Relative difference of natural gradients by conjugate gradients and Cholesky, at N = 2,000 in float64."""
     jax.config.update("jax_enable_x64", True)
     net, params, x, y = setting(2000, "float64")
     lin = jax.jit(lambda p, x: networks.linearize(net, p, x))(params, x)
@@ -47,7 +48,7 @@ def agreement(name: str, damping: float) -> float:
 
 
 def step(name: str, num_samples: int, damping: float) -> dict:
-    """Seconds of a compiled float32 step (linearisation, solve, new parameters) and what the solve said."""
+    """Time a compiled float32 step (linearisation, solve, new parameters), and report on its solve."""
     net, params, x, y = setting(num_samples, "float32")
     approximation = APPROXIMATIONS[name](solver="cg")
 
@@ -90,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     limit_blas_threads()
     names = arguments.approximations.split(",")
-    # A process's peak memory is that of all it did.
+    # A new process for each, because the peak memory is of all that a process has done.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         equal = {name: pool.apply(agreement, (name, arguments.damping)) for name in names}
         rows = [

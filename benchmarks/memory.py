@@ -11,7 +11,7 @@ TARGET = 2.5
 
 
 def run(width: int = 4096) -> dict:
-    """Run ``ngd-theory verify --width WIDTH`` in float64; peak resident memory and seconds."""
+    """Run ``ngd-theory verify --width WIDTH`` in float64; return its peak resident memory and seconds."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "ngd_theory.cli", "verify"]
         start = time.perf_counter()

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.optimizers``: what a K-FAC step costs on the MNIST autoencoder, beside kfac-jax's.
+"""``python -m benchmarks.optimizers``: the cost of a K-FAC step on the MNIST autoencoder, beside kfac-jax's.
 
-kfac-jax (Botev & Martens) is left out with a word where it is not installed. Its release 0.0.8 takes JAX <= 0.9.1.
-Both have adaptive step size, momentum and damping; ours is also run with all of kfac-jax's work and no more (no
-search of gamma, the whole batch for statistics and Fisher products) as "full batch".
+If kfac-jax (Botev & Martens) is not installed, it is left out with a message. Its release 0.0.8 needs JAX <= 0.9.1.
+Both have adaptive step size, momentum and damping. The row "full batch" is ours with exactly kfac-jax's work: no
+search of gamma, and the whole batch for statistics and Fisher products.
 """
 
 import argparse
@@ -32,11 +32,11 @@ OURS = {
 
 
 def ours(params, batch, options):
-    """Advance our K-FAC by a step: a function without arguments."""
+    """Return a function without arguments that advances our K-FAC by one step."""
     optimizer = optim.kfac(NETWORK, LOSS, l2=L2, damping=DAMPING, **options)
 
     @jax.jit
-    def step(params, state, batch):  # an argument: a constant's products would be folded away
+    def step(params, state, batch):  # batch as a constant would be folded by XLA
         value, grads = jax.value_and_grad(lambda p: LOSS.value(NETWORK.apply(p, batch), batch))(
             params
         )
@@ -53,12 +53,12 @@ def ours(params, batch, options):
 
 
 def kfac_jax(params, batch):
-    """The same of kfac-jax.
+    """Return the same function for kfac-jax.
 
     Raises
     ------
     InputError
-        Where it is not installed.
+        If it is not installed.
     """
     rival = KFACJax(NETWORK, LOSS, L2, damping=DAMPING, inverse_period=PERIOD)
     params, state = rival.begin(params, batch, batch)
@@ -73,7 +73,7 @@ def kfac_jax(params, batch):
 
 
 def main() -> None:
-    """Time whole periods of steps, the optimisers in turn."""
+    """Time whole periods of steps; the optimisers take turns."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.optimizers", description=__doc__)
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--periods", type=int, default=3)
@@ -81,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     limit_blas_threads()
     params = networks.sparse_init(NETWORK, jax.random.key(0), scale=0.35)
-    # Something that a code of 30 can hold.
+    # Low rank, so that a code layer of 30 units can represent it.
     keys = jax.random.split(jax.random.key(1))
     low_rank = jax.random.normal(keys[0], (arguments.batch, 20)) @ jax.random.normal(
         keys[1], (20, NETWORK.output_dim)
@@ -93,7 +93,7 @@ def main() -> None:
     except InputError as error:
         print(f"left out: {error}")
     rows = {name: {"losses": [], "seconds": []} for name in steps}
-    for _ in range(PERIOD + 1):  # compilation, and past the young statistics
+    for _ in range(PERIOD + 1):  # compile, and skip the first steps, which refresh more often
         for step in steps.values():
             jax.block_until_ready(step())
     for _ in range(arguments.periods):

@@ -1,8 +1,8 @@
 """``python -m benchmarks.rivals``: kernels and steps beside neural-tangents, kfac-jax and plain autodiff.
 
-In one run, the same network and data for all; results are compared first, then timed in turn. What is not
-installed is left out with a word. kfac-jax's release 0.0.8 takes JAX <= 0.9.1; the structured derivatives of
-neural-tangents work on no JAX that we support.
+All use the same network and data in one run. The results are compared first, then all are timed in turn. A rival that
+is not installed is left out with a message. kfac-jax's release 0.0.8 needs JAX <= 0.9.1; the structured derivatives
+of neural-tangents work on no JAX that we support.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from ngd_theory.kernels._neural_tangents import NeuralTangentsError, neural_tang
 from ngd_theory.threads import limit_blas_threads
 
 INPUTS, DAMPING = 784, 1e-2
-#: Bytes that a Jacobian of autodiff may take.
+#: Largest Jacobian of autodiff, in bytes.
 LARGEST_JACOBIAN = 8e9
 
 
 class NotInstalled(Exception):
-    """A rival that is not there."""
+    """A rival cannot run here: it is not installed, or its Jacobian is too large."""
 
 
 class Setting:
@@ -47,13 +47,13 @@ class Setting:
         self.jacobian_bytes = 4 * self.y.size * self.net.num_parameters
 
     def jacobian(self, params, x):
-        """By reverse-mode autodiff: (NC, number of parameters)."""
+        """Jacobian by reverse-mode autodiff: (NC, number of parameters)."""
         found = jax.jacrev(lambda p: self.net.apply(p, x).ravel())(params)
         return jnp.concatenate([j.reshape(len(j), -1) for j in jax.tree.leaves(found)], axis=1)
 
 
 def our_kernel(s: Setting) -> Callable:
-    """Layer by layer, summed."""
+    """Our NTK: the sum of the layers' kernels."""
     net = s.net
     return jax.jit(
         lambda params, x: ngd.kernels.layerwise_ntk(ngd.networks.linearize(net, params, x)).sum(0)
@@ -61,7 +61,7 @@ def our_kernel(s: Setting) -> Callable:
 
 
 def autodiff_kernel(s: Setting) -> Callable:
-    """The Jacobian times its transpose."""
+    """The NTK as autodiff's Jacobian times its transpose."""
     if s.jacobian_bytes > LARGEST_JACOBIAN:
         raise NotInstalled(f"its Jacobian takes {s.jacobian_bytes / 1e9:.0f} GB")
 
@@ -88,7 +88,7 @@ def neural_tangents_kernel(s: Setting, implementation: str) -> Callable:
     )
 
     def by_rows(params, x):
-        """(N, N, C, C) to the order ``n*C + c`` of rows."""
+        """Reorder (N, N, C, C) to rows ``n*C + c``."""
         found = jnp.moveaxis(kernel(x, None, params), 2, 1)
         return found.reshape(s.y.size, s.y.size)
 
@@ -96,7 +96,7 @@ def neural_tangents_kernel(s: Setting, implementation: str) -> Callable:
 
 
 def our_step(s: Setting, approximation) -> Callable:
-    """Linearisation and natural gradient."""
+    """Our linearisation and natural gradient."""
 
     def gradient(params, x):
         lin = ngd.networks.linearize(s.net, params, x)
@@ -125,7 +125,7 @@ def autodiff_step(s: Setting) -> Callable:
 
 
 def kfac_jax_step(s: Setting) -> Callable:
-    """kfac-jax: exact factors of the batch, their inverses, the preconditioned gradient; all in one program."""
+    """kfac-jax's factors of the batch (exact), their inverses and the preconditioned gradient, in one program."""
     try:
         kfac_jax = importlib.import_module("kfac_jax")
     except ImportError as error:
@@ -165,7 +165,7 @@ def kfac_jax_step(s: Setting) -> Callable:
     return partial(gradient, state)
 
 
-#: What is compared -> name -> how it is made; the first, ours, is the reference.
+#: Race -> competitor -> function that makes it; the first competitor is ours, the reference.
 RACES: dict[str, dict[str, Callable[[Setting], Callable]]] = {
     "NTK": {
         "ours, layer by layer": our_kernel,
@@ -187,19 +187,19 @@ RACES: dict[str, dict[str, Callable[[Setting], Callable]]] = {
     },
 }
 
-#: Outputs C where they are not 1: kfac-jax damps a factor that is a single number in another way.
+#: Outputs C if not 1: with C = 1 kfac-jax damps the output layer's factor, a single number, in another way.
 OUTPUTS = {"K-FAC step": 2}
 
 
 def difference(found, reference) -> float:
-    """Relative, over all leaves."""
+    """Relative difference over all leaves."""
     pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True))
     error = sum(float(jnp.sum((a - b) ** 2)) for a, b in pairs)
     return (error / sum(float(jnp.sum(b**2)) for _, b in pairs)) ** 0.5
 
 
 def held(function: partial) -> int:
-    """Bytes that a compiled function takes beside its arguments and its result."""
+    """Bytes that a compiled function holds in addition to its arguments and its result."""
     analysis = jax.jit(function.func).lower(*function.args).compile().memory_analysis()
     return 0 if analysis is None else analysis.temp_size_in_bytes
 
@@ -234,7 +234,7 @@ def race(name: str, width: int, num_samples: int, rounds: int) -> list[dict]:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Seconds over the width and over the samples, log-log."""
+    """Draw seconds against the width and against the samples, log-log."""
     races = list(dict.fromkeys(r["race"] for r in rows))
     figure, grid = plt.subplots(
         len(races), 2, figsize=(9, 3 * len(races)), layout="constrained", squeeze=False

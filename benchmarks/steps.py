@@ -1,10 +1,10 @@
-"""What one natural-gradient step costs, as a multiple of a plain gradient-descent step.
+"""The cost of one natural-gradient step, as a multiple of a plain gradient-descent step.
 
 The reference is what a user would write without this library: ``jax.grad`` of the loss and an update.
-Every step is the whole jitted step: linearisation, natural gradient, new parameters. Steps are timed three in a row,
-after a pause, in a process with nothing set: what OpenBLAS's threads do after a call falls on the step that called.
-With C > 1 outputs, where a linearisation takes C backward passes, the reference is the identity's step: the same passes
-and one gradient.
+A step is the whole jitted step: linearisation, natural gradient, new parameters. Each is timed three times in a row
+after a pause, without thread settings: if OpenBLAS's threads work on after a call, the step that made the call pays.
+With C > 1 outputs a linearisation takes C backward passes. The reference is then the identity's step, with the same
+passes and one gradient.
 """
 
 import statistics
@@ -39,7 +39,7 @@ def run(
     rounds: int = 7,
     damping: float = 1e-4,
 ) -> dict:
-    """Time a step of every approximation at every width; returns JSON-ready rows."""
+    """Time a step of every approximation at every width; return JSON-ready rows."""
     rows, reference = [], "plain GD" if output_dim == 1 else "identity"
     for width in widths:
         steps = make_steps(width, num_samples, input_dim, depth, output_dim, damping)
@@ -63,7 +63,7 @@ def run(
 
 
 def make_steps(width, num_samples, input_dim, depth, output_dim, damping):
-    """Whole steps by name, compiled and seen to be finite, float32."""
+    """Make whole float32 steps by name; each is compiled and checked to be finite."""
     net = ngd.networks.mlp(input_dim, [width] * (depth - 1), output_dim)
     keys = jax.random.split(jax.random.key(0), 3)
     params = net.init(keys[0])
@@ -98,7 +98,7 @@ def make_steps(width, num_samples, input_dim, depth, output_dim, damping):
 
 
 def _exponents(rows) -> dict[str, float]:
-    """Fitted power of the width in the seconds, from 1024 on."""
+    """Exponent of the width in a power law fitted to the seconds, from M = 1024 on."""
     exponents = {}
     for name in dict.fromkeys(r["step"] for r in rows):
         points = [(r["width"], r["seconds"]) for r in rows if r["step"] == name]

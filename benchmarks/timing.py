@@ -1,4 +1,4 @@
-"""Timing of rival functions in one run, in turn, so that a drift of the machine hits all alike."""
+"""Time several functions in turn in one run, so that a drift of the machine affects all alike."""
 
 import statistics
 import time
@@ -10,11 +10,11 @@ import jax
 def interleaved(
     functions: Mapping[str, Callable], rounds: int, pause: float = 0.0, calls: int = 0
 ) -> dict[str, list[float]]:
-    """Seconds of each function in each of ``rounds`` rounds, after one that compiles.
+    """Seconds of each function in each of ``rounds`` rounds, after one call that compiles.
 
-    A ``pause`` (seconds) before each function's turn lets the system take memory back, and the last one's threads stop.
-    With ``calls``, the mean of so many in a row after one more: what threads still do after a call then falls on the
-    function that started them, as in training.
+    A ``pause`` (seconds) before each turn lets the system take memory back and the threads of the last function stop.
+    With ``calls``, a time is the mean of that many calls in a row, after one call that does not count. Work that
+    threads do after a call then counts for the function that started them, as in training.
     """
     for function in functions.values():
         jax.block_until_ready(function())
@@ -32,5 +32,5 @@ def interleaved(
 
 
 def ratio(seconds: list[float], reference: list[float]) -> float:
-    """Median over rounds of the ratio within a round."""
+    """Median over the rounds of the ratio within each round."""
     return statistics.median(a / b for a, b in zip(seconds, reference, strict=True))

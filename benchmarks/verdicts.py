@@ -1,6 +1,6 @@
-"""Verdicts over many settings: `python -m benchmarks.verdicts`. No claim of the theory may fail in any of them.
+"""``python -m benchmarks.verdicts``: verify many settings. No claim of the theory may fail in any of them.
 
-Prints, for each setting, how many claims pass, cannot be told and do not apply; then the counts of each claim.
+Prints the number of verdicts of each outcome for each setting, and then for each claim.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from ngd_theory import compilation_cache, experiment
 from ngd_theory.errors import NGDTheoryError
 from ngd_theory.experiment import Outcome
 
-#: What every setting has unless it says otherwise: small, so that all of them take minutes.
+#: Defaults of every setting. They are small, so that all settings together take minutes.
 BASE = {"num_train": 20, "num_test": 20, "width": 256, "steps": 3}
 GAUSSIAN = {"dataset": "gaussian", "input_dim": 32}
 
@@ -79,7 +79,7 @@ def settings() -> list[dict]:
 
 
 def main() -> int:
-    """Run them all; status 1 if a claim fails."""
+    """Verify all settings; return 1 if a claim fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="settings whose words hold this")
     parser.add_argument("--skip", type=int, default=0, help="leave out so many at the start")
@@ -88,7 +88,7 @@ def main() -> int:
     claims: dict[str, Counter] = {}
     failures = 0
     for changes in settings()[given.skip :]:
-        # A process may map so many programs and no more.
+        # A process can map only a limited number of compiled programs.
         jax.clear_caches()
         words = " ".join(f"{name}={value}" for name, value in changes.items()) or "default"
         if given.only not in words:

@@ -1,6 +1,6 @@
 """``python -m benchmarks.very_wide``: two training steps of a very wide network, with each approximation.
 
-Peak memory of a process of its own beside what `ngd_theory.theory.step_memory` says it takes.
+Each runs in a process of its own, whose peak memory is printed beside that of `ngd_theory.theory.step_memory`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def train(name: str, width: int, num_samples: int) -> dict:
     x = jax.random.normal(keys[1], (num_samples, INPUTS))
     y = jax.random.normal(keys[2], (num_samples, 1))
     approximation = ngd.fisher.by_name(name)
-    # Gradient descent and entry-wise have none: any small step does.
+    # Gradient descent and entry-wise have no constant: any small step will do.
     rate = ngd.theory.isotropy_constant(approximation, net, num_samples) or 1e5
     times = [time.perf_counter()]
     trained = ngd.dynamics.train(
@@ -43,7 +43,7 @@ def train(name: str, width: int, num_samples: int) -> dict:
         "losses": [float(v) for v in trained.losses],
         "seconds": times[2] - times[1],
         "peak_gb": stats.get("peak_bytes_in_use", peak * 1024) / 1e9,
-        # Its parameters are those it began with, its own and a gradient: steps overwrite them.
+        # Three copies of the parameters: the initial ones, those in training, a gradient. Steps overwrite theirs.
         "model_gb": ngd.theory.step_memory(approximation, net, num_samples).total / 1e9,
     }
 

@@ -1,4 +1,4 @@
-"""Arguments that users hand over: their types, read off annotations, and whether their numbers are finite."""
+"""Checks of the arguments that users pass: types, taken from annotations, and whether numbers are finite."""
 
 import operator
 import os
@@ -22,14 +22,14 @@ R = TypeVar("R")
 
 
 def is_known(value) -> bool:
-    """Whether numbers can be read: not inside jit, vmap or grad, where only shapes are there."""
+    """Whether numbers can be read. Inside jit, vmap and grad only shapes are known."""
     return not isinstance(value, Tracer)
 
 
 def is_number(value) -> bool:
-    """Whether it is one real number: Python's, NumPy's, or an array of shape (); a truth value is none.
+    """Whether it is one real number: Python's, NumPy's, or an array of shape (). A bool is not.
 
-    A whole number that no float holds is none either.
+    A whole number beyond the range of float is not one either.
     """
     if isinstance(value, Real):
         return not isinstance(value, bool) and _is_float(value)
@@ -76,7 +76,7 @@ def _holds(value, *kinds) -> bool:
 def _is_key(value) -> bool:
     if _holds(value, jax.dtypes.prng_key):
         return value.shape == ()
-    # As numbers: two of threefry, four of rbg.
+    # A raw key: two numbers for threefry, four for rbg.
     return is_array(value) and _holds(value, jnp.uint32) and value.shape in ((2,), (4,))
 
 
@@ -99,9 +99,9 @@ class Kind(NamedTuple):
     words : str
         What it must be, as in "it must be a number".
     convert : ``value -> value``, optional
-        To the one type that the function works with.
+        Converts to the one type that the function works with.
     each : Kind, optional
-        What its entries may be, where it is a sequence.
+        What its entries may be, if it is a sequence.
     """
 
     accepts: Callable[[Any], bool]
@@ -110,7 +110,7 @@ class Kind(NamedTuple):
     each: "Kind | None" = None
 
 
-#: Annotation -> what it takes. Classes of this package say in ``made_by`` how to get one.
+#: Annotation -> what it accepts. Classes of this package say in ``made_by`` how to get one.
 _KINDS: Mapping[Any, Kind] = {
     float: Kind(is_number, "a number"),
     int: Kind(is_whole, "a whole number", _whole),
@@ -132,7 +132,7 @@ _KEY = Kind(_is_key, "a key: jax.random.key(0)")
 
 
 def _kind(annotation) -> Kind | None:
-    """What an annotation takes; None where it says nothing."""
+    """What an annotation accepts; None if it restricts nothing."""
     origin = get_origin(annotation) or annotation
     if origin in (Union, UnionType):
         return _either([_kind(part) for part in get_args(annotation)])
@@ -164,13 +164,13 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Decorator: check the types of arguments by their annotations, outside jit and inside.
 
     Numbers, whole numbers, arrays, paths, sequences and their entries, functions, objects of this package, and unions
-    of them are checked; an argument called ``key`` is a key; whole numbers become Python's. What has no annotation is
-    not checked, and no value is read.
+    of them are checked. An argument called ``key`` must be a key. Whole numbers are converted to Python's int. An
+    argument without annotation is not checked, and no value is read.
 
     Raises
     ------
     InputError
-        From the decorated function, for an argument of another type: it says what it is and what it must be.
+        By the decorated function, for an argument of another type; the message says what it is and what it must be.
     """
     named, positional = {}, []
     for parameter in signature(function).parameters.values():
@@ -204,7 +204,7 @@ def _taken(name: str, value, kind: Kind | None):
     if not kind.accepts(value):
         where = "" if is_known(value) else " inside jit, vmap or grad"
         raise InputError(f"{name} is {shown(value)}{where}; it must be {kind.words}")
-    # What can be gone through once only is left to the function.
+    # An iterator can be read only once, so it is left to the function.
     if kind.each is not None and isinstance(value, Sequence) and _is_sequence(value):
         for index, entry in enumerate(value):
             _taken(f"{name}[{index}]", entry, kind.each)
@@ -212,7 +212,7 @@ def _taken(name: str, value, kind: Kind | None):
 
 
 def require_known(what: str, *values) -> None:
-    """Raise `InputError` where a number in the trees ``values`` cannot be read; ``what`` is who must read it."""
+    """Raise `InputError` if a number in the trees ``values`` cannot be read; ``what`` names the reader."""
     if not all(map(is_known, jax.tree.leaves(values))):
         raise InputError(
             f"{what} reads numbers, which jit, vmap and grad do not show it: call it outside of them"
@@ -222,13 +222,13 @@ def require_known(what: str, *values) -> None:
 def check_finite(name: str, values, advice: str = "clean the data first") -> None:
     """Check all numbers of an array or tree that can be read.
 
-    Numbers of the host and of CPUs are read in place; those of accelerators are reduced there, all leaves in one
+    Numbers on the host and on CPUs are read in place. Those on accelerators are reduced there, all leaves in one
     program.
 
     Raises
     ------
     InputError
-        That names the first NaN or infinity, or number beyond the type that JAX gives the array.
+        For a NaN, an infinity, or a number beyond the type that JAX gives the array; it names the first array with one.
     """
     if is_finite(values):
         return
@@ -240,7 +240,7 @@ def check_finite(name: str, values, advice: str = "clean the data first") -> Non
 
 
 def check_range(name: str, values, dtype, *, positive: bool = False) -> None:
-    """Check that finite numbers which can be read stay finite in the type that they are used in.
+    """Check that finite numbers, if they can be read, stay finite in the type in which they are used.
 
     Parameters
     ----------
@@ -248,12 +248,12 @@ def check_range(name: str, values, dtype, *, positive: bool = False) -> None:
     values : number or array
     dtype : floating type
     positive : bool
-        Whether a positive number must stay one.
+        Whether a positive number must also stay positive.
 
     Raises
     ------
     InputError
-        That names a number out of range, and the range.
+        If a number is out of range; the message names it and the range.
     """
     there = is_known(values) and getattr(values, "is_fully_addressable", True)
     if not there or np.can_cast(getattr(values, "dtype", object), dtype):
@@ -261,7 +261,7 @@ def check_range(name: str, values, dtype, *, positive: bool = False) -> None:
     limits, array = jnp.finfo(dtype), np.asarray(values if is_array(values) else float(values))
     smallest, largest = float(limits.tiny), float(limits.max)
     outside = (array < -largest) | (array > largest)
-    # Smaller ones are zero in compiled programs.
+    # Compiled programs treat smaller numbers as zero.
     outside |= positive & (0 < array) & (array < smallest)
     outside &= np.isfinite(array)
     if np.any(outside):
@@ -280,7 +280,7 @@ def _place(leaf) -> str:
 
 
 def is_finite(values) -> bool:
-    """Whether no number of an array or tree that can be read is NaN or infinite, in the type that JAX gives it."""
+    """Whether all numbers of an array or tree that can be read are finite, in the type that JAX gives them."""
     known = [leaf for leaf in jax.tree.leaves(values) if is_known(leaf)]
     known = [leaf for leaf in known if _has_numbers(leaf)]
     there = [leaf for leaf in known if not _is_on_host(leaf)]
@@ -300,7 +300,7 @@ def _is_on_host(leaf) -> bool:
 
 
 def _host_finite(leaf) -> bool:
-    # Not isfinite of all entries, which makes an array of that size.
+    # Not isfinite of all entries, which would make an array of the same size.
     array = np.asarray(leaf)
     if array.dtype.kind == "c":
         return bool(np.isfinite(array).all())

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, for the processes that are ours: JAX's own cache, in a folder of bounded size."""
+"""Keep compiled programs on disk, for the package's own processes: JAX's own cache, in a folder of bounded size."""
 
 import hashlib
 import os
@@ -17,30 +17,30 @@ import jax
 from ngd_theory.environment import package_version
 from ngd_theory.files import CACHE_VARIABLE, cache_folder
 
-#: Bytes of all programs together, whatever versions and processors they are for.
+#: Largest size in bytes of all programs together, for all versions and processors.
 LIMIT = 2**29
-#: What is left of it once something had to go.
+#: If programs must be removed, their size falls to this share of the limit.
 _LEFT = 0.8
 #: Lines of /proc/cpuinfo that say what a processor can do.
 _TELLING = {"vendor_id", "model name", "flags", "Features", "CPU implementer", "CPU part", "isa"}
 
 
 def turn_on(*, quiet: bool = False) -> Path | None:
-    """Let JAX keep what it compiles from now on in this process, and take from there what it has compiled before.
+    """Let JAX store the programs that this process compiles from now on, and reuse stored ones.
 
-    The command line, its workers, the notebooks and the tests call this; a library that is imported changes nothing.
-    Programs lie in `programs_folder`, those that were not used for longest are removed here, beyond `LIMIT`. What you
-    set yourself stays as it is: ``JAX_COMPILATION_CACHE_DIR``, ``JAX_ENABLE_COMPILATION_CACHE=false``.
+    The command line, its workers, the notebooks and the tests call this function; importing the package changes
+    nothing. Programs are stored in `programs_folder`. Beyond `LIMIT`, this call removes those that were unused for
+    longest. Your own settings stay: ``JAX_COMPILATION_CACHE_DIR``, ``JAX_ENABLE_COMPILATION_CACHE=false``.
 
     Parameters
     ----------
     quiet : bool
-        Not to say why nothing is kept.
+        Whether to be silent if nothing can be stored.
 
     Returns
     -------
     Path or None
-        The folder; None where nothing is kept, as in a folder that cannot be written (one line on stderr says so).
+        The folder; None if nothing is stored, for example if it cannot be written (one line on stderr says so).
     """
     if not _option("jax_enable_compilation_cache"):
         return None
@@ -48,7 +48,7 @@ def turn_on(*, quiet: bool = False) -> Path | None:
         return Path(own)
     try:
         folder = programs_folder()
-        # Programs in it are run: nobody else may put one there.
+        # Programs in it are run, so nobody else may write there.
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -58,22 +58,22 @@ def turn_on(*, quiet: bool = False) -> Path | None:
         if not quiet:
             print(f"compiled programs are not kept: {error} ({CACHE_VARIABLE})", file=sys.stderr)
         return None
-    # A file that another process is writing, is damaged, or finds no room is only compiled anew.
+    # If a file is damaged, finds no room or is being written by another process, its program is compiled again.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Most programs are compiled within JAX's threshold of a second, and together take longer than the large ones.
+    # Most programs compile faster than JAX's threshold of one second, but together take longer than the large ones.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder
 
 
 def turn_off() -> None:
-    """Neither keep compiled programs nor take any, here and in processes that are started from here."""
+    """Neither store nor reuse compiled programs, in this process and in those started from it."""
     jax.config.update("jax_enable_compilation_cache", False)
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 
 def programs_folder() -> Path:
-    """Where programs for these versions and this processor are kept, in the user's cache folder.
+    """The folder of programs for these versions and this processor, inside the user's cache folder.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def programs_folder() -> Path:
 
 
 def programs_size() -> int:
-    """Bytes of all programs that are kept, for other versions and processors too."""
+    """Size in bytes of all stored programs, for other versions and processors too."""
     return sum(size for _, size, _ in _files(programs_folder().parent))
 
 
@@ -96,7 +96,7 @@ def _option(name: str) -> Any:
 
 
 def _processor() -> str:
-    """Model, features and number of processors: a program for others may stop here, or be slow."""
+    """Model, features and number of processors: a program made for others may fail here, or be slow."""
     # Programs are split among the processors that a process may use.
     usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     found = {f"{len(usable)} usable", platform.processor()}
@@ -112,14 +112,14 @@ def _processor() -> str:
 
 
 def _remove_oldest(folder: Path, limit: int) -> None:
-    """Remove files that were not used for longest until ``limit`` holds, and what a process that died left empty."""
+    """Remove the files unused for longest until ``limit`` holds, and empty files left by processes that died."""
     files = sorted(_files(folder), key=lambda file: file[0])
     total = sum(size for _, size, _ in files)
     allowed = limit if total <= limit else _LEFT * limit
     for _, size, path in files:
         if total <= allowed and size > 0:
             continue
-        # Another process may be faster.
+        # Another process may have removed it.
         with suppress(OSError):
             path.unlink()
         total -= size
@@ -132,5 +132,5 @@ def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
             path = Path(root, name)
             with suppress(OSError):
                 found = path.stat()
-                # Some systems do not write down when a file is read.
+                # Some systems do not record when a file is read.
                 yield max(found.st_atime, found.st_mtime), found.st_size, path

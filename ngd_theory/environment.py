@@ -1,4 +1,4 @@
-"""What a run ran on."""
+"""Software, device and free memory of a run."""
 
 import os
 import platform
@@ -35,7 +35,7 @@ def environment() -> dict[str, Any]:
 
 
 def available_memory() -> int | None:
-    """Bytes free on the first device of this process: a GPU, or the main memory that it may still take."""
+    """Free bytes on the first device of this process: memory of a GPU, or the main memory that is left."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
@@ -44,7 +44,7 @@ def available_memory() -> int | None:
 
 
 def _main_memory() -> int | None:
-    """With what the system's caches would give back."""
+    """Free main memory, including caches that the system would give back."""
     try:
         found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
         if found:
@@ -55,7 +55,7 @@ def _main_memory() -> int | None:
 
 
 def _control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container leaves, with what its cache of files would give back."""
+    """Memory left in the container, including the file cache that it would give back."""
     try:
         limit, used, statistics = (
             (folder / f"memory.{name}").read_text() for name in ("max", "current", "stat")
@@ -67,7 +67,7 @@ def _control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that holds this package, ``-dirty`` if it was changed; None without one."""
+    """Commit of the checkout that holds this package, ``-dirty`` if it was changed; None without a checkout."""
     package = Path(ngd_theory.__file__)
     # An installed package may lie inside some other project's checkout, which does not track it.
     if _git("ls-files", "--error-unmatch", package.name, folder=package.parent) is None:
@@ -86,7 +86,7 @@ def _git(*arguments: str, folder: Path) -> str | None:
 
 
 def package_version(name: str) -> str | None:
-    """Version of an installed distribution, None without one."""
+    """Version of a distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

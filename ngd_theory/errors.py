@@ -10,7 +10,7 @@ class InputError(NGDTheoryError, ValueError):
 
 
 class SingularKernelError(NGDTheoryError, ArithmeticError):
-    """A kernel that a solve needs is not positive definite at the damping asked for."""
+    """A kernel that a solve needs is not positive definite at the given damping."""
 
 
 class NotPredictedError(NGDTheoryError, LookupError):
@@ -22,7 +22,7 @@ class MissingDependencyError(NGDTheoryError, ImportError):
 
 
 def shown(value) -> str:
-    """A value in a few words, for an error."""
+    """Describe a value in a few words, for an error message."""
     if isinstance(value, str | int | float | complex | None):
         text = repr(value)
         return text if len(text) <= 60 else f"{text[:57]}..."
@@ -59,11 +59,11 @@ def choose(table, name, what):
 
 
 def is_exhausted(error: Exception) -> bool:
-    """Whether memory ran out: Python's, or JAX's, which has one class for all that goes wrong in a program."""
+    """Whether memory ran out, in Python or in JAX, which raises a RuntimeError with a code in its text."""
     exhausted = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     return exhausted or isinstance(error, MemoryError)
 
 
 def is_foreseen(error: Exception) -> bool:
-    """Whether an error comes from what was asked for or from the machine; all others are faults of this package."""
+    """Whether the input or the machine caused an error. All other errors are faults of this package."""
     return isinstance(error, NGDTheoryError | OSError) or is_exhausted(error)

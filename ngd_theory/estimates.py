@@ -22,7 +22,7 @@ class Estimate:
     Attributes
     ----------
     value, low, high : float
-        The mean and its interval; infinite ends where there are too few seeds or a number is not finite.
+        The mean and its interval; the ends are infinite for too few seeds or if a number is not finite.
     spread : float
         Standard deviation between seeds.
     num_seeds : int
@@ -40,10 +40,10 @@ class Estimate:
 
 
 def seed_mean(values: Any) -> Estimate:
-    """Mean of one number a seed, with Student's t-interval over the seeds.
+    """Mean of one number per seed, with Student's t-interval over the seeds.
 
-    ``mean +- t_{n-1} s / sqrt(n)``, s the standard deviation between seeds (n - 1 degrees of freedom). Resampling the
-    seeds would say no more: percentiles of resampled means cover far less than `LEVEL` with the few seeds of a sweep.
+    ``mean +- t_{n-1} s / sqrt(n)``, s the standard deviation between seeds (n - 1 degrees of freedom). Resampling would
+    not be better: with the few seeds of a sweep, percentiles of resampled means cover far less than `LEVEL`.
     """
     values = np.asarray(values, float)
     n = len(values)
@@ -56,21 +56,21 @@ def seed_mean(values: Any) -> Estimate:
 
 
 def half_width(spread: float, n: int) -> float:
-    """Of the interval around the mean of n seeds."""
+    """Half the width of the interval around the mean of n seeds."""
     return float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread / math.sqrt(n)
 
 
 def power_law(x: Any, y: Any, seed: Any) -> Estimate:
     """Exponent p of ``y ~ x^p``: the log-log least-squares slope, with an interval over seeds.
 
-    The slope is fitted to each seed's points and averaged over seeds by `seed_mean`: for a balanced grid
+    The slope is fitted to each seed's points and averaged over seeds by `seed_mean`. For a balanced grid
     the mean is the slope of all points together. Several points of one seed at one x (other axes of the
-    grid) enter alike.
+    grid) have equal weight.
 
     Parameters
     ----------
     x, y, seed : sequences of one length
-        One entry a measurement; x > 0. A y that is not positive and finite makes the estimate NaN.
+        One entry per measurement; x > 0. A y that is not positive and finite makes the estimate NaN.
 
     Raises
     ------

@@ -18,7 +18,7 @@ _named: list[str] = []
 
 
 def load(modules: Iterable[str], folder: str | None = None) -> None:
-    """Import modules by their dotted names; those in ``folder``, the current one when None, are found too.
+    """Import modules by their dotted names, also from ``folder``, which is the current folder if None.
 
     Raises
     ------
@@ -46,12 +46,12 @@ def named() -> tuple[str, ...]:
 
 
 def installed(group: str = GROUP) -> list[tuple[str, object]]:
-    """What the entry points of a group are, each with a word of where it is from.
+    """The objects that the entry points of a group name, each after a text that says where it is from.
 
     Raises
     ------
     InputError
-        For one that cannot be loaded: an installed package is broken, and what it adds would be missing without a word.
+        If one cannot be loaded: an installed package is broken, and its additions would be missing silently.
     """
     return [(_origin(point), _loaded(point)) for point in entry_points(group=group)]
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also after a power cut, and the folder of what can be made again."""
+"""Writing of files, whole or not at all even in a power cut, and the folder of the cache."""
 
 import json
 import os
@@ -9,20 +9,20 @@ from typing import Any
 
 from ngd_theory.errors import InputError
 
-#: End of the temporary names of `written`.
+#: Suffix of the temporary files of `written`.
 PART = ".part"
 CACHE_VARIABLE = "NGD_THEORY_CACHE"
 
 
 def cache_folder() -> Path:
-    """Where images that were drawn and programs that were compiled are kept.
+    """Folder of the cache, which keeps drawn images and compiled programs.
 
-    ``NGD_THEORY_CACHE``, else a folder of the user's cache.
+    It is ``NGD_THEORY_CACHE``, or else a folder in the user's cache.
 
     Raises
     ------
     RuntimeError
-        For a user without a home folder.
+        If the user has no home folder.
     """
     own = os.environ.get(CACHE_VARIABLE)
     if own:
@@ -81,7 +81,7 @@ def check_output_folder(path: Path) -> None:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot write results to {path}: {why}; choose another --out") from error
     finally:
-        # Another process may use the same parents by now: a folder with something in it stays.
+        # Another process may use the same parents by now: a folder that is not empty stays.
         with suppress(OSError):
             for made in missing:
                 made.rmdir()

@@ -6,12 +6,12 @@ no factorisation of `jnp.linalg` anywhere else on arrays of a device (a test rea
 
 LAPACK on a CPU is SciPy's OpenBLAS. After a call on several threads these threads keep spinning for some 50 ms and take
 cores from XLA, which can double the time of a step. Cholesky factors and solves are therefore made of pieces that
-OpenBLAS computes on one thread, and of XLA's products. What an inverse of a piece loses is put back by one correction.
-Eigenvalues, LU and factors of very large matrices still take several threads.
+OpenBLAS computes on one thread, and of XLA's products. One correction restores the digits that the inverse of a piece
+loses. Eigenvalues, LU and factors of very large matrices still take several threads.
 
 A spectral function ``f(A) = U f(lambda) U^T`` is smooth where eigenvalues are equal, and its eigenvectors are not. The
-derivatives here are equations for f(A) itself, so that equal eigenvalues are no special case. What is cut off at
-round-off counts as an eigenvalue that stays zero: these are the derivatives along changes that keep the rank.
+derivatives here are equations for f(A) itself, so that equal eigenvalues are no special case. Eigenvalues below
+round-off are assumed to stay zero: these are the derivatives along changes that keep the rank.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from jaxtyping import Array, Float
 
 from ngd_theory.precision import full_precision
 
-#: A Gram matrix of fewer rows is one product.
+#: With fewer rows a Gram matrix is one product.
 LEAST_HALVED = 512
 
 
 @full_precision
 def gram(rows: Float[Array, "n p"]) -> Float[Array, "n n"]:
-    """``X X^T``. Of many rows half by half, as the matrix is symmetric: towards half of the operations."""
+    """``X X^T``. Many rows are halved recursively: by symmetry this takes little more than half the operations."""
 
     def product(x):
         if len(x) < LEAST_HALVED:
@@ -84,14 +84,14 @@ FACTORED_TOGETHER = 16 * FACTORED_ALONE
 @one_by_one
 @full_precision
 def cholesky_factor(matrix):
-    """Lower triangular L with ``L L^T = matrix``; NaN where it is not positive definite. For the inside of solves."""
+    """Lower triangular L with ``L L^T = matrix``; NaN if it is not positive definite. For use inside solves."""
     factor = jax.lax.platform_dependent(matrix, cpu=_factor_of_pieces, default=jnp.linalg.cholesky)
-    # Of an infinity it would be finite but for the diagonal.
+    # An infinity in the matrix may show on the diagonal only.
     return jnp.where(jnp.isfinite(jnp.diagonal(factor)).all(), factor, jnp.nan)
 
 
 def factor_copies(rows: int) -> int:
-    """How many matrices of that size `cholesky_factor` holds on a CPU, its result among them; by XLA's own figures."""
+    """Number of matrices of that size that `cholesky_factor` holds on a CPU, with its result, as XLA reports it."""
     return 5 if FACTORED_ALONE < rows <= FACTORED_TOGETHER else 1
 
 
@@ -109,7 +109,7 @@ def _factor_of_pieces(matrix):
 @one_by_one
 @full_precision
 def lower_inverse(factor):
-    """``L^-1`` of a lower triangular L. For the inside of solves."""
+    """``L^-1`` of a lower triangular L. For use inside solves."""
     return jax.lax.platform_dependent(
         factor,
         cpu=_inverse_of_pieces,
@@ -122,7 +122,7 @@ def _inverse_at_once(factor):
 
 
 def _inverse_of_pieces(factor):
-    """``L^-1`` from the inverses of blocks on the diagonal, two of which make one of twice the size."""
+    """``L^-1`` from the inverses of diagonal blocks: two of them give that of a block of twice the size."""
     count = 1
     while (-(-len(factor) // count)) ** 2 > SOLVED_ALONE:
         count *= 2
@@ -141,7 +141,7 @@ def _inverse_of_pieces(factor):
 
 
 def _solved(triangular, inverse, rhs):
-    """``T^-1 rhs`` by the inverse, whose residual is larger than a triangular solve's: one step of refinement."""
+    """``T^-1 rhs`` by the inverse and one step of refinement, as its residual exceeds a triangular solve's."""
     found = inverse @ rhs
     return found + inverse @ (rhs - triangular @ found)
 
@@ -168,7 +168,7 @@ def _eigh(matrix):
 @one_by_one
 @full_precision
 def lu_factor(matrix):
-    """LU factors and the order of rows; NaN where the matrix is not finite. For the inside of solves."""
+    """LU factors and the order of rows; NaN if the matrix is not finite. For use inside solves."""
     factors, _, order = jax.lax.linalg.lu(matrix)
     return jnp.where(jnp.isfinite(matrix).all(), factors, jnp.nan), order
 
@@ -176,7 +176,7 @@ def lu_factor(matrix):
 @one_by_one
 @full_precision
 def lu_solve(factors, order, rhs):
-    """``matrix^-1 rhs`` from `lu_factor`. For the inside of solves."""
+    """``matrix^-1 rhs`` from `lu_factor`. For use inside solves."""
     half = jax.lax.linalg.triangular_solve(
         factors, rhs[order], left_side=True, lower=True, unit_diagonal=True
     )
@@ -188,7 +188,7 @@ def _by_triangles(factor, rhs):
 
 
 def _by_columns(factor, rhs):
-    """As many columns at a time as OpenBLAS takes one thread for."""
+    """Solve as many columns at a time as OpenBLAS does on one thread."""
     size, columns = rhs.shape
     count = -(-columns // ((SOLVED_ALONE - 1) // size))
     width = -(-columns // count)
@@ -199,7 +199,7 @@ def _by_columns(factor, rhs):
 
 
 def _by_pieces(factor, rhs):
-    # Up to there the few columns at a time cost less than six products.
+    # Up to this size, a few columns at a time cost less than six products.
     if len(factor) <= FACTORED_ALONE:
         return _by_columns(factor, rhs)
     inverse = _inverse_of_pieces(factor)
@@ -229,7 +229,7 @@ def singular_columns(matrix):
 
 @full_precision
 def cholesky_solve(factor: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    """``(L L^T)^-1 rhs`` for a lower triangular L. For the inside of solves."""
+    """``(L L^T)^-1 rhs`` for a lower triangular L. For use inside solves."""
     if rhs.shape[1] == 1 or rhs.size < SOLVED_ALONE:
         return _two_solves(factor, rhs)
     if rhs.shape[1] > len(factor):
@@ -248,7 +248,7 @@ def positive_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Flo
 def factored_solve(
     matrix: Float[Array, "n n"], factor: Float[Array, "n n"], rhs: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
-    """``matrix^-1 rhs`` with its Cholesky factor at hand, a constant to derivatives."""
+    """``matrix^-1 rhs`` with a given Cholesky factor, which is constant for derivatives."""
     return jax.lax.custom_linear_solve(
         lambda x: matrix @ x, rhs, lambda _, b: cholesky_solve(factor, b), symmetric=True
     )
@@ -267,7 +267,7 @@ def symmetric_solve(matrix: Float[Array, "n n"], rhs: Float[Array, "n k"]) -> Fl
 def eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Eigenvalues, ascending, and eigenvectors of a symmetric matrix.
 
-    The derivative of the eigenvectors is NaN where two eigenvalues are equal: there is none.
+    The derivative of the eigenvectors is NaN if two eigenvalues are equal, as it does not exist.
     """
     return _eigh(matrix)
 
@@ -284,9 +284,9 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def resting_eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """`eigh` whose derivative is finite: eigenvectors of equal eigenvalues stay as they are among themselves.
+    """`eigh` with finite derivatives: eigenvectors of equal eigenvalues do not turn among themselves.
 
-    For functions of the eigenvectors that do not depend on which ones are taken of equals.
+    For functions that do not depend on the choice of eigenvectors of equal eigenvalues.
     """
     return _eigh(matrix)
 
@@ -310,8 +310,8 @@ def spectral_function(
 ) -> Float[Array, "n n"]:
     """``U f(lambda, rho) U^T`` of a symmetric matrix ``U lambda U^T``; f is smooth in ``lambda + rho``.
 
-    f is taken entry by entry. Its derivative (Daleckii & Krein 1965) is that of divided differences of f: finite where
-    eigenvalues are equal. Second derivatives are not there.
+    f acts entry by entry. The derivative (Daleckii & Krein 1965) uses divided differences of f, so it is finite if
+    eigenvalues are equal. Second derivatives are not available.
     """
     eigenvalues, vectors = _eigh(matrix)
     return (vectors * function(eigenvalues, rho)[None]) @ vectors.T
@@ -342,7 +342,7 @@ def _(function, primals, tangents):
 def eigvalsh(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
     """Eigenvalues of the symmetric part of a matrix, ascending.
 
-    Their derivatives are those of distinct eigenvalues; among equal ones they are one choice of several.
+    The derivatives are those of distinct eigenvalues; for equal ones they are one choice of several.
     """
     return eigh((matrix + matrix.T) / 2)[0]
 
@@ -355,7 +355,7 @@ def _(primals, tangents):
 
 
 def kept(eigenvalues: Float[Array, "*B n"]) -> Array:
-    """Which eigenvalues are not zero to round-off, ``n eps`` of the largest; all, where one is NaN."""
+    """Which eigenvalues are above round-off, ``n eps`` of the largest; all of them if one is NaN."""
     size = eigenvalues.shape[-1]
     largest = jnp.max(jnp.abs(eigenvalues), axis=-1, keepdims=True)
     return ~(jnp.abs(eigenvalues) <= size * jnp.finfo(eigenvalues.dtype).eps * largest)

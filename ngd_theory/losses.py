@@ -1,4 +1,4 @@
-"""Training losses: value, residual and Fisher root, one object a loss (docs/theory.md section 2).
+"""Training losses: value, residual and Fisher root, one object per loss (docs/theory.md section 2).
 
 Every loss is an average over the N samples. ``residual`` is N times the gradient of the loss with
 respect to the outputs, so the parameter gradient is ``J^T residual / N``.
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from ngd_theory.arguments import is_known, is_real
 from ngd_theory.errors import InputError, choose, shown
 
-#: How far from 1 a row of probabilities may add up: they may come from float32 or from a table.
+#: How far the sum of a row may be from 1: probabilities may come from float32 or from a table.
 _SUM_TOLERANCE = 1e-4
 
 
@@ -38,7 +38,7 @@ def _fractions(targets: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Domain:
-    """What the targets of a loss are.
+    """Which targets a loss allows.
 
     Attributes
     ----------
@@ -64,13 +64,13 @@ FRACTIONS = Domain("numbers from 0 to 1", _fractions)
 def _check_targets(domain: Domain, outputs, targets) -> None:
     """Check shapes, and the values of targets that can be read.
 
-    Targets inside jit, vmap or grad are checked for their shape alone. NaN and infinities are left to those who look
-    for them.
+    Inside jit, vmap or grad only their shape is checked. Rows with a NaN or infinity are not checked here; callers do
+    that.
 
     Raises
     ------
     InputError
-        For targets that are no real numbers, of another shape than the outputs', or with rows outside ``domain``.
+        If targets are not real numbers, have another shape than the outputs, or have rows outside ``domain``.
     """
     for name, value in (("targets", targets), ("outputs", outputs)):
         if not is_real(value):
@@ -129,8 +129,8 @@ class Loss:
     mean : ``outputs (N, C) -> (N, C)``
         Expected target under the predictive distribution.
     domain : Domain
-        What targets may be. The losses of this package refuse others in ``value`` and ``residual`` wherever they can
-        be read, and `ngd_theory.dynamics` and `ngd_theory.optim` for any loss.
+        The allowed targets. The losses of this package refuse others in ``value`` and ``residual`` if they can be
+        read. `ngd_theory.dynamics` and `ngd_theory.optim` refuse them for any loss.
     """
 
     made_by: ClassVar[str] = 'ngd.losses.by_name("mse")'
@@ -144,7 +144,7 @@ class Loss:
     domain: Domain = REAL
 
     def check(self, outputs, targets) -> None:
-        """Raise `InputError` for targets of another shape than the outputs', or known ones outside `domain`."""
+        """Raise `InputError` if targets have another shape than the outputs, or are known to be outside `domain`."""
         _check_targets(self.domain, outputs, targets)
 
     def squared_error(self, outputs: Float[Array, "N C"], targets: Float[Array, "N C"]):
@@ -216,11 +216,11 @@ def _largest(outputs):
 
 
 def _apart(outputs: Float[Array, "N C"]) -> tuple[Float[Array, "N C"], Float[Array, "N 1"]]:
-    """Outputs less that of the most probable class, and the odds against it.
+    """Outputs minus that of the most probable class, and the odds against this class.
 
-    Its probability is ``1 / (1 + odds)``. What a probability of nearly 1 lacks has digits only if not taken from 1.
+    Its probability is ``1 / (1 + odds)``. The odds keep the digits that ``1 - p`` loses if p is nearly 1.
     """
-    # Zero rather than a difference: in reverse mode 1 - 1 would take the digits of what is added.
+    # Zero instead of a difference: in reverse mode 1 - 1 would cost the other terms their digits.
     shifted = jnp.where(_largest(outputs), 0, outputs - _first(outputs, outputs))
     others = jnp.where(_largest(outputs), 0, jnp.exp(shifted))
     return shifted, jnp.sum(others, axis=-1, keepdims=True)
@@ -270,7 +270,7 @@ def _sigmoid(outputs: Float[Array, "N C"]) -> Float[Array, "N C"]:
     return jax.nn.sigmoid(outputs)
 
 
-# All their functions are of this module: a pickled loss names them, and its copy is equal.
+# All functions are at module level, so that a loss can be pickled and its copy is equal.
 MSE = Loss("mse", _mse_value, _mse_residual, _mse_factor, _mse_score, unit_fisher=True)
 CROSS_ENTROPY = Loss(
     "cross-entropy",
@@ -295,5 +295,13 @@ LOSSES = {loss.name: loss for loss in (MSE, CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY
 
 
 def by_name(name: str | Loss) -> Loss:
-    """Return the loss called ``name`` ("mse", "cross-entropy" or "sigmoid-cross-entropy"); a `Loss` passes through."""
+    """Return the loss called ``name`` ("mse", "cross-entropy" or "sigmoid-cross-entropy"); a `Loss` passes through.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from ngd_theory import losses
+    >>> float(losses.by_name("mse").value(jnp.ones((2, 1)), jnp.zeros((2, 1))))
+    0.5
+    """
     return name if isinstance(name, Loss) else choose(LOSSES, name, "loss")

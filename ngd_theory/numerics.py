@@ -1,4 +1,4 @@
-"""Norms, powers and geometric sums with all their digits, wherever the result is in the range of its type."""
+"""Norms, powers and geometric sums that are accurate whenever the result is in the range of its type."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def _root(x):
 
 
 def power(base: Float[Array, "..."], exponent: Int[Array, "..."]) -> Float[Array, "..."]:
-    """``base**exponent`` for whole exponents >= 0 that broadcast, with its derivative by the base, at 0 too."""
+    """``base**exponent`` with broadcasting, for whole exponents >= 0. Its derivative by the base exists at 0."""
     shape = jnp.broadcast_shapes(base.shape, exponent.shape)
     return _power(jnp.broadcast_to(base, shape), jnp.broadcast_to(exponent, shape))
 
@@ -49,7 +49,7 @@ def _power(base, exponent):
 
 @_power.defjvp
 def _(primals, tangents):
-    # JAX's rule takes 0 times an infinity to differentiate twice at 0.
+    # JAX's own rule gives 0 times infinity for the second derivative at 0.
     base, exponent = primals
     slope = exponent.astype(base.dtype) * _power(base, jnp.maximum(exponent - 1, 0))
     return _power(base, exponent), slope * tangents[0]
@@ -66,7 +66,7 @@ def geometric_sum(rate: Float[Array, "..."], terms: Int[Array, "..."]) -> Float[
         t; it broadcasts with ``rate``.
     """
     t = terms.astype(rate.dtype)
-    # 1 - (1 - x)^t cancels unless x is large, and derivatives of a quotient by x do where x t is small.
+    # 1 - (1 - x)^t cancels unless x is large. Derivatives of the quotient by x cancel where x t is small.
     large, small = rate >= 0.5, jnp.abs(rate) * jnp.maximum(t, 1) < 0.1
     x = jnp.where(large | small, 0.25, rate)
     smooth = -jnp.expm1(t * jnp.log1p(-x)) / x

@@ -1,4 +1,4 @@
-"""Products with all digits where a factorisation needs them, and the device's own speed where it does not."""
+"""Full-precision products where a factorisation needs them; elsewhere the device's default."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -11,10 +11,10 @@ R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: products inside have all digits of their type.
+    """Decorator: products inside use the full precision of their type.
 
-    GPUs multiply float32 with 10 bits (TF32) unless told otherwise. Good enough for activations and gradients, it is
-    not for a kernel that is inverted: what is lost grows by its condition number. On a CPU nothing changes.
+    By default GPUs multiply float32 with 10 bits (TF32). That is enough for activations and gradients, but not for a
+    kernel that is inverted: its condition number multiplies the error. On a CPU nothing changes.
     """
 
     @wraps(function)

@@ -9,7 +9,7 @@ def pytree(*data: str):
     """Class decorator: make a dataclass a pytree with children ``data``, its other fields static.
 
     `jax.tree_util.register_dataclass` is not used because the tree definitions it makes compare equal
-    across classes (JAX 0.10.2), so that `jax.jit` could serve one approximation with another's program.
+    across classes (JAX 0.10.2). So `jax.jit` could use the program of one approximation for another.
     """
 
     def register(cls):

@@ -21,7 +21,7 @@ from ngd_theory.theory.isotropy import require_square, summarise
 
 @checked
 def assert_isotropic(map: Any, *, dispersion: float = 1e-6) -> None:
-    """Assert that a function-space map is a multiple of the identity, and the multiple positive.
+    """Assert that a function-space map is a positive multiple of the identity.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def assert_isotropic(map: Any, *, dispersion: float = 1e-6) -> None:
     AssertionError
         If it is not, has a NaN or infinity, or a trace that is not positive.
     InputError
-        If ``map`` is no square array of real numbers, or ``dispersion`` no finite number of at least 0.
+        If ``map`` is not a square array of real numbers, or ``dispersion`` is not finite and at least 0.
     """
     __tracebackhide__ = True
     _require_number("dispersion", dispersion)
@@ -64,8 +64,8 @@ def assert_isotropy_constant(map: Any, expected: float, *, rtol: float = 1e-3) -
     AssertionError
         If it is not, or ``map`` has a NaN or infinity, or a trace that is not positive.
     InputError
-        If ``map`` is no square array of real numbers, ``expected`` not positive and finite, or ``rtol`` no finite
-        number of at least 0.
+        If ``map`` is not a square array of real numbers, ``expected`` is not positive and finite, or ``rtol`` is not
+        finite and at least 0.
     """
     __tracebackhide__ = True
     _require_number("expected", expected, positive=True)
@@ -110,7 +110,7 @@ def _require_number(name: str, value: float, *, positive: bool = False) -> None:
 def assert_convergence_rate(
     trajectory: Trajectory, expected: float, *, tolerance: float = 0.05, floor: float | None = None
 ) -> None:
-    """Assert that the residual of an MSE trajectory shrinks by ``expected`` a step.
+    """Assert that the residual of an MSE trajectory shrinks by the factor ``expected`` in each step.
 
     Parameters
     ----------
@@ -119,9 +119,9 @@ def assert_convergence_rate(
     expected : float
         ``abs(1 - eta alpha)`` for an isotropic map.
     tolerance : float
-        Largest difference of the two.
+        Largest difference between the two factors.
     floor : float, optional
-        Residual, relative to the first, below which nothing is fitted; see
+        Nothing is fitted below this residual, relative to the first; see
         `ngd_theory.sweeps.contraction_rate`. By default 1,000 epsilons of the trajectory's precision.
 
     Raises
@@ -129,8 +129,8 @@ def assert_convergence_rate(
     AssertionError
         If it does not, or a loss is not finite.
     InputError
-        For fewer than two losses, a first one of 0, negative ones (not MSE's), an argument that is negative or not
-        finite, or a ``floor`` of 1 or more.
+        If there are fewer than two losses, the first one is 0, one is negative (not MSE), an argument is negative or
+        not finite, or ``floor`` is 1 or more.
     """
     __tracebackhide__ = True
     for name, value in (("expected", expected), ("tolerance", tolerance), ("floor", floor)):
@@ -151,7 +151,7 @@ def assert_convergence_rate(
 
 
 def _losses(trajectory: Trajectory) -> np.ndarray:
-    """Losses of an MSE trajectory that has a rate."""
+    """Losses of an MSE trajectory, checked so that it has a rate."""
     __tracebackhide__ = True
     require_known("an assertion", trajectory.losses)
     losses = np.asarray(trajectory.losses)
@@ -188,10 +188,10 @@ def assert_limit(
     laziness: float = 1e-6,
     tolerance: float = 1e-4,
 ) -> None:
-    """Assert that training of a network of small epsilon is what its function-space maps predict, at every step.
+    """Assert that training at a small epsilon follows what the function-space maps predict, at every step.
 
-    `ngd_theory.dynamics.train` with ``laziness`` against `ngd_theory.dynamics.predict`: as epsilon -> 0 the two are the
-    same, at any width (docs/theory.md, section 8). A wrong scale, factor or test map of an approximation shows.
+    It compares `ngd_theory.dynamics.train` with ``laziness`` and `ngd_theory.dynamics.predict`, which agree as
+    epsilon -> 0 at any width (docs/theory.md, section 8). A wrong scale, factor or test map of an approximation shows.
 
     Parameters
     ----------
@@ -203,15 +203,15 @@ def assert_limit(
     laziness : float
         epsilon.
     tolerance : float
-        Largest gap over all steps, relative to ``||f_0 - y||`` (another loss: to the way predicted), and on the test
-        set per sample.
+        Largest gap over all steps, relative to ``||f_0 - y||`` (another loss: to the predicted distance). On the test
+        set it is per sample.
 
     Raises
     ------
     AssertionError
         If a gap is larger, not a number, or training was broken off.
     InputError
-        As `ngd_theory.dynamics.train`, and for a tolerance that is no finite number of at least 0.
+        As `ngd_theory.dynamics.train`, and if ``tolerance`` is not finite and at least 0.
     SingularKernelError
         Where a solve breaks down.
     """
@@ -248,9 +248,9 @@ def assert_lazy_order(
     order: float | None = None,
     tolerance: float = 0.25,
 ) -> None:
-    """Assert that the gap between training and prediction vanishes with epsilon, and how fast.
+    """Assert that the gap between training and prediction vanishes with epsilon at the expected order.
 
-    What is wrong anywhere keeps a gap, of order 0 (docs/theory.md, section 8).
+    An error anywhere leaves a gap of order 0 (docs/theory.md, section 8).
 
     Parameters
     ----------
@@ -264,15 +264,15 @@ def assert_lazy_order(
     order : float, optional
         Expected; 1 if ``network.smooth``, else 1/2.
     tolerance : float
-        The slope of log(gap) over log(epsilon) may be that much below ``order``; above it is no fault.
+        The slope of log(gap) over log(epsilon) may be this much below ``order``. A larger slope is no fault.
 
     Raises
     ------
     AssertionError
         If it is not, or a run was broken off or is not a number.
     InputError
-        As `ngd_theory.dynamics.train`; for epsilons that are not two different ones, or an order or a tolerance that
-        is no finite number of at least 0.
+        As `ngd_theory.dynamics.train`; if ``laziness`` is not two different epsilons, or ``order`` or ``tolerance`` is
+        not finite and at least 0.
     SingularKernelError
         Where a solve breaks down.
     """
@@ -299,7 +299,7 @@ def assert_lazy_order(
 def _lazy_gaps(
     network, params, x, y, approximation, step_size, num_steps, damping, x_test, loss, *, laziness
 ) -> list[dict[str, np.ndarray]]:
-    """For each epsilon, relative gaps of every step by set; infinite where training was broken off."""
+    """For each epsilon, relative gaps of every step by set; infinite after training was broken off."""
     if not num_steps > 0:
         raise InputError(f"num_steps is {num_steps}; without a step there is no gap to judge")
     how = (step_size, num_steps, damping)
@@ -327,14 +327,14 @@ def assert_gap_shrinks(
 ) -> None:
     """Assert that a column falls at least as fast as ``over ** exponent``.
 
-    It does when the whole interval of the fitted exponent over seeds lies at or below ``exponent``
-    (`ngd_theory.sweeps.judge`); an interval that reaches across fails too, and the message says so.
+    The whole interval of the fitted exponent over seeds must lie at or below ``exponent`` (`ngd_theory.sweeps.judge`).
+    An interval that reaches across ``exponent`` fails too, and the message says so.
 
     Parameters
     ----------
     frame : pandas.DataFrame
-        As `ngd_theory.sweeps.load` returns it, of one approximation: columns ``seed``, ``over`` and
-        ``column``. Its largest value over the steps of a cell counts.
+        As `ngd_theory.sweeps.load` returns it, for one approximation, with columns ``seed``, ``over`` and ``column``.
+        The largest value over the steps of a cell counts.
     exponent : float
         Such as -0.5.
     column, over : str
@@ -344,8 +344,8 @@ def assert_gap_shrinks(
     AssertionError
         If it does not, or the column has a NaN.
     InputError
-        For something else than a frame with these columns of numbers, each there once and in every row, a frame without
-        rows or of several approximations, or an exponent that is not finite.
+        If the frame lacks one of these columns, has one twice or with entries that are missing or not numbers, has no
+        rows or several approximations, or if ``exponent`` is not finite.
     """
     __tracebackhide__ = True
     if not (hasattr(frame, "columns") and hasattr(frame, "groupby")):

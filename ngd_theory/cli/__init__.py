@@ -1,4 +1,4 @@
-"""Floor 7: the ``ngd-theory`` command; one file a subcommand.
+"""Floor 7: the ``ngd-theory`` command; one file for each subcommand.
 
 Nothing heavy is imported before a subcommand needs it, so that ``--help`` is quick.
 """

@@ -9,20 +9,20 @@ from rich.table import Table
 from ngd_theory.cli.memory import MemoryPlan, available_memory, gigabytes
 from ngd_theory.cli.status import Debug, Exit, Output, guarded
 
-#: Sources whose files may or may not be here.
+#: Data sources whose files may be missing.
 _SOURCES = ("mnist", "fashion-mnist", "cifar10", "svhn", "digits")
 _OPTIONAL = ("neural-tangents", "kfac-jax", "distributed")
 
 
 @guarded
 def doctor(
-    width: Annotated[int, typer.Option(help="M of the network whose memory is told.")] = 1024,
+    width: Annotated[int, typer.Option(help="M of the network whose memory is printed.")] = 1024,
     num_train: Annotated[int, typer.Option(help="N.")] = 100,
     debug: Debug = False,
 ) -> int:
     """Print versions, devices, data, memory of a step.
 
-    Precision and folders too: all that decides how a run will go here.
+    It also prints the precision and the folders that a run uses.
 
     Exit status 0; 2: bad input.
     """

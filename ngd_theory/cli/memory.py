@@ -1,4 +1,4 @@
-"""What a run will hold, told before it runs."""
+"""Memory that a run will need, computed before it starts."""
 
 import re
 import sys
@@ -10,12 +10,12 @@ from ngd_theory.environment import available_memory
 from ngd_theory.errors import InputError
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-#: Copies of the parameters that `verify` has at most: at the start, trained, new, their gradient, two displacements.
+#: Most copies of the parameters that `verify` holds: initial, trained, new, gradient and two displacements.
 _COPIES = 6
-#: Bytes of Python and JAX, and of the compiled programs of a layer.
+#: Bytes that Python and JAX take, and bytes of the compiled programs of one layer.
 _PROGRAM, _LAYER = 400_000_000, 2_000_000
-#: The model is right within this factor (`ngd_theory.theory.step_memory`): a run that it puts above so many times
-#: the free memory cannot fit.
+#: The estimate is right within this factor (`ngd_theory.theory.step_memory`). A run cannot fit if its estimate is
+#: above the free memory times this factor.
 MARGIN = 2.0
 _FITS = ("it fits", "it may not fit", "it cannot fit, and is refused without --memory-limit")
 _MEND = "lower --width, --num-train or --steps, or use --precision float32 (--explain shows what takes it)"
@@ -24,7 +24,7 @@ _LARGE = ((1e18, "EB"), (1e15, "PB"), (1e12, "TB"), (1e9, "GB"))
 
 
 def gigabytes(count: float | None) -> str:
-    """Bytes in words."""
+    """Format a number of bytes, such as ``1.5 GB``."""
     if count is None:
         return "unknown"
     if count >= 1e21:
@@ -34,7 +34,7 @@ def gigabytes(count: float | None) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """``2G`` or ``2 GB`` (powers of 1000), ``512MiB`` (of 1024), or a plain number of bytes.
+    """Read ``2G`` or ``2 GB`` (powers of 1000), ``512MiB`` (powers of 1024) or a plain number of bytes.
 
     Raises
     ------
@@ -54,22 +54,22 @@ def parse_bytes(text: str) -> int:
 
 
 def _room(total: float, free: float | None) -> int:
-    """0: it fits, or nobody knows; 1: it may not; 2: it cannot, even if the model is `MARGIN` times too large."""
+    """0: it fits, or the free memory is unknown. 1: it may not fit. 2: it is above `MARGIN` times the free memory."""
     return 0 if free is None else (total > free) + (total > MARGIN * free)
 
 
 class MemoryPlan:
-    """What a run of ``verify`` or a cell of a theory study will hold, by the model of `ngd_theory.theory.step_memory`.
+    """Memory that a run of ``verify`` or a cell of a theory study will need.
 
-    It is counted: nothing is made for it.
+    It is computed from sizes with `ngd_theory.theory.step_memory`; no parameters are made.
 
     Parameters
     ----------
     settings : ngd_theory.experiment.Settings
     size : ngd_theory.experiment.DataSize, optional
-        That of the settings' data, where it is known.
+        Size of the settings' data, if it is known already.
     what, mend : str
-        What will run, and what to do where that is too much.
+        For the messages: what will run, and what to do if it needs too much memory.
     """
 
     def __init__(self, settings, size=None, what: str = "verify", mend: str = _MEND):
@@ -90,19 +90,19 @@ class MemoryPlan:
         }
 
     def require(self, limit: str | None, times: int = 1) -> None:
-        """Check that the run fits; warn on standard error where it may not.
+        """Check that the run fits; warn on standard error if it may not.
 
         Parameters
         ----------
         limit : str or None
-            Written as in `parse_bytes`; None: the memory that this machine has free, times `MARGIN`.
+            Largest memory, as `parse_bytes` reads it. None: `MARGIN` times the free memory of this machine.
         times : int
             How many such runs there are at once.
 
         Raises
         ------
         InputError
-            If the run would hold more.
+            If the run needs more.
         """
         total = times * self.total
         need = f"{self.what}{f', {times} at once,' if times > 1 else ''} would hold about {gigabytes(total)}"
@@ -128,11 +128,11 @@ class MemoryPlan:
         """Bytes at the peak of the whole run."""
         s, c = self.settings, self.network.output_dim
         train, test = c * s.num_train, c * s.num_test
-        # K of every approximation is kept; while one is measured its map to the test set, the kernel and an eigenbasis.
+        # K of every approximation is kept. A measurement also holds Q, the kernel and an eigenbasis.
         maps = (len(self.steps) + 3) * train**2 + train * test
         if s.kernel == "infinite":
             maps += 4 * self.network.depth * (s.num_train + s.num_test) ** 2
-        # Outputs of every step: predicted and measured, on both sets, and once more while they are made.
+        # Outputs of every step on both sets, predicted and measured, each with a temporary copy.
         maps += 4 * (s.steps + 1) * (train + test)
         share = 1 + s.num_test / s.num_train
         largest = max(m.linearisation * share + m.solve for m in self.steps.values())
@@ -141,7 +141,7 @@ class MemoryPlan:
         return int(program + largest + self.itemsize * (copies + maps))
 
     def table(self) -> Table:
-        """A step of each approximation, and the whole run."""
+        """Table of the memory that one step of each approximation needs."""
         s = self.settings
         table = Table(
             title=f"memory of a step: M = {s.width}, L = {s.depth}, N = {s.num_train}, "
@@ -155,7 +155,7 @@ class MemoryPlan:
         return table
 
     def show(self, console) -> None:
-        """Print `table`, the whole, and whether this machine has room for it."""
+        """Print `table`, the memory of the whole run and whether it fits on this machine."""
         console.print(self.table())
         free = available_memory()
         fits = "" if free is None else f": {_FITS[_room(self.total, free)]}"
@@ -167,7 +167,7 @@ class MemoryPlan:
 
 
 def largest_cell(cells) -> MemoryPlan | None:
-    """Plan of the cell that holds most; None for a kind of study whose sizes the problem itself fixes.
+    """Plan of the cell that needs most memory; None without cells and for studies that are not of the theory.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def largest_cell(cells) -> MemoryPlan | None:
             sizes[key] = experiment.data_size(s)
         return MemoryPlan(s, sizes[key], "the largest cell", _MEND_STUDY)
 
-    # One cell a shape: a study may have many seeds.
+    # One cell for each shape, as a study may have many seeds.
     settings = {cell.shape: cell.settings for cell in cells}.values()
     return max(map(plan, settings), key=lambda plan: plan.total)
 

@@ -52,11 +52,11 @@ def run(
     ] = None,
     memory_limit: Annotated[
         str | None,
-        typer.Option(help="Refuse to run with more, such as 8G, not what is free."),
+        typer.Option(help="Refuse a run that needs more memory, such as 8G."),
     ] = None,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="A claim that is INCONCLUSIVE or NOT APPLICABLE fails."),
+        typer.Option("--strict", help="INCONCLUSIVE and NOT APPLICABLE count as failures."),
     ] = False,
     no_cache: NoCache = False,
     imports: Imports = None,
@@ -64,8 +64,8 @@ def run(
 ) -> int:
     """Run a study, or go on where it stopped.
 
-    Exit status 0: no claim came out otherwise than expected; 1: one did; 2: bad input, or a cell that cannot run;
-    3: none could be judged; 4: our fault; 130: Ctrl-C.
+    Exit status 0: every judged claim came out as expected; 1: one did not; 2: bad input, or a cell that cannot run;
+    3: no claim could be judged; 4: our fault; 130: Ctrl-C.
     """
     folder = out or Path("results") / study.stem
     try:

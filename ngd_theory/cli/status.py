@@ -1,4 +1,4 @@
-"""Exit statuses, and the one place where a subcommand's errors become them."""
+"""Exit statuses of the subcommands, and how errors become exit statuses."""
 
 import os
 import sys
@@ -19,12 +19,12 @@ from ngd_theory.errors import NGDTheoryError, is_exhausted
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 NoCache = Annotated[
     bool,
-    typer.Option("--no-cache", help="Keep no compiled programs, take none."),
+    typer.Option("--no-cache", help="Do not keep or use cached programs."),
 ]
 
 Imports = Annotated[
     list[str] | None,
-    typer.Option("--import", metavar="MODULE", help="Import a module of yours first."),
+    typer.Option("--import", metavar="MODULE", help="Import your own module first."),
 ]
 
 
@@ -42,33 +42,33 @@ class Exit(IntEnum):
     """Exit status of a subcommand."""
 
     HOLDS = 0
-    #: A claim fails, or does not come out as expected; with ``--strict`` also one that was not judged.
+    #: A claim fails or does not come out as expected. With ``--strict``: or a claim was not judged.
     FAILS = 1
-    #: What was asked for cannot be run: settings, files, memory.
+    #: The run is impossible: wrong settings, bad files or too little memory.
     BAD_INPUT = 2
     #: There are claims, and none of them could be judged.
     NOT_JUDGED = 3
     #: An error that nobody foresaw.
     OUR_FAULT = 4
-    #: By Ctrl-C: 128 and the signal's number.
+    #: Stopped by Ctrl-C: 128 plus the number of the signal.
     INTERRUPTED = 130
-    #: The reader of the output is gone, as in ``| head``: 128 and the signal's number.
+    #: The reader of the output is gone, as in ``| head``: 128 plus the number of the signal.
     BROKEN_PIPE = 141
 
 
 def verdict_status(fails: bool, judged: bool, open: bool, strict: bool) -> Exit:
-    """What verdicts come to.
+    """Exit status that follows from the verdicts.
 
     Parameters
     ----------
     fails : bool
-        Whether one contradicts what was expected.
+        Whether a verdict contradicts what was expected.
     judged : bool
-        Whether one was judged at all.
+        Whether at least one claim was judged.
     open : bool
-        Whether one was not.
+        Whether at least one claim was not judged.
     strict : bool
-        Whether an open one counts as one that fails.
+        Whether an open claim counts as a failed one.
     """
     if fails or (strict and open):
         return Exit.FAILS
@@ -76,10 +76,10 @@ def verdict_status(fails: bool, judged: bool, open: bool, strict: bool) -> Exit:
 
 
 def guarded(command: Callable[..., int]) -> Callable[..., None]:
-    """Decorator: exit with the status that a subcommand returns, or with that of its error.
+    """Decorator: exit with the status that a subcommand returns, or with the status of its error.
 
-    An error that was foreseen is one line on standard error. The traceback comes with the option ``debug``; that of
-    an unforeseen one is in a file otherwise. The modules of the option ``imports`` are imported first.
+    A foreseen error is printed as one line on standard error. The option ``debug`` prints the traceback too. Without
+    it, the traceback of an unforeseen error is written to a file. The modules in ``imports`` are imported first.
     """
 
     @wraps(command)
@@ -90,7 +90,7 @@ def guarded(command: Callable[..., int]) -> Callable[..., None]:
         except typer.Exit:
             raise
         except BrokenPipeError:
-            # Python would fail once more when it flushes at its end.
+            # Otherwise Python fails again when it flushes the output at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             status = Exit.BROKEN_PIPE
         except KeyboardInterrupt as stop:
@@ -104,7 +104,7 @@ def guarded(command: Callable[..., int]) -> Callable[..., None]:
 
 
 def told(error: Exception, debug: bool = False) -> Exit:
-    """Say what an error that is being handled comes to, and return its status."""
+    """Print the message of an error that is being handled, and return its exit status."""
     if debug:
         traceback.print_exc()
     status, text = _explained(error, debug)
@@ -113,18 +113,18 @@ def told(error: Exception, debug: bool = False) -> Exit:
 
 
 class Output(Console):
-    """Standard output: as wide as the terminal, or ``width`` where there is none."""
+    """Standard output, as wide as the terminal, or ``width`` if there is no terminal."""
 
     def __init__(self, width: int):
         super().__init__(width=None if Console().is_terminal else width, highlight=False)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to `guarded`: rich would exit with the status of a failed claim."""
+        """Leave the error to `guarded`: rich would exit with 1, the status of a failed claim."""
         raise BrokenPipeError
 
 
 def _explained(error: Exception, debug: bool) -> tuple[Exit, str]:
-    """The status of an error and what to say of it."""
+    """Exit status and message of an error."""
     if isinstance(error, NGDTheoryError):
         return Exit.BAD_INPUT, str(error)
     if is_exhausted(error):

@@ -30,7 +30,7 @@ def _split(text: str | None) -> tuple[str, ...]:
 
 
 def _type(annotation: Any) -> Any:
-    """What the command line reads for a setting: str for words and lists, else its own type."""
+    """Type that the command line reads for a setting: str for words and lists, else the setting's own type."""
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(a for a in get_args(annotation) if a is not type(None))
     if get_origin(annotation) is Annotated:
@@ -39,7 +39,7 @@ def _type(annotation: Any) -> Any:
 
 
 def _settings_options() -> Iterator[inspect.Parameter]:
-    """An option a setting, from the one model that holds them; what is wrong with a value is the model's to say."""
+    """Yield one option for each field of `Settings`, which checks the values itself."""
     for name, field in Settings.model_fields.items():
         kind, default = _type(field.annotation), field.default
         extra: Any = field.json_schema_extra
@@ -59,7 +59,7 @@ def _settings_options() -> Iterator[inspect.Parameter]:
 
 
 def _with_settings(command):
-    """Decorator: a command whose ``settings`` are options."""
+    """Decorator: replace ``**settings`` of a command by one option for each setting."""
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
     parameters = [*_settings_options(), *(p.replace(kind=p.KEYWORD_ONLY) for p in own)]
     command.__signature__ = inspect.Signature(parameters)
@@ -71,11 +71,11 @@ def _with_settings(command):
 @_with_settings
 def verify(
     explain: Annotated[
-        bool, typer.Option("--explain", help="Print the memory it would hold; do not run.")
+        bool, typer.Option("--explain", help="Print the memory it needs; do not run.")
     ] = False,
     memory_limit: Annotated[
         str | None,
-        typer.Option(help="Refuse to run with more, such as 8G."),
+        typer.Option(help="Refuse a run that needs more memory, such as 8G."),
     ] = None,
     out: Annotated[
         Path, typer.Option(parser=named_path, metavar="FOLDER", help="Folder for the results.")
@@ -88,7 +88,7 @@ def verify(
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="A claim that is NOT APPLICABLE fails.")
+        bool, typer.Option("--strict", help="INCONCLUSIVE and NOT APPLICABLE count as failures.")
     ] = False,
     no_cache: NoCache = False,
     imports: Imports = None,
@@ -97,7 +97,7 @@ def verify(
 ) -> int:
     """Check every claim on one network and data set.
 
-    Exit status 0: no claim fails; 1: one does; 2: bad input; 3: none applies; 4: our fault.
+    Exit status 0: no claim fails; 1: one does; 2: bad input; 3: none could be judged; 4: our fault.
     """
     values = settings | {
         "classes": _split(settings["classes"]) or None,

@@ -1,4 +1,4 @@
-"""Classes a user names, and the targets made from their labels."""
+"""The classes that a user names, and the targets made from their labels."""
 
 from collections.abc import Sequence
 

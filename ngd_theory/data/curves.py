@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from ngd_theory.data.checks import require_count
 from ngd_theory.files import cache_folder, written
 
-#: Raise it whenever the pixels of an image change: files of another format are left alone.
+#: Increase it whenever the pixels of an image change; files of another format are then ignored.
 _FORMAT = 1
 _BATCH_PIXELS = 2**16
 _TOLERANCE = 0.03
@@ -18,23 +18,23 @@ _TOLERANCE = 0.03
 def curves(num_images: int = 20_000, *, seed: int = 0, size: int = 28) -> Float[np.ndarray, "N D"]:
     """Grey images of one smooth stroke each, through three random points of the plane.
 
-    A stand-in, drawn anew, for the CURVES data of Hinton & Salakhutdinov (Science 313, 2006), on
-    which deep autoencoders are compared (Martens 2010; Martens & Grosse 2015). The stroke is the
-    parabola ``p(t)`` with ``p(0), p(1/2), p(1)`` the points of `curve_points`; a pixel at distance
-    d of it has ink ``max(0, 1 - d)``, rounded to 1/255: a line one pixel wide, anti-aliased.
+    They are new images that stand in for the CURVES data of Hinton & Salakhutdinov (Science 313, 2006),
+    on which deep autoencoders are compared (Martens 2010; Martens & Grosse 2015). The stroke is the
+    parabola ``p(t)`` through the points ``p(0), p(1/2), p(1)`` of `curve_points`. A pixel at distance
+    d from it has ink ``max(0, 1 - d)``, rounded to 1/255: a line one pixel wide, anti-aliased.
 
     The images are kept in the folder ``NGD_THEORY_CACHE``, else ``XDG_CACHE_HOME/ngd_theory``, else
-    ``~/.cache/ngd_theory``. A damaged file there is made again; a folder that cannot be written
-    only means that nothing is kept.
+    ``~/.cache/ngd_theory``. A damaged file there is made again. If the folder cannot be written,
+    nothing is kept.
 
     Parameters
     ----------
     num_images : int
-        N; the first images of a larger set are those of a smaller one of the same seed.
+        N. A larger set begins with the images of a smaller set of the same seed.
     seed : int
         Non-negative.
     size : int
-        Pixels a side, at least 4.
+        Pixels per side, at least 4.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def curves(num_images: int = 20_000, *, seed: int = 0, size: int = 28) -> Float[
     DataError
         If a number is not a whole one, or too small.
     """
-    # A file's name says all that its content depends on.
+    # The name of a file says everything that its content depends on.
     points = curve_points(num_images, seed=seed, size=size)
     name = f"curves-{size}px-seed{seed}-{num_images}-v{_FORMAT}.npz"
     levels = _read_cache(name, (num_images, size * size))
@@ -57,7 +57,7 @@ def curves(num_images: int = 20_000, *, seed: int = 0, size: int = 28) -> Float[
 
 
 def curve_points(num_images: int, *, seed: int = 0, size: int = 28) -> Float[np.ndarray, "N 3 2"]:
-    """The points ``(x, y)`` that the strokes of `curves` pass, first to last, in pixels.
+    """The points ``(x, y)`` that the strokes of `curves` pass through, first to last, in pixels.
 
     They are uniform in the inner square whose parabolas never leave the frame. The pixel in row i,
     column j has its centre at ``(j + 1/2, i + 1/2)``.
@@ -120,7 +120,7 @@ def _distances(vertices: Float[np.ndarray, "B V 2"], size: int) -> Float[np.ndar
 
 
 def _read_cache(name: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "N D"] | None:
-    # Damage shows in many ways, and each has the same mend: make the file again.
+    # A damaged file can raise any error. The remedy is always the same: make the file again.
     try:
         with (cache_folder() / name).open("rb") as file, np.load(file) as archive:
             levels = archive["levels"]

@@ -1,4 +1,4 @@
-"""The data set every higher floor receives."""
+"""The data set that every higher floor receives."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +31,8 @@ class Dataset:
     description : dict
         Where the rows came from and what was done to them; JSON-serialisable.
     digest : str
-        Of the numbers that `load` was given: the rows drawn and the pool that features are standardised over. It does
-        not depend on what was done to them. Empty for a data set that `load` did not make.
+        Digest of the raw numbers that `load` used: the rows drawn and the pool that features are standardised over. It
+        does not depend on the preprocessing. Empty for a data set that `load` did not make.
 
     Raises
     ------

@@ -44,7 +44,7 @@ def autoencoder_images(
     Returns
     -------
     (N, D) float32
-        D is 784, 784 or 625; in [0, 1], but for the faces, which are as in their file.
+        D is 784, 784 or 625. Values are in [0, 1], except for the faces, which are as in their file.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def autoencoder_images(
             f"{num_images} images were asked for but {origin} has only {len(images)}; ask for at "
             f"most {len(images)}"
         )
-    # Files are often sorted by class, so that a first part would not look like the whole.
+    # Files are often sorted by class, so the first part would not represent the whole.
     order = np.random.default_rng(seed).permutation(len(images))[:num_images]
     return images[order]
 
@@ -112,7 +112,7 @@ def _read_array(path: Path, key: str) -> np.ndarray:
             if key in archive.files:
                 return archive[key]
             found = ", ".join(archive.files) or "nothing"
-    # Damage looks like anything.
+    # A damaged file can raise any error.
     except Exception as error:
         raise DataError(
             f"{path} is not a readable .npz file of numbers; save it with np.savez"

@@ -48,10 +48,10 @@ def load(
     source : str or path
         One of ``source_names()``, ``"openml:NAME"``, or a path that ends in ``.npz``.
     num_train, num_test : int
-        Rows to draw, as many of each class as of any other (+-1). Test rows come from the
-        source's own test set where it has one; both sets are disjoint and depend on ``seed`` only. A row that the
-        source has twice may be in both: more than one such test row in a hundred is an error, fewer are counted in
-        the description's notes.
+        Numbers of rows to draw, equally many of each class (+-1). Test rows come from the source's own
+        test set if it has one; both sets are disjoint and depend on ``seed`` only. A row that the source
+        holds twice may be in both. More than one such test row in a hundred is an error; fewer are
+        counted in the notes of the description.
     classes : sequence, optional
         Classes to keep, in this order (names or numbers); all of them if None.
     seed : int
@@ -170,7 +170,7 @@ def rows_digest(*arrays: np.ndarray) -> str:
 
 
 def rounded_digest(*arrays: np.ndarray) -> str:
-    """`rows_digest` of numbers that were computed: machines differ in their last digits."""
+    """`rows_digest` of computed numbers, rounded because machines differ in the last digits."""
     return rows_digest(*(np.round(np.asarray(array, np.float64), 6) + 0.0 for array in arrays))
 
 
@@ -213,7 +213,7 @@ def _copies(train: Rows, test: Rows, where: str) -> list[str]:
 
 
 def _key(row: np.ndarray) -> bytes:
-    # Numbers of one type, and one zero.
+    # One type of number, and no negative zero.
     return (row.astype(np.float64) + 0.0).tobytes()
 
 

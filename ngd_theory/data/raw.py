@@ -1,4 +1,4 @@
-"""What a source is asked for, and what it hands back before any preprocessing."""
+"""What a source is asked for, and what it returns before any preprocessing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class RawData:
     input_shape : tuple of int
         Shape of one input, (height, width, channels) for images.
     origin : str
-        One line for errors and the description.
+        One line of text for errors and the description.
     class_names : sequence of str
         Name of each label; empty for regression.
     files : sequence of str

@@ -41,10 +41,10 @@ def select(
     Parameters
     ----------
     groups : sequence of (n,) int arrays
-        Row numbers of the training pool, one array a class (one array in all for regression).
+        Row numbers of the training pool, one array per class (one array in all for regression).
     test_groups : like ``groups``, optional
-        The same for the source's own test pool; None to draw the test rows from what the
-        training rows leave.
+        The same for the source's own test pool; None to draw the test rows from the remaining rows
+        of the training pool.
     num_train, num_test, seed : int
     names : sequence of str
         Names of the groups, for errors.

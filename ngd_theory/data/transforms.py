@@ -50,7 +50,7 @@ def feature_statistics(
 
 
 def _scales(x: np.ndarray) -> Float[np.ndarray, " M_0"]:
-    """The columns' largest entries as powers of two where squares or sums leave the range; 1 elsewhere."""
+    """A power of two close to each column's largest entry if squares or sums leave the range; else 1."""
     largest = np.maximum(*(np.abs(f(axis=0).astype(np.float64)) for f in (x.min, x.max)))
     exponent = np.frexp(largest)[1]
     return np.where(np.abs(exponent) > _SQUARED, np.ldexp(1.0, exponent - 1), 1.0)
@@ -199,7 +199,7 @@ def principal_components(
 
 
 def numerical_rank(singular: Float[np.ndarray, " K"], shape: tuple[int, ...]) -> int:
-    """Rank from the singular values (K,) of a matrix of ``shape``, by NumPy's usual cut."""
+    """Rank from the singular values (K,) of a matrix of ``shape``, with NumPy's usual tolerance."""
     if singular.size == 0:
         return 0
     return int((singular > singular.max() * max(shape) * np.finfo(np.float64).eps).sum())

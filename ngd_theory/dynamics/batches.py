@@ -14,7 +14,7 @@ from ngd_theory.precision import full_precision
 
 
 def _epochs(key, num_samples: int, size: int, num_steps: int):
-    """Each sample once an epoch; what does not fill a batch is left out of that epoch."""
+    """Each sample once per epoch; samples that do not fill a batch are left out of that epoch."""
     in_epoch = num_samples // size
     keys = jax.random.split(key, -(-num_steps // in_epoch))
     order = jax.vmap(lambda k: jax.random.permutation(k, num_samples))(keys)
@@ -47,13 +47,13 @@ def draw_batches(
     num_steps : int
         T.
     order : {"epochs", "independent"}
-        Every sample once before any comes again (what does not fill a batch is left out of that epoch), or a new
-        subset at every step.
+        "epochs": every sample once before any is repeated (samples that do not fill a batch are left out of that
+        epoch). "independent": a new subset at every step.
 
     Returns
     -------
     (T, B) array
-        Numbers of samples.
+        Indices of samples.
 
     Raises
     ------
@@ -76,14 +76,14 @@ def check_batches(batches, num_samples: int, num_steps: int) -> Array | None:
     Raises
     ------
     InputError
-        Unless they are whole numbers below N, T batches of one size at least 1. Inside jit, vmap and grad only the
-        shape is checked.
+        Unless they are T batches of one size, at least 1, of whole numbers from 0 to N - 1. Inside jit, vmap and grad
+        only the shape and the type are checked.
     """
     if batches is None:
         return None
     shape = jnp.shape(batches)
     if not jnp.issubdtype(jnp.result_type(batches), jnp.integer):
-        raise InputError(f"batches are {shown(batches)}; they must be whole numbers: of samples")
+        raise InputError(f"batches are {shown(batches)}; they must be whole numbers (indices)")
     if len(shape) != 2 or shape[0] != num_steps or shape[1] == 0:
         raise InputError(
             f"batches have shape {shape}; {num_steps} steps take ({num_steps}, B): draw_batches(key, {num_samples}, B, "
@@ -105,18 +105,18 @@ def contraction_bound(
     step_scale: float | Array = 1.0,
     output_dim: int = 1,
 ) -> Float[Array, ""]:
-    """Upper bound on ``E |z|^2`` after an exact step over ``|z|^2`` before, the mean over equally likely batches.
+    """Upper bound on ``E |z|^2`` after a step with the exact Fisher, divided by ``|z|^2`` before it.
 
-    As rho -> 0 a step is one of block Kaczmarz: in ``z = Theta^(-1/2) r`` it takes s = ``eta alpha`` times the
-    projection P_S on the range of ``Theta^(1/2) I_S`` away. So ``E |z|^2`` falls to ``1 - s(2 - s) lambda_min(E P_S)``
-    of itself at most (Goldshlager, Hu & Lin 2025, arXiv 2508.21022; docs/theory.md section 12). Of the full batch that
-    is ``(1 - s)^2``, whatever the kernel; of smaller ones the kernel decides.
+    E is the mean over equally likely batches. As rho -> 0 a step is one of block Kaczmarz: ``z = Theta^(-1/2) r`` loses
+    s = ``eta alpha`` times its projection P_S on the range of ``Theta^(1/2) I_S``. So at most the fraction
+    ``1 - s(2 - s) lambda_min(E P_S)`` is left (Goldshlager, Hu & Lin 2025, arXiv 2508.21022; docs/theory.md section
+    12). For the full batch this is ``(1 - s)^2``, whatever the kernel; for smaller batches it depends on the kernel.
 
     Parameters
     ----------
     kernel : (NC, NC)
-        Theta; its scale does not matter. Index ``n*C + c``. Of a singular one the bound is 1, to rounding: what lies
-        outside its range stays.
+        Theta; its scale does not matter. Index ``n*C + c``. For a singular kernel the bound is 1 up to rounding,
+        because the part of z outside its range stays.
     batches : (S, B)
         The batches: all subsets, or a sample of them.
     step_scale : float
@@ -127,12 +127,12 @@ def contraction_bound(
     Returns
     -------
     scalar array
-        In [0, 1]; for the norm of z it is the square.
+        In [0, 1]. It bounds the squared norm of z, so its root bounds the norm.
 
     Raises
     ------
     InputError
-        For a kernel that is no square of N C numbers a side, batches of other samples, or a step scale out of range.
+        For a kernel that is not (NC, NC), batches of other samples, or a step scale out of range.
     """
     rows = kernel.shape[0]
     if kernel.ndim != 2 or rows != kernel.shape[1] or output_dim < 1 or rows % output_dim:
@@ -155,7 +155,7 @@ def _contraction_bound(kernel, batches, step_scale, output_dim):
 
     def add(total, seen):
         basis, lengths = linalg.singular_columns(root[:, seen])
-        # Of a singular kernel, and of a sample that is named twice, some directions are rounding.
+        # If the kernel is singular or a sample occurs twice, some directions are only rounding.
         there = lengths > len(root) * jnp.finfo(lengths.dtype).eps * lengths[0]
         return total + (basis * there) @ basis.T, None
 

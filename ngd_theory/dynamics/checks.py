@@ -10,7 +10,7 @@ from ngd_theory.environment import available_memory
 from ngd_theory.errors import InputError, shown
 from ngd_theory.losses import Loss
 
-#: Times that the outputs of all steps are held at least: made, and put together.
+#: Copies of the outputs of all steps that memory must hold: as computed, and put together.
 _COPIES = 2
 
 
@@ -21,13 +21,13 @@ def check_schedule(step_size, num_steps, outputs, *others) -> None:
     ----------
     step_size, num_steps
     outputs, *others : array or None
-        What is recorded at every step; shape and type are enough.
+        The arrays that every step records; only shape and type are used.
 
     Raises
     ------
     InputError
-        Unless the step size is positive and finite in the type of the outputs, where it is known, ``num_steps >= 0``,
-        and memory is free for the outputs of all steps.
+        Unless the step size, if known, is positive and finite in the type of the outputs, ``num_steps >= 0``, and
+        memory is free for the outputs of all steps.
     """
     known = is_known(step_size)
     if np.ndim(step_size) or (known and not (math.isfinite(step_size) and step_size > 0)):
@@ -49,13 +49,13 @@ def check_schedule(step_size, num_steps, outputs, *others) -> None:
 
 
 def check_targets(loss: Loss, targets, outputs):
-    """``targets`` in the type of the outputs, which need a shape only.
+    """``targets`` in the type of the outputs; only shape and type of the outputs are used.
 
     Raises
     ------
     InputError
-        For another shape, numbers that are not real, and where they are known a NaN or infinity, or a row that the
-        loss has no meaning for.
+        For another shape, or numbers that are not real. If the values are known, also for a NaN or infinity, or a row
+        that is invalid for the loss.
     """
     if not is_real(targets):
         raise InputError(f"targets are {shown(targets)}; they must be an array of real numbers")

@@ -1,8 +1,8 @@
 """Outputs of an ensemble of infinitely wide networks that natural gradient descent trains.
 
-Per output, on the training inputs ``r_t = (I - eta K)^t r_0``, and anywhere ``f_t = f_0 - S_t r_0`` with ``S_t = eta Q
-sum_{s<t} (I - eta K)^s``; K and Q are the approximation's maps of the limit (docs/theory.md section 5), the same for
-every initialisation, and ``f_0 ~ GP(0, NNGP)``. So f_t is Gaussian over initialisations:
+For each output, the residual on the training inputs is ``r_t = (I - eta K)^t r_0``, and at any input
+``f_t = f_0 - S_t r_0`` with ``S_t = eta Q sum_{s<t} (I - eta K)^s``. K and Q are the approximation's maps in the limit
+(docs/theory.md section 5), the same for all initialisations, and ``f_0 ~ GP(0, NNGP)``. So f_t is Gaussian over them:
 
     mean  S_t y,        covariance  V'' - S_t V' - V'^T S_t^T + S_t V S_t^T,       V the NNGP kernel.
 """
@@ -30,13 +30,13 @@ from ngd_theory.pytrees import pytree
 @pytree("mean", "covariance", "test_mean", "test_covariance")
 @dataclass(frozen=True)
 class Ensemble:
-    """Outputs over initialisations at several times: Gaussian, outputs c independent.
+    """Distribution of the outputs over initialisations at several times: Gaussian, independent for each output c.
 
     Attributes
     ----------
     mean, test_mean : (T, N, C), (T, N', C)
     covariance, test_covariance : (T, N, N), (T, N', N')
-        Of each output alike.
+        The same for each output.
     """
 
     mean: Float[Array, "T N C"]
@@ -60,7 +60,7 @@ def ensemble(
     Parameters
     ----------
     maps : Predictor
-        Of the same ``net``, ``x`` and ``x_test``.
+        Made for the same ``net``, ``x`` and ``x_test``.
     net : Network
     x, x_test : (N, *input_shape), (N', *input_shape)
     targets : (N, C)
@@ -114,7 +114,7 @@ def _propagate(train_map, test_map, prior, targets, step_size, times) -> Ensembl
 
 @full_precision
 def by_doubling(matrix, times):
-    """`_powers` of any square matrix, without eigenvectors: these have no derivatives where eigenvalues are equal."""
+    """`_powers` of any square matrix, without eigenvectors, which have no derivatives if eigenvalues are equal."""
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
 
     def at(t):

@@ -14,7 +14,7 @@ def rescaled(outputs, first, laziness):
     outputs, first : (N, C)
         f and f_0.
     laziness : scalar array
-        epsilon; at 1 the outputs come back to the last digit.
+        epsilon; at 1 the outputs are returned unchanged, to the last digit.
     """
     return jnp.where(laziness == 1, outputs, first + (outputs - first) / laziness)
 

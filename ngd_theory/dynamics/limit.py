@@ -1,4 +1,4 @@
-"""What natural gradient descent does to an infinitely wide network: its maps, and a prediction from given outputs."""
+"""Function-space maps of infinitely wide networks, and predictions of training that start from given outputs."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from ngd_theory.kernels.infinite.units import unit_wise_maps
 from ngd_theory.networks import Network
 from ngd_theory.pytrees import pytree
 
-#: Default number of units drawn a layer.
+#: Default number of units drawn per layer.
 NUM_UNITS = 1000
 
 
@@ -31,9 +31,9 @@ class Predictor:
     Attributes
     ----------
     name : str
-        Of the approximation.
+        Name of the approximation.
     train_map : (N, N)
-        K: one step is ``r <- r - eta K r``. Of C outputs the map is ``K (x) I_C``.
+        K: one step is ``r <- r - eta K r``. For C outputs the map is ``K (x) I_C``.
     test_map : (N', N)
         Q: one step is ``f' <- f' - eta Q r``.
     train_error, test_error : like the maps, or None
@@ -58,7 +58,7 @@ class Predictor:
         return self.test_map / self.constant
 
     def require_samples(self, num_train: int, num_test: int) -> None:
-        """Raise `InputError` unless the maps are of so many training and test inputs."""
+        """Raise `InputError` unless the maps are for this many training and test inputs."""
         if self.test_map.shape != (num_test, num_train):
             raise InputError(
                 f"maps are for {self.test_map.shape[::-1]} train and test inputs, not {(num_train, num_test)}"
@@ -79,25 +79,24 @@ def predictor(
 ) -> Predictor:
     """Maps of an approximation in the infinite-width limit, on training and test inputs.
 
-    At ``damping = 0``, with full-rank kernels: identity ``K = Theta/N``, ``Q = Theta'/N``; exact ``Q =
-    Theta' Theta^-1``; block-diagonal ``sum_l Theta_l' Theta_l^-1``; block-tridiagonal ``sum_l s_l
-    Theta_l' Theta_l^-1`` with ``Sigma s = 1`` (its limit rho -> 0 where Sigma is singular); K-FAC
-    ``N sum_l (B_l' B_l^-1) o (A_l' A_l^-1)``, of which the output layer is ``A_L' A_L^-1``. One factor of
-    K-FAC alone: ``sum_l B_l' o (A_l' A_l^-1)`` (kfac-input); ``sum_l (B_l' B_l^-1) o A_l'``, its last term ``A_L'/N``
-    (kfac-output).
+    At ``damping = 0`` and with full-rank kernels, Q is: identity ``Theta'/N`` (and ``K = Theta/N``); exact
+    ``Theta' Theta^-1``; block-diagonal ``sum_l Theta_l' Theta_l^-1``; block-tridiagonal
+    ``sum_l s_l Theta_l' Theta_l^-1`` with ``Sigma s = 1`` (the limit rho -> 0 if Sigma is singular); K-FAC
+    ``N sum_l (B_l' B_l^-1) o (A_l' A_l^-1)``, where the term of the output layer is ``A_L' A_L^-1``; kfac-input
+    ``sum_l B_l' o (A_l' A_l^-1)``; kfac-output ``sum_l (B_l' B_l^-1) o A_l'``, where the last term is ``A_L'/N``.
 
     Parameters
     ----------
     approximation : Approximation
         For example ``ngd.fisher.by_name("exact")``.
     net : Network
-        A multi-layer perceptron; but for unit-wise a `ngd_theory.networks.resnet` of vectors; for what is made of
-        kernels alone, any whose kernels a source serves. Its widths matter for unit-wise only.
+        A multi-layer perceptron or, except for unit-wise, a `ngd_theory.networks.resnet` of vectors. Approximations
+        made of kernels alone take any network whose kernels a source provides. Widths matter for unit-wise only.
     x, x_test : (N, *input_shape), (N', *input_shape)
     damping : float
         rho >= 0.
     key : jax.random key, optional
-        Needed for unit-wise, which is averaged over ``num_units`` random units a layer.
+        Needed for unit-wise, which is averaged over ``num_units`` random units per layer.
     num_units : int
     memory_budget : int
         See `ngd_theory.kernels.infinite.layer_kernels`.
@@ -109,11 +108,11 @@ def predictor(
     Raises
     ------
     NotPredictedError
-        Where `why_no_limit` says why, and as `unit_wise_maps` and `ngd_theory.kernels.infinite.linearize`.
+        If `why_no_limit` gives a reason, and as `unit_wise_maps` and `ngd_theory.kernels.infinite.linearize`.
     InputError
         For unit-wise without ``key``, and a damping that is negative or beyond the range of its type.
     SingularKernelError
-        Where a solve breaks down.
+        If a solve breaks down.
     """
     name = approximation.name
     n = len(x)
@@ -134,9 +133,9 @@ def predictor(
 
 
 def why_no_limit(approximation: Approximation, net: Network) -> str | None:
-    """Why `predictor` has no maps of this approximation for this network; None where it has.
+    """Why `predictor` has no maps of this approximation for this network; None if it has.
 
-    Whether any source knows the network's kernels is not asked.
+    It does not check whether a source knows the network's kernels.
     """
     if net.readout_scale != 1:
         return NOT_LAZY
@@ -173,13 +172,13 @@ def predict_limit(
 ) -> Trajectory:
     """Predict training under MSE with the maps of the infinite-width limit (docs/theory.md section 5).
 
-    The outputs at initialisation are given, not zero, so that a finite network and its limit start alike
-    and differ by what the width does to the kernels and to the path: O(1/sqrt(M)).
+    The outputs at initialisation are given, not zero, so a finite network and its limit start alike. They then
+    differ only by the effect of the width on the kernels and on the path: O(1/sqrt(M)).
 
     Parameters
     ----------
     approximation : Approximation
-        Any of which `why_no_limit` says nothing.
+        Any for which `why_no_limit` returns None.
     network : Network
         Its widths matter for unit-wise only.
     x : (N, *input_shape)
@@ -201,7 +200,7 @@ def predict_limit(
     Raises
     ------
     NotPredictedError
-        Where there is no limit to predict.
+        If there is no limit to predict.
     InputError
         As `predict`.
     """
@@ -215,7 +214,7 @@ def predict_limit(
         key=key,
         num_units=num_units,
     )
-    # The maps are per output: of C outputs they are K (x) I_C, index n*C + c.
+    # The maps are per output: for C outputs they are K (x) I_C, index n*C + c.
     each = jnp.eye(outputs.shape[1], dtype=outputs.dtype)
     q = None if x_test is None else jnp.kron(maps.test_map, each)
     k = jnp.kron(maps.train_map, each)

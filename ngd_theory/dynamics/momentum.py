@@ -19,9 +19,9 @@ from ngd_theory.pytrees import pytree
 class Momentum:
     """``d <- mu d + (G + rho)^-1 J^T (residual - c J d)/N``, then ``theta <- theta - eta d``; d starts at 0.
 
-    J, G and the residual are those of the step's batch. Without c it is the heavy ball (Polyak 1964). With ``c =
-    mu/alpha`` it is SPRING (Goldshlager, Abrahamsen & Lin 2024, where alpha = 1): of the last direction only that part
-    is kept which does not move the outputs on the batch at hand.
+    J, G and the residual are those of the step's batch. Without c it is the heavy ball (Polyak 1964). With
+    ``c = mu/alpha`` it is SPRING (Goldshlager, Abrahamsen & Lin 2024, where alpha = 1): it keeps only the part of the
+    last direction that does not move the outputs on the current batch.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Momentum:
             _require("correction", self.correction, _LARGEST, "finite and at least 0")
 
     def along(self, eigenvalues):
-        """``mu - c lambda``: what is kept of a direction along eigenvectors of K, at full batch."""
+        """``mu - c lambda``: the factor of the last direction along eigenvectors of K, on the full batch."""
         correction = 0.0 if self.correction is None else self.correction
         return self.decay - correction * eigenvalues
 
@@ -64,7 +64,7 @@ def spring(decay: float | Array, constant: float | Array = 1.0) -> Momentum:
     decay : float
         mu, from 0 to 1.
     constant : float
-        alpha: 1 for exact. With it a step leaves ``1 - eta alpha`` of the batch's residual, whatever mu is.
+        alpha; 1 for exact. A step then leaves ``1 - eta alpha`` of the batch's residual, whatever mu is.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def spring(decay: float | Array, constant: float | Array = 1.0) -> Momentum:
 
 
 def as_momentum(momentum: float | Array | Momentum, dtype) -> Momentum | None:
-    """A number as heavy ball, in the type of the outputs; None where there is known to be no momentum."""
+    """Convert a number to heavy ball, in the type of the outputs; None if it is known to be no momentum."""
     found = momentum if isinstance(momentum, Momentum) else Momentum(momentum)
     if all(is_known(number) and number == 0 for number in jax.tree.leaves(found)):
         return None
@@ -86,7 +86,7 @@ def as_momentum(momentum: float | Array | Momentum, dtype) -> Momentum | None:
 
 
 def next_direction(approximation, lin, residual, damping, direction, momentum: Momentum | None):
-    """Direction d of a step that sees ``lin``, from the last one's; the natural gradient itself without momentum."""
+    """Direction d of a step on ``lin``, from the last direction; without momentum it is the natural gradient."""
     if momentum is None:
         return approximation.natural_gradient(lin, residual, damping)
     if momentum.correction is not None:
@@ -101,15 +101,15 @@ def spectral_radius(
     step_size: float | Array,
     momentum: float | Array | Momentum = 0.0,
 ) -> Float[Array, " n"]:
-    """Factor by which a step changes the residual along an eigenvector of K in the long run, on the full batch.
+    """Long-run factor per step of the residual along each eigenvector of K, on the full batch.
 
-    The larger modulus of the two roots of ``z^2 - (1 + m - x) z + m``, of the 2 x 2 recursion of residual and
-    direction; ``x = eta lambda``, ``m = mu - c lambda``.
+    It is the larger modulus of the two roots of ``z^2 - (1 + m - x) z + m``, which come from the 2 x 2 recursion of
+    residual and direction. Here ``x = eta lambda`` and ``m = mu - c lambda``.
 
     Parameters
     ----------
     eigenvalues : (n,)
-        lambda, of K.
+        lambda, the eigenvalues of K.
     step_size : float
         eta.
     momentum : float or Momentum

@@ -40,24 +40,24 @@ def predict(
 ) -> Trajectory:
     """Predict training with ``f <- f - eta K residual(f)``, K frozen at ``lin``.
 
-    For MSE in closed form, from the eigenbasis of the symmetric ``K = U diag(lambda) U^T``:
+    For MSE the prediction is a closed form in the eigenbasis of the symmetric ``K = U diag(lambda) U^T``:
     ``r_t = U (1 - eta lambda)^t U^T r_0`` and ``f_t(at) = f_0(at) - Q U g_t(lambda) U^T r_0`` with
-    ``g_t = (1 - (1 - eta lambda)^t)/lambda``: exact at every t, whatever damping and approximation; with
-    `Identity` it is gradient descent in the eigenbasis of the NTK, with `Exact` the spectral form
-    ``lambda = theta/(theta + rho)``. With momentum the same, of a 2 x 2 recursion an eigenvalue. For cross-entropy the
-    recursion is simulated, the Jacobian frozen and the Fisher's Lambda taken at the current outputs.
+    ``g_t = (1 - (1 - eta lambda)^t)/lambda``. It is exact at every t, for every damping and approximation. With
+    `Identity` it is gradient descent in the eigenbasis of the NTK; with `Exact` it is the spectral form
+    ``lambda = theta/(theta + rho)``. With momentum, each eigenvalue has its own 2 x 2 recursion. For cross-entropy the
+    recursion is simulated: the Jacobian is frozen, and the Fisher's Lambda is that of the current outputs.
 
-    With mini-batches, ``f <- f - eta Q_S residual(f_S)`` with ``Q_S = (1/B) J (G_S + rho)^-1 J_S^T`` of the batch S
-    (docs/theory.md section 12), is simulated too: exact for these batches.
+    With mini-batches ``f <- f - eta Q_S residual(f_S)`` is simulated too, exactly for these batches. Here
+    ``Q_S = (1/B) J (G_S + rho)^-1 J_S^T`` belongs to the batch S (docs/theory.md section 12).
 
     Parameters
     ----------
     approximation : Approximation
-        For cross-entropy one whose ``kind`` has that loss.
+        For cross-entropy, its ``kind`` must have that loss.
     lin : Linearization
         At the N training inputs, at initialisation.
     targets : (N, C)
-        Real numbers; for cross-entropy a distribution a row.
+        Real numbers; for cross-entropy one distribution per row.
     step_size : float
         eta.
     num_steps : int
@@ -67,7 +67,7 @@ def predict(
         At N' test inputs.
     loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
     batches : (num_steps, B) whole numbers, optional
-        The samples of every step (`draw_batches`); all of them when None.
+        Indices of the samples of every step (`draw_batches`); all samples if None.
     momentum : float or Momentum
         Heavy ball, or `spring`.
 
@@ -80,12 +80,24 @@ def predict(
     Raises
     ------
     InputError
-        For targets of the wrong shape or that the loss has no meaning for, a NaN or infinity, numbers beyond the range
+        For targets that have the wrong shape or are invalid for the loss, a NaN or infinity, numbers beyond the range
         of the outputs' type, a step size that is not positive, ``num_steps < 0``, more steps than memory has room for,
         batches of another shape, or a momentum out of range. Inside jit, vmap and grad values are not known, and only
         shapes are checked.
     SingularKernelError
-        Where a solve breaks down; inside jit the trajectory is NaN instead.
+        If a solve breaks down; inside jit the trajectory is NaN instead.
+
+    Examples
+    --------
+    >>> import jax, ngd_theory as ngd
+    >>> net = ngd.networks.mlp(8, [64, 64], 1, "tanh")
+    >>> params = net.init(jax.random.key(0))
+    >>> x = jax.random.normal(jax.random.key(1), (4, 8))
+    >>> lin = ngd.networks.linearize(net, params, x)
+    >>> exact = ngd.fisher.by_name("exact")
+    >>> predicted = ngd.dynamics.predict(exact, lin, jax.numpy.ones((4, 1)), 0.5, 2, damping=1e-6)
+    >>> [round(float(loss / predicted.losses[0]), 2) for loss in predicted.losses]
+    [1.0, 0.25, 0.06]
     """
     objective = losses.by_name(loss)
     test_outputs = None if at is None else at.outputs
@@ -117,7 +129,7 @@ def predict(
 
 
 def _explain(approximation, lin, objective, targets, damping, outputs, test, batches) -> None:
-    """Raise where the first step that is not finite is a solve's fault; else the outputs grew without bound."""
+    """Raise if a failed solve caused the first step that is not finite; else the outputs grew without bound."""
     recorded = [a.reshape(len(a), -1) for a in (outputs, test) if a is not None]
     finite = np.isfinite(np.concatenate(recorded, axis=1)).all(axis=1)
     step = max(np.argmin(finite) - 1, 0)
@@ -131,7 +143,7 @@ def _explain(approximation, lin, objective, targets, damping, outputs, test, bat
 
 
 def _seen(approximation, lin, targets, batch):
-    """What a step sees of the samples."""
+    """The approximation, linearisation and targets that a step on a batch uses."""
     if batch is None:
         return approximation, lin, targets
     return approximation.of_samples(batch), lin.take(batch), targets[batch]
@@ -148,7 +160,7 @@ def predict_from_maps(
     test_outputs: Float[Array, "M C"] | None = None,
     momentum: float | Array | Momentum = 0.0,
 ) -> Trajectory:
-    """Predict training under MSE from function-space maps already at hand; see `predict`.
+    """Predict training under MSE from given function-space maps; see `predict`.
 
     Parameters
     ----------
@@ -160,14 +172,15 @@ def predict_from_maps(
     step_size : float
     num_steps : int
     q : (N'*C, N*C), optional
-        Map to the test set; needs ``test_outputs``, f_0 there.
+        Map to the test set; needs ``test_outputs``.
     test_outputs : (N', C), optional
+        f_0 on the test set.
     momentum : float or Momentum
 
     Raises
     ------
     InputError
-        As `predict`; for maps of other shapes than the outputs ask for, or a ``q`` without ``test_outputs``.
+        As `predict`; also for maps whose shapes do not fit the outputs, or only one of ``q`` and ``test_outputs``.
     """
     check_schedule(step_size, num_steps, outputs, test_outputs)
     targets = check_targets(losses.MSE, targets, outputs)
@@ -198,7 +211,7 @@ def check_map(name, map, rows, columns):
 
 @partial(jax.jit, static_argnames="num_steps")
 def _spectral(k, q, outputs, test_outputs, targets, step_size, num_steps, momentum):
-    # Eigenvectors of an isotropic K have no derivatives; what is predicted has.
+    # Eigenvectors of an isotropic K have no derivatives, but the prediction has.
     predict = differentiated_as(partial(_step_by_step, num_steps))(partial(_at_once, num_steps))
     return predict(k, q, outputs, test_outputs, targets, step_size, momentum)
 
@@ -220,14 +233,14 @@ def _at_once(num_steps, k, q, outputs, test_outputs, targets, step_size, momentu
 
 
 def _powers(eigenvalues, step_size, initial, num_steps):
-    """Residuals along eigenvectors at all times, and eta times the sum of those before: powers and their sums."""
+    """Residuals along eigenvectors at all times, and eta times the sum of the earlier ones, from powers."""
     times, rates = jnp.arange(num_steps + 1)[:, None], step_size * eigenvalues[None]
     residuals = power(1 - rates, times) * initial[None]
     return residuals, geometric_sum(rates, times) * step_size * initial[None]
 
 
 def _pairs(eigenvalues, step_size, initial, num_steps, momentum):
-    """As `_powers`, with momentum: eta times the sum of directions, from the 2 x 2 recursion of each eigenvalue."""
+    """As `_powers`, with momentum: from the 2 x 2 recursion of each eigenvalue; the sum is that of directions."""
     kept = momentum.along(eigenvalues)
 
     def step(state, _):
@@ -245,7 +258,7 @@ def _pairs(eigenvalues, step_size, initial, num_steps, momentum):
 
 @full_precision
 def _step_by_step(num_steps, k, q, outputs, test_outputs, targets, step_size, momentum):
-    """The same from the recursion, of outputs and of the coordinates d of the direction ``J^T d``."""
+    """The same as `_at_once`, by a recursion of the outputs and of the coordinates d of the direction ``J^T d``."""
     k = (k + k.T) / 2
     decay, correction = (0.0, None) if momentum is None else (momentum.decay, momentum.correction)
 

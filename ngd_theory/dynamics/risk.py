@@ -1,15 +1,15 @@
-"""Expected squared error of the linearised network over label noise: bias, variance, and over initialisations.
+"""Expected squared error of the linearised network: bias, variance over label noise, spread over initialisations.
 
-Labels ``y = y* + e`` with independent noise of covariance ``sigma^2 I`` are trained under MSE with maps K and Q
-(docs/theory.md sections 2 and 13). The outputs are affine in the labels and in the outputs f_0 at the start,
+The network is trained under MSE with maps K and Q, on labels ``y = y* + e`` with independent noise e of covariance
+``sigma^2 I`` (docs/theory.md sections 2 and 13). The outputs are affine in the labels and in the initial outputs f_0,
 
     f_t = f_0 + W_t (y - f_0),     W_t = eta Q sum_{s<t} (I - eta K)^s     (on the training set Q = K),
 
-so that with ``m = E f_0`` and ``V = Cov f_0`` over initialisations, means over e and f_0 are closed forms:
+so means over e and f_0 are closed forms. With ``m = E f_0`` and ``V = Cov f_0`` over initialisations they are:
 
     bias      |m' - y*' - W_t (m - y*)|^2,     variance  sigma^2 |W_t|_F^2,     spread  tr(A V A^T),  A = [-W_t, I],
 
-each divided by the number of outputs: a mean over the N'C outputs, without 1/2. Their sum is the risk.
+each divided by the number of outputs N'C: means over the outputs, without 1/2. Their sum is the risk.
 """
 
 import math
@@ -45,19 +45,19 @@ from ngd_theory.pytrees import pytree
 class Risk:
     """Mean squared error of the outputs against clean targets, at T times, in its parts.
 
-    Each is a mean over the NC or N'C outputs, with no 1/2. The clean targets are what is compared with: noise of fresh
-    labels would add sigma^2.
+    Each is a mean over the NC or N'C outputs, with no 1/2. Outputs are compared with clean targets; comparison with
+    fresh noisy labels would add sigma^2.
 
     Attributes
     ----------
     times : (T,)
         Updates made; infinity is convergence.
     bias, test_bias : (T,)
-        Squared: of the mean over label noise and initialisations. Test parts are None without a test set.
+        Squared error of the mean over label noise and initialisations. Test parts are None without a test set.
     variance, test_variance : (T,)
-        Over label noise.
+        Variance over label noise.
     spread, test_spread : (T,)
-        Variance over initialisations; 0 where one is given.
+        Variance over initialisations; 0 if only one is given.
     """
 
     made_by: ClassVar[str] = "ngd.dynamics.risk(...)"
@@ -114,7 +114,7 @@ def risk(
     at : Linearization, optional
         At N' test inputs.
     test_targets : (N', C), optional
-        y* there; with ``at``.
+        y* at the test inputs; needed with ``at``.
 
     Returns
     -------
@@ -124,24 +124,24 @@ def risk(
     Raises
     ------
     InputError
-        As `predict`; for a noise or a time that is negative or not finite (but for infinity), and infinity where
-        the step size is too large to converge.
+        As `predict`; also for a noise that is negative or not finite, a time that is neither a whole number >= 0 nor
+        infinity, and infinity if the step size is too large to converge.
     NotPredictedError
-        For infinity where the outputs come to no limit otherwise.
+        For infinity if the outputs have no limit for another reason.
     SingularKernelError
-        Where a solve breaks down.
+        If a solve breaks down.
 
     Notes
     -----
-    Inside jit, vmap and grad what has no limit is NaN instead of an error. Derivatives of what is at infinity are NaN
-    where K is singular, or not done after 2^31 steps. Eigenvalues of K below its rounding are zero: outputs along
-    them stay.
+    Inside jit, vmap and grad a missing limit gives NaN instead of an error. Derivatives at infinity are NaN if K is
+    singular, or if training has not converged after 2^31 steps. Eigenvalues of K below its rounding count as zero:
+    outputs along them do not change.
     """
     _require_whole_test_set(at=at, test_targets=test_targets)
     k, q = train_and_test_maps(approximation, lin, damping, at)
     test_outputs = None if at is None else at.outputs
     how = targets, noise, step_size, times, q, test_outputs, test_targets
-    # G is symmetric, and so is K, whatever rounding made of it.
+    # G is symmetric, so K is symmetric up to rounding.
     return _from_maps(k, lin.outputs, *how, symmetric=True)
 
 
@@ -157,16 +157,16 @@ def risk_from_maps(
     test_outputs: Float[Array, "..."] | None = None,
     test_targets: Float[Array, "M C"] | None = None,
 ) -> Risk:
-    """Risk from function-space maps at hand, such as those of `ngd_theory.fisher.population_maps`; see `risk`.
+    """Risk from given function-space maps, such as those of `ngd_theory.fisher.population_maps`; see `risk`.
 
     Parameters
     ----------
     k : (N*C, N*C)
-        Map on the training set. It need not be symmetric; inside jit, where this cannot be read, it is taken not to be.
+        Map on the training set. It need not be symmetric. Inside jit it cannot be read, and counts as not symmetric.
     outputs : (N, C) or (R, N, C)
-        f_0 on the training set, of one initialisation or of R, which are the distribution: mean and covariance
-        have 1/R. The maps are held, as they are in the limit of wide networks; where those of each initialisation
-        differ, make a `Risk` of each and take the mean of their totals.
+        f_0 on the training set, of one initialisation or of R. The R initialisations are the whole distribution: mean
+        and covariance have 1/R. All have the same maps, as in the limit of wide networks. If each initialisation has
+        its own maps, make a `Risk` of each and take the mean of their totals.
     targets : (N, C)
         y*, clean.
     noise, step_size, times
@@ -174,7 +174,7 @@ def risk_from_maps(
     q : (N'*C, N*C), optional
         Map to the test set; needs the next two.
     test_outputs : (N', C) or (R, N', C), optional
-        Of the same initialisations.
+        f_0 on the test set, of the same initialisations.
     test_targets : (N', C), optional
 
     Returns
@@ -184,8 +184,8 @@ def risk_from_maps(
     Raises
     ------
     InputError, NotPredictedError
-        As `risk`; for maps and outputs of other shapes. Where K is not symmetric, infinity needs an invertible K
-        that has converged after 2^31 steps.
+        As `risk`; also for maps and outputs whose shapes do not fit. If K is not symmetric, infinity needs an
+        invertible K and training that has converged after 2^31 steps.
     """
     return _from_maps(
         *(k, outputs, targets, noise, step_size, times, q, test_outputs, test_targets),
@@ -202,11 +202,11 @@ def prior_risk(
     step_size: float | Array,
     times: Sequence[float],
 ) -> Risk:
-    """Risk over clean targets that are random themselves, as Amari et al. (2020) have it: ``y* - f_0 ~ N(0, prior)``.
+    """Risk for clean targets that are random, ``y* - f_0 ~ N(0, prior)``, as in Amari et al. (2020).
 
-    Targets ``y* = f_0 + J theta`` with ``theta ~ N(0, C)`` have the prior ``J C J^T`` over both sets. Of all maps that
-    fit the labels none has a smaller test bias at convergence than that of the preconditioner C itself: gradient
-    descent where C = I ("aligned"), and the natural gradient where C is the inverse of its Fisher ("misaligned").
+    Targets ``y* = f_0 + J theta`` with ``theta ~ N(0, C)`` have the prior ``J C J^T`` over both sets. Among all maps
+    that fit the labels, the map of the preconditioner C has the smallest test bias at convergence: gradient descent if
+    C = I ("aligned"), and the natural gradient if C is the inverse of its Fisher ("misaligned").
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def prior_risk(
         As in `risk_from_maps`.
     q : (N'*C, N*C)
     prior : (N*C + N'*C, N*C + N'*C)
-        Covariance of the targets' distance from f_0 over training and test outputs, positive semi-definite.
+        Covariance of ``y* - f_0`` over training and test outputs, positive semi-definite.
     noise, step_size, times
         As in `risk`.
 
@@ -226,7 +226,7 @@ def prior_risk(
     Raises
     ------
     InputError, NotPredictedError
-        As `risk_from_maps`; for a prior of another shape, or that is not symmetric.
+        As `risk_from_maps`; also for a prior of another shape, or one that is not symmetric.
     """
     rows, test_rows, both = (np.zeros((n, 1), k.dtype) for n in (len(k), len(q), len(k) + len(q)))
     _check_schedule(noise, step_size, times, rows)
@@ -261,7 +261,7 @@ def ensemble_risk(
     Parameters
     ----------
     maps : Predictor
-        Of the same ``net``, ``x`` and ``x_test``.
+        Made for the same ``net``, ``x`` and ``x_test``.
     net : Network
     x, x_test : (N, *input_shape), (N', *input_shape)
     targets, test_targets : (N, C), (N', C)
@@ -276,7 +276,7 @@ def ensemble_risk(
     Raises
     ------
     InputError, NotPredictedError
-        As `risk`; for maps of other numbers of inputs.
+        As `risk`; also for maps of other numbers of inputs.
     """
     n, m = len(x), len(x_test)
     maps.require_samples(n, m)
@@ -294,7 +294,7 @@ def ensemble_risk(
         for clean, like in ((targets, nowhere), (test_targets, no_test))
     ]
     root, test_root = _roots(nngp(net, joined(net, x, x_test)), n)
-    # Of each output alike, so that K (x) I_C needs no C copies: targets are columns.
+    # The distribution is the same for each output, so targets are columns and K (x) I_C is not formed.
     train, test = (-means[0], root), (-means[1], test_root)
     return _evaluate(maps.train_map, maps.test_map, train, test, noise, step_size, times, True)
 
@@ -320,7 +320,7 @@ def _from_maps(
 
 
 def _require_whole_test_set(**given) -> None:
-    """Raise `InputError` where some of what belongs together is None."""
+    """Raise `InputError` if some of the arguments are None, but not all."""
     if len({value is None for value in given.values()}) > 1:
         raise InputError(f"{' and '.join(given)} belong together: give all of them, or none")
 
@@ -335,7 +335,7 @@ def _start(name, outputs, targets):
 
 
 def _check_schedule(noise, step_size, times, outputs) -> None:
-    """Raise `InputError` for a noise, step size or time that has no meaning."""
+    """Raise `InputError` for an invalid noise, step size or time."""
     check_schedule(step_size, 0, outputs)
     if np.ndim(noise) or (is_known(noise) and not 0 <= float(noise) < math.inf):
         raise InputError(f"noise is {shown(noise)}; it must be one finite number >= 0")
@@ -356,13 +356,13 @@ def _is_symmetric(k) -> bool:
 
 @jax.jit
 def _is_nearly_symmetric(k):
-    """Up to what solves may lose: half the digits."""
+    """Whether it is symmetric up to half the digits, which solves may lose."""
     return norm(k - k.T) <= jnp.finfo(k.dtype).eps ** 0.5 * norm(k)
 
 
 @partial(jax.jit, static_argnums=1)
 def _roots(covariance, num_train):
-    """Rows of a root of the covariance over both sets, on the training set and on the other."""
+    """A root of the covariance over both sets: its rows for the training set, and those for the other set."""
     return tuple(jnp.split(symmetric_roots(covariance)[0], [num_train]))
 
 
@@ -390,7 +390,7 @@ def _evaluate(k, q, start, test_start, noise, step_size, times, symmetric) -> Ri
 
 
 def _explain(k, step_size, symmetric) -> Exception:
-    """Why there is no limit."""
+    """The error that says why there is no limit."""
     eigenvalues = np.linalg.eigvalsh((k + k.T) / 2) if symmetric else np.linalg.eigvals(k)
     radius = float(np.max(np.abs(1 - step_size * eigenvalues)))
     if np.max(np.abs(eigenvalues)) * step_size >= 2:
@@ -407,7 +407,7 @@ def _explain(k, step_size, symmetric) -> Exception:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _parts(symmetric, ends, k, q, start, test_start, step_size, steps, noise, places):
-    """The fields of `Risk` but the times."""
+    """The fields of `Risk` except the times."""
     found = []
     moved = second_moments(symmetric, ends, k, q, start, test_start, step_size, steps)
     maps = [k] if q is None else [k, q]

@@ -1,8 +1,8 @@
-"""How columns of outputs and labels travel under maps K and Q: sums of squares at any number of steps and at infinity.
+"""Sums of squares of columns that evolve under maps K and Q, after any number of steps and at infinity.
 
-On the training set ``D_t = (I - eta K)^t D_0``, elsewhere ``D'_t = D'_0 - W_t D_0`` with ``W_t = eta Q sum_{s<t} (I -
-eta K)^s``. For a symmetric K in its eigenbasis, where a time costs no product of two large matrices; for any other by
-doubling.
+On the training set ``D_t = (I - eta K)^t D_0``; at other inputs ``D'_t = D'_0 - W_t D_0`` with
+``W_t = eta Q sum_{s<t} (I - eta K)^s``. A symmetric K is treated in its eigenbasis, where no powers of matrices are
+needed; for any other K they are computed by doubling.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ from ngd_theory.linalg import differentiated_as, eigh
 from ngd_theory.numerics import geometric_sum, norm, power
 from ngd_theory.precision import full_precision
 
-#: The last time that is counted in steps; beyond it is infinity.
+#: The largest finite number of steps; `_by_powers` takes it for infinity.
 LAST_TIME = 2**31 - 1
 
 Columns = tuple[Array, Array]
@@ -32,14 +32,14 @@ def second_moments(
     step_size: Float[Array, ""],
     steps: Int[Array, " T"],
 ) -> list[tuple[Array, Array, Array]]:
-    """For the training set, and the other where there is one: squares at all times.
+    """Sums of squares at all times, for the training set and for the test set if there is one.
 
     Parameters
     ----------
     symmetric : bool
-        Whether K is; then only its symmetric part counts.
+        Whether K is symmetric; then only its symmetric part is used.
     ends : bool
-        Whether to append infinity to the times; NaN where the outputs have no limit.
+        Whether to append infinity to the times; the result is NaN there if the outputs have no limit.
     k, q : maps
     start, test_start : pair of columns
         Means, and roots of covariances.
@@ -49,17 +49,17 @@ def second_moments(
     Returns
     -------
     list of ((T,) array, (T,) array, (T,) array)
-        Squares of the means' columns a column, of all the roots' columns, and ``|W|_F^2``.
+        For each set: squares of the mean averaged over its columns, squares of all columns of the root, ``|W|_F^2``.
     """
     way = partial(_by_powers, ends)
     if symmetric:
-        # Eigenvectors of an isotropic K have no derivatives; these sums have.
+        # Eigenvectors of an isotropic K have no derivatives, but these sums have.
         way = differentiated_as(way)(partial(_by_spectrum, ends))
     return way(k, q, start, test_start, step_size, steps)
 
 
 def _squared(rows: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Mean squares a row, of the mean's columns and of the root's all together."""
+    """Sum of squares of the mean, averaged over its columns, and of all columns of the root."""
     mean, root = rows
     return jnp.sum(mean**2) / mean.shape[1], jnp.sum(root**2)
 
@@ -72,12 +72,12 @@ def _by_spectrum(ends, k, q, start, test_start, step_size, steps):
     decay, travelled = power(1 - rates, times), step_size * geometric_sum(rates, times)
     images = vectors * eigenvalues[None], None if q is None else q @ vectors
     if ends:
-        # What is zero is told by how much rounding made of K: its asymmetry shows what solves have lost.
+        # Eigenvalues below rounding count as zero. The asymmetry of K shows how much the solves have lost.
         floor = 10 * len(k) * jnp.finfo(k.dtype).eps * jnp.max(jnp.abs(eigenvalues))
         stays = jnp.abs(eigenvalues) <= floor + norm(k - k.T)
         converges = jnp.all(stays | (jnp.abs(1 - rates[0]) < 1))
         if images[1] is not None:
-            # What K does not see must move no test output.
+            # Directions that K does not see must not move a test output.
             stray = norm(jnp.where(stays[None], images[1], 0))
             converges &= stray <= jnp.finfo(k.dtype).eps ** 0.5 * norm(images[1])
         inverse = jnp.where(stays, 0, 1 / jnp.where(stays, 1, eigenvalues))
@@ -123,7 +123,7 @@ def _by_powers(ends, k, q, start, test_start, step_size, steps):
     found = jax.lax.map(lambda t: at(after(t)), steps)
     if ends:
         decay, total = after(jnp.asarray(LAST_TIME, jnp.int32))
-        # Where nothing is left to rounding, what is summed is the limit.
+        # If the decay is zero up to rounding, the sum is the limit.
         gone = norm(decay) <= len(k) * jnp.finfo(k.dtype).eps
         last = at(tuple(jnp.where(gone, x, jnp.nan) for x in (decay, total)))
         found = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), found, last)

@@ -56,7 +56,7 @@ def train(
         Left as they are.
     x : (N, *input_shape)
     y : (N, C)
-        Targets: real numbers; for cross-entropy a distribution a row.
+        Targets: real numbers; for cross-entropy one distribution per row.
     approximation : Approximation
         G, rebuilt at every step.
     step_size : float
@@ -65,8 +65,8 @@ def train(
     damping : float
         rho.
     x_test : (N', *input_shape), optional
-        Where the outputs are recorded too. Any points: rows of ``x`` among them are no error, and no test of what was
-        learnt (`ngd_theory.data.load` refuses them).
+        Outputs are recorded here too. Rows of ``x`` among them are no error, but they do not test what was learnt
+        (`ngd_theory.data.load` refuses more than one in a hundred).
     loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
     on_step : callable, optional
         Called with the step and its training loss, for progress.
@@ -75,26 +75,37 @@ def train(
         f_0)/epsilon`` from ``phi = theta_0`` (docs/theory.md, section 8). 1 is the network as it is; as epsilon -> 0
         the rescaled network becomes the linearised one, whose training `predict` predicts.
     batches : (num_steps, B) whole numbers, optional
-        The samples that make the gradient and G of every step (`draw_batches`); outputs and losses are of all samples.
+        Samples (indices) for the gradient and G of each step (`draw_batches`). Outputs and losses are of all samples.
     momentum : float or Momentum
-        Heavy ball, or `spring`: then a step follows ``d`` of `Momentum`.
+        Heavy ball, or `spring`. A step then follows ``d`` of `Momentum`.
 
     Returns
     -------
     Trajectory
         With ``params`` and ``parameter_distances``. A loss that is not finite, or above
-        `DIVERGENCE_FACTOR` times the first, stops training: ``diverged`` is True and what was seen is kept.
+        `DIVERGENCE_FACTOR` times the first, stops training: ``diverged`` is True and the entries so far are kept.
         Outputs, losses and distances are those of the rescaled network; ``params`` are the plain network's,
         ``theta_0 + epsilon (phi - theta_0)``.
 
     Raises
     ------
     InputError
-        For wrong shapes, a NaN or infinity in the data or the parameters, targets that the loss has no meaning for, a
-        bad step size, damping, laziness, momentum, batches or number of steps, and more steps than memory has room for;
-        inside jit, vmap or grad, where no number can be read.
+        For wrong shapes, a NaN or infinity in the data or the parameters, targets that are invalid for the loss, a bad
+        step size, damping, laziness, momentum, batches or number of steps, and more steps than memory has room for.
+        Also inside jit, vmap or grad, where no number can be read.
     SingularKernelError
-        When the natural gradient is not finite though the outputs are: a solve broke down.
+        If the natural gradient is not finite but the outputs are: a solve broke down.
+
+    Examples
+    --------
+    >>> import jax, ngd_theory as ngd
+    >>> net = ngd.networks.mlp(8, [64, 64], 1, "tanh")
+    >>> params = net.init(jax.random.key(0))
+    >>> x = jax.random.normal(jax.random.key(1), (4, 8))
+    >>> y, exact = jax.numpy.ones((4, 1)), ngd.fisher.by_name("exact")
+    >>> trained = ngd.dynamics.train(net, params, x, y, exact, 0.5, 2, damping=1e-6, laziness=1e-3)
+    >>> [round(float(loss / trained.losses[0]), 2) for loss in trained.losses]
+    [1.0, 0.25, 0.06]
     """
     objective = losses.by_name(loss)
     check_laziness(laziness)
@@ -116,14 +127,14 @@ def train(
     x, y, start = jnp.asarray(x), jnp.asarray(y), jax.tree.map(jnp.asarray, params)
     eta = jnp.asarray(step_size, jnp.result_type(*jax.tree.leaves(params)))
     epsilon = jnp.asarray(laziness, recorded[0].dtype)
-    # At epsilon = 1 they are not looked at.
+    # At epsilon = 1 they are not used.
     first, first_test = jnp.zeros(recorded[0].shape, recorded[0].dtype), None
     if laziness != 1:
         first = _apply(network, start, x)
         first_test = None if x_test is None else _apply(network, start, x_test)
-    # Steps overwrite their parameters.
+    # A copy, because steps overwrite their parameters.
     params = jax.tree.map(jnp.copy, start)
-    # A number of the host, on no device: another placement would be another program.
+    # A number on the host, not on a device: another placement would compile another program.
     limits = jnp.finfo(eta.dtype)
     ceiling = np.asarray(limits.max, eta.dtype)
     points: list[_Point] = []
@@ -134,7 +145,7 @@ def train(
         return _step(network, objective, params, x, y, *how)
 
     def stops(step: int) -> bool:
-        """Read what a step gave: whether the loss is out of bounds."""
+        """Read the results of a step; True if the loss is out of bounds."""
         points[step] = point = points[step].read()
         if on_step is not None:
             on_step(step, point.loss)
@@ -168,7 +179,7 @@ def train(
             allowed = DIVERGENCE_FACTOR * np.maximum(float(value), float(limits.tiny))
             ceiling = np.asarray(min(allowed, float(limits.max)), eta.dtype)
         points.append(_Point(f, test, value, distance, finite))
-        # One step behind: the device has the next before the host asks for the last.
+        # The host reads one step behind, so that the device already has the next step.
         if step > 0 and (diverged := stops(step - 1)):
             points.pop()
             break
@@ -194,7 +205,7 @@ class _Point(NamedTuple):
     finite: Any
 
     def read(self) -> "_Point":
-        """On the host; waits for its step."""
+        """The same point on the host; waits for its step."""
         tests = None if self.tests is None else on_host(self.tests)
         numbers = float(self.loss), float(self.distance), bool(self.finite)
         return _Point(on_host(self.outputs), tests, *numbers)
@@ -217,7 +228,7 @@ def _step(
     momentum=None,
     direction=None,
 ):
-    """New parameters and direction, in the memory of the old; the old ones where the loss is above ``ceiling``."""
+    """New parameters and direction, in the memory of the old; the old parameters if the loss is above ``ceiling``."""
     seen = (x, y, first) if batch is None else (x[batch], y[batch], first[batch])
     lin = linearize(network, params, seen[0])
     # The rescaled network has the Jacobian of the plain one; only its outputs differ.
@@ -229,11 +240,11 @@ def _step(
     residual = objective.residual(lin.outputs, seen[1])
     gradient = next_direction(approximation, lin, residual, damping, direction, momentum)
     value = objective.value(outputs, y)
-    # A failed factorisation poisons every entry of its unit or layer: one row shows it, without another
-    # pass over memory.
+    # A failed factorisation makes every entry of its unit or layer NaN. So one row shows it, without
+    # another pass over memory.
     first_rows = [g.reshape(-1, g.shape[-1])[0] for g in jax.tree.leaves(gradient)]
     finite = jnp.isfinite(sum(jnp.sum(row) for row in first_rows))
-    # Not by `finite`, which is of all layers: each would wait for the last, and all gradients be there at once.
+    # Not `finite`, which needs all layers: each would wait for the last, with all gradients in memory at once.
     sound = value <= ceiling
 
     def moved(p, g):
@@ -248,7 +259,7 @@ _apply = jax.jit(lambda network, params, x: network.apply(params, x), static_arg
 
 @partial(jax.jit, static_argnums=0)
 def loss_value(objective, outputs, targets):
-    """``objective.value`` in one program."""
+    """``objective.value`` as one compiled program."""
     return objective.value(outputs, targets)
 
 

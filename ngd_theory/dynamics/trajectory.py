@@ -1,4 +1,4 @@
-"""What training does to a network, predicted or measured."""
+"""The course of training, predicted or measured."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -20,14 +20,14 @@ class Trajectory:
     losses : (num_steps + 1,)
         Training loss, ``1/(2N) sum |f - y|^2`` for MSE.
     parameter_distances : (num_steps + 1,) or None
-        ``||theta_t - theta_0||``; None where a closed-form prediction does without parameters.
+        ``||theta_t - theta_0||``; None for a closed-form prediction, which needs no parameters.
     params : like ``network.init`` or None
         Final parameters, of a measured trajectory.
     displacement : like ``network.init`` or None
         Final ``theta_T - theta_0``, of a prediction that was simulated.
     diverged : bool
-        Whether training was stopped because the loss grew without bound: there are then fewer than
-        num_steps + 1 entries, the last of which is the step that showed it.
+        Whether training was stopped because the loss grew without bound. There may then be fewer entries
+        than were asked for, and the last one is the step that showed it.
     """
 
     made_by: ClassVar[str] = "ngd.dynamics.train(...) or ngd.dynamics.predict(...)"

@@ -1,4 +1,4 @@
-"""What settings ask for: data, network and approximations."""
+"""Data, network and approximations made from settings."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ def _target_coding(settings: Settings) -> str:
 
 
 class DataSize(NamedTuple):
-    """What a network must know of its data."""
+    """Sizes of the data that a network needs."""
 
     input_dim: int
     output_dim: int
@@ -41,7 +41,7 @@ class DataSize(NamedTuple):
 
 
 def data_size(settings: Settings) -> DataSize:
-    """M_0 and C of the data that the settings ask for; one row of them is prepared, and of a file its targets read.
+    """M_0 and C of the data that the settings ask for, from one prepared row or from the targets of a file.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def data_size(settings: Settings) -> DataSize:
 
 
 def data_digest(settings: Settings) -> str:
-    """`Dataset.digest` of the data that the settings ask for; what is done to the rows is left out."""
+    """`Dataset.digest` of the data that the settings ask for, before the rows are transformed."""
     plain: dict[str, Any] = {"forster": False}
     if settings.dataset != "gaussian":
         plain["input_dim"] = None
@@ -153,7 +153,7 @@ def _activation(s: Settings) -> tuple[str, float, float]:
 
 
 def _token_dim(s: Settings, dataset) -> int:
-    """Numbers of a token: the inputs are cut into ``tokens`` of one size."""
+    """Dimension of a token: the inputs are cut into ``tokens`` pieces of equal size."""
     if dataset.input_dim % s.tokens:
         raise InputError(
             f"inputs of {dataset.input_dim} numbers cannot be cut into {s.tokens} tokens: change tokens or input_dim"
@@ -173,7 +173,7 @@ def _image_shape(s: Settings, dataset) -> tuple[int, ...]:
 
 
 def shaped(network, inputs, dtype):
-    """Rows of numbers as the network takes them."""
+    """Rows of numbers in the input shape of the network."""
     return jnp.asarray(inputs, dtype).reshape(len(inputs), *network.input_shape)
 
 
@@ -186,7 +186,7 @@ def make_approximation(name: str, loss: str, sharing: str = "expand") -> fisher.
 
 
 def broken_premises(settings: Settings, network: networks.Network, name: str) -> dict[str, str]:
-    """Premises of isotropy that sizes alone show to fail; see `Approximation.broken_premises`."""
+    """Premises of isotropy that fail at these sizes; see `Approximation.broken_premises`."""
     approximation = make_approximation(name, settings.loss, settings.sharing)
     equal = settings.forster and settings.bias_std == 0
     return approximation.broken_premises(network.layer_sizes, settings.num_train, equal)

@@ -10,22 +10,22 @@ from ngd_theory.experiment.evidence import Evidence
 
 
 class Outcome(StrEnum):
-    """What a claim comes to."""
+    """Result of judging a claim."""
 
     PASS = "PASS"
     FAIL = "FAIL"
     #: The evidence decides nothing: some of it is missing, not a number, or too little.
     INCONCLUSIVE = "INCONCLUSIVE"
-    #: The statement says nothing of this case.
+    #: The statement says nothing about this case.
     NOT_APPLICABLE = "NOT APPLICABLE"
 
     @property
     def decided(self) -> bool:
-        """Whether something was shown."""
+        """Whether the claim was shown to hold or to fail."""
         return self in (Outcome.PASS, Outcome.FAIL)
 
 
-#: Largest power of a PASS. A claim that a relative error of this size would also pass has shown nothing.
+#: Largest power of a PASS. A claim shows nothing if it would also pass with a relative error of this size.
 WEAKEST = 0.1
 
 
@@ -39,7 +39,7 @@ class UndecidedError(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a claim comes to for one approximation, on one experiment.
+    """Result of a claim for one approximation in one experiment.
 
     Attributes
     ----------
@@ -47,9 +47,9 @@ class Verdict:
     measured, predicted, tolerance : float or None
         None where the claim does not apply.
     power : float or None
-        The smallest relative error of what is predicted that would have failed the claim.
+        Smallest relative error of the prediction that would have failed the claim.
     why : str
-        How the three were compared, or why they were not, in words.
+        How the numbers were compared, or why they were not.
     claim, approximation, statement, source : str
     """
 
@@ -66,7 +66,7 @@ class Verdict:
 
     @property
     def excess(self) -> float:
-        """How many tolerances what was measured is off; infinite where that is no number, or nothing is allowed."""
+        """Error in units of the tolerance, infinite for NaN or a tolerance of 0; 0 if there is nothing to compare."""
         if self.measured is None or self.predicted is None or self.tolerance is None:
             return 0.0
         off = abs(self.measured - self.predicted)
@@ -80,9 +80,9 @@ class Verdict:
 def verdict(
     holds: bool, measured: float, predicted: float, tolerance: float, power: float, why: str
 ) -> Verdict:
-    """The verdict of a check: ``holds`` is False for every comparison with NaN.
+    """Verdict of a check; ``holds`` must be False for a comparison with NaN.
 
-    What holds with a power above `WEAKEST` has shown nothing: it is INCONCLUSIVE.
+    A claim that holds with a power above `WEAKEST` shows nothing: it is INCONCLUSIVE.
     """
     outcome = Outcome.PASS if holds else Outcome.FAIL
     if holds and not power <= WEAKEST:
@@ -102,7 +102,7 @@ class Claim:
     check : ``(evidence, all evidence by approximation) -> Verdict``
         Its docstring derives the tolerance. Raises `NotApplicableError` when the premise fails.
     concerns : ``evidence -> bool``
-        Whether the statement speaks of this approximation at all.
+        Whether the statement is about this approximation.
     """
 
     name: str
@@ -143,7 +143,7 @@ def claim(name: str, statement: str, source: str, concerns: Callable[[Evidence],
 
 
 def judge(evidence: Mapping[str, Evidence]) -> tuple[Verdict, ...]:
-    """Every claim on every approximation it speaks of."""
+    """Judge every claim for every approximation that it is about."""
     return tuple(
         c.judge(one, evidence) for c in CLAIMS for one in evidence.values() if c.concerns(one)
     )

@@ -1,4 +1,4 @@
-"""Every number that is measured of an approximation, named once: for tables, reports and claims of studies."""
+"""Names of all numbers that are measured for an approximation, for tables, reports and claims of studies."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,18 +21,17 @@ class Column:
     kind : {"string", "bool", "int64", "float64"}
     meaning : str
     value : ``(evidence, all evidence of the experiment by approximation) -> value``
-        One value, or one a step; None where there is none.
+        One value, or one for each step; None if there is none.
     measured_by : str or None
-        The measurement of a study that fills it; empty without. None: always there.
+        Measurement of a study that fills the column; without it the column is empty. None: always filled.
     last : bool
-        Whether it is of the last step alone.
+        Whether only the last step has a value.
     layered : bool
-        Whether each layer has one too: ``value`` then takes a `LayerEvidence` as well.
+        Whether each layer has a value too. ``value`` then also takes a `LayerEvidence`.
     lazy : bool
-        Whether it is of the rows of the lazy family, one an epsilon, and of no others: ``value`` then takes a
-        `LazyGap`.
+        Whether only the rows of the lazy family have a value, one for each epsilon. ``value`` then takes a `LazyGap`.
     of_a_constant : bool
-        Whether it is empty where the theory states no constant.
+        Whether the column is empty if the theory states no constant.
     """
 
     kind: Literal["string", "bool", "int64", "float64"]
@@ -58,7 +57,7 @@ def _diverged(e: Evidence, others: Others) -> np.ndarray:
 
 
 def _lazy(value: Callable[[Evidence], float | None]) -> Callable[[Evidence, Others], float | None]:
-    """Of the lazy family; NaN where a run of it is not whole, None where rounding hides the gap."""
+    """Value of the lazy family; NaN if a run is missing or incomplete, None if rounding hides the gap."""
 
     def found(e: Evidence, others: Others) -> float | None:
         whole = e.lazy and all(np.isfinite(e.lazy_gap(run)) for run in e.lazy)
@@ -77,7 +76,7 @@ def _residual(of: str) -> Callable[[Evidence, Others], np.ndarray | None]:
 
 
 def _rival_ratio(e: Evidence, others: Others) -> float | None:
-    """NaN where a run did not come to its last step."""
+    """Value of ``rival_ratio``; NaN if the run did not reach its last step."""
     runs = [o for o in others.values() if o.name != e.name]
     if not runs:
         return None
@@ -90,7 +89,7 @@ def _rival_ratio(e: Evidence, others: Others) -> float | None:
 
 
 def _over_descent(of: str, part: str, descent: str = "descent"):
-    """A part of the converged risk over that of gradient descent at the same inputs; NaN where that is 0."""
+    """A part of the converged risk, divided by that of gradient descent at the same inputs; NaN if that is 0."""
 
     def found(e: Evidence, others: Others) -> float | None:
         if e.generalisation is None:
@@ -102,7 +101,7 @@ def _over_descent(of: str, part: str, descent: str = "descent"):
 
 
 def _change(of: str, place: int) -> Callable[[Evidence, Others], float | None]:
-    """Of the last hidden layer; NaN where a run did not come to its last step, None without a hidden layer."""
+    """Change in the last hidden layer; NaN if the run did not reach its last step, None without a hidden layer."""
 
     def found(e: Evidence, others: Others) -> float | None:
         if e.network.depth == 1:
@@ -115,14 +114,14 @@ def _change(of: str, place: int) -> Callable[[Evidence, Others], float | None]:
 
 
 def _over_rivals(part: str):
-    """A part with the pool's Fisher, over the least of the other approximations'."""
+    """A part of the risk with the pool's Fisher, divided by the least of the other approximations' parts."""
 
     def found(e: Evidence, others: Others) -> float | None:
         if e.generalisation is None:
             return None
         found = [o.generalisation for o in others.values() if o.name != e.name]
         rivals = [getattr(rival.population, part) for rival in found if rival is not None]
-        # Of all or none: a rival that was not measured may be the least.
+        # All rivals are needed, as one that was not measured may be the least.
         if not rivals or len(rivals) < len(found):
             return None
         least = min(rivals)
@@ -258,7 +257,7 @@ COLUMNS: dict[str, Column] = {
     ),
     "gap_order": Column(
         "float64",
-        "slope of log(gap) over log(epsilon); where rounding hides the smaller gap, what it is at least",
+        "slope of log(gap) over log(epsilon); a lower bound if rounding hides the smaller gap",
         _lazy(_order),
         "lazy",
         last=True,
@@ -279,14 +278,14 @@ COLUMNS: dict[str, Column] = {
     ),
     "epsilon_gap": Column(
         "float64",
-        "the larger gap on both sets over all steps at this epsilon; infinite where the run is not whole",
+        "the larger gap on both sets over all steps at this epsilon; infinite for an incomplete run",
         lambda run, _: run.gap,
         "lazy",
         lazy=True,
     ),
     "epsilon_rounding": Column(
         "float64",
-        "what rounding may make of that gap: one up to it says nothing",
+        "largest gap that rounding can explain: a gap below it shows nothing",
         lambda run, _: run.rounding,
         "lazy",
         lazy=True,
@@ -358,13 +357,13 @@ COLUMNS: dict[str, Column] = {
     ),
     "whitened_contraction": Column(
         "float64",
-        "what a predicted step leaves of |Theta^(-1/2) (f - y)|: geometric mean",
+        "factor of |Theta^(-1/2) (f - y)| in a predicted step, geometric mean",
         lambda e, _: e.whitened_contraction,
         "batches",
     ),
     "batch_bound": Column(
         "float64",
-        "at most that, in quadratic mean: exact with independent batches",
+        "upper bound on that factor in quadratic mean, for exact with independent batches",
         lambda e, _: e.batch_bound,
         "batches",
     ),
@@ -430,13 +429,13 @@ COLUMNS: dict[str, Column] = {
     ),
     "fresh_variance_over_descent": Column(
         "float64",
-        "population_variance_over_descent at test inputs that the Fisher is not of",
+        "population_variance_over_descent at fresh test inputs, which are not in the pool of the Fisher",
         _over_descent("fresh", "variance", "fresh_descent"),
         "generalisation",
     ),
     "fresh_bias_over_descent": Column(
         "float64",
-        "population_bias_over_descent at these",
+        "population_bias_over_descent at fresh test inputs",
         _over_descent("fresh", "aligned", "fresh_descent"),
         "generalisation",
     ),
@@ -474,7 +473,7 @@ COLUMNS: dict[str, Column] = {
 
 
 def rows(evidence: Evidence, others: Others, measured: Iterable[str]) -> list[dict[str, Any]]:
-    """The columns of some measurements: a row a step, then a row a layer and one an epsilon if those are measured.
+    """Rows of the table: one for each step, then one for each layer and each epsilon if those are measured.
 
     Parameters
     ----------
@@ -482,7 +481,7 @@ def rows(evidence: Evidence, others: Others, measured: Iterable[str]) -> list[di
     others : dict of str to Evidence
         All of the experiment, by approximation.
     measured : iterable of str
-        Names that columns are ``measured_by``.
+        Measurements, as in `Column.measured_by`.
     """
     wanted = {*measured, None}
     columns = {n: c for n, c in COLUMNS.items() if c.measured_by in wanted}
@@ -507,7 +506,7 @@ def rows(evidence: Evidence, others: Others, measured: Iterable[str]) -> list[di
 
 
 def _common(row: dict[str, Any]) -> dict[str, Any]:
-    """What is not measured, of a step's row."""
+    """The entries of a step's row that no measurement fills."""
     return {n: v for n, v in row.items() if COLUMNS[n].measured_by is None}
 
 

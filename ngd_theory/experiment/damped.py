@@ -1,7 +1,7 @@
-"""Function-space maps at a large damping, on a few samples, by dense algebra: a second opinion on where damping enters.
+"""Function-space maps of a few samples at a large damping by dense algebra, to check where the damping enters.
 
-Each reference is written from the definition of its G (docs/theory.md, sections 3, 6 and 7), with the layers' factors
-and dense solves in NumPy; nothing of `ngd_theory.fisher` is in it.
+Each reference follows the definition of its G (docs/theory.md, sections 3, 6 and 7). It uses the factors of the layers
+and dense solves in NumPy, and no code of `ngd_theory.fisher`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,22 +14,22 @@ import numpy as np
 
 from ngd_theory import losses, networks
 
-#: Rows of the small map, of one sample at least; with more than `MOST_ROWS` there is none.
+#: Rows of the small map, which has at least one sample. There is no map with more than `MOST_ROWS`.
 ROWS, MOST_ROWS = 8, 64
 
 
 @dataclass(frozen=True)
 class DampedMap:
-    """K of a few samples, damped by the mean eigenvalue of what the approximation inverts.
+    """K of a few samples. The damping is the mean eigenvalue of the matrices that the approximation inverts.
 
     Attributes
     ----------
     problem : Problem
-        What the reference is made of.
+        Input of the reference.
     measured : (nC, nC) array
-        By the approximation.
+        K as the approximation computes it.
     reference : (nC, nC) array
-        By dense algebra.
+        K by dense algebra.
     """
 
     problem: "Problem"
@@ -55,9 +55,9 @@ class Problem:
         Lambda; None is I.
     damping : float
     biases : sequence of bool
-        Whether a layer's last input is that of a bias.
+        Whether the last input of a layer belongs to a bias.
     sharing : {"expand", "reduce"}
-        How K-FAC takes positions that share a weight: as rows of their own, or the mean of their inputs and the sum of
+        How K-FAC treats positions that share a weight: as separate rows, or by the mean of their inputs and the sum of
         their sensitivities.
     """
 
@@ -111,7 +111,7 @@ def neighbours(left: int, right: int) -> bool:
 
 
 def block_tridiagonal(problem: Problem, coupled: Callable[[int, int], bool] = neighbours):
-    """In coordinates of each layer's row space: ``J_l = Z_l Q_l``, ``Z_l Z_l^T = J_l J_l^T``."""
+    """K in coordinates of each layer's row space: ``J_l = Z_l Q_l``, ``Z_l Z_l^T = J_l J_l^T``."""
     _, rows = problem.size
     roots = []
     for kernel in problem.layer_kernels():
@@ -132,7 +132,7 @@ def _unit_wise(problem: Problem) -> np.ndarray:
 
 
 def _span(rows: np.ndarray) -> np.ndarray:
-    """Rows (..., P) in an orthonormal basis of their span, (..., k); outside it every factor is its damping alone."""
+    """Rows (..., P) in an orthonormal basis of their span, (..., k). Outside it a factor is only its damping."""
     triangle: Any = np.linalg.qr(rows.reshape(-1, rows.shape[-1]).T, mode="r")
     return triangle.T.reshape(*rows.shape[:-1], -1)
 
@@ -143,7 +143,7 @@ def _ratio(ratio: float) -> float:
 
 
 def _factor_dampings(problem: Problem, layer: int, moments, pi) -> tuple[float, float]:
-    """``pi sqrt(rho)`` and ``sqrt(rho)/pi`` of a layer's A and B; their dimensions are those of the whole factors."""
+    """``pi sqrt(rho)`` and ``sqrt(rho)/pi`` of a layer's A and B. The dimensions are those of the whole factors."""
     sizes = problem.inputs[layer].shape[-1], problem.sensitivities[layer].shape[-1]
     mean_a, mean_b = (np.trace(m) / size for m, size in zip(moments, sizes, strict=True))
     split, root = pi(mean_a / mean_b), problem.damping**0.5
@@ -151,9 +151,10 @@ def _factor_dampings(problem: Problem, layer: int, moments, pi) -> tuple[float, 
 
 
 def kfac(problem: Problem, pi: Callable[[float], float] = _ratio):
-    """``A + pi sqrt(rho)``, ``B + sqrt(rho)/pi``, A the sum over positions of ``a a^T`` and B the mean of theirs.
+    """K of K-FAC, with the factors ``A + pi sqrt(rho)`` and ``B + sqrt(rho)/pi``.
 
-    With ``sharing`` "reduce" both are of one position, the mean of a and the sum of delta.
+    A sums ``a a^T`` over positions, B averages ``delta^T Lambda delta`` over positions; both are averaged over samples.
+    With ``sharing`` "reduce" there is one position, with the mean of a and the sum of delta.
     """
     n, rows = problem.size
     total = np.zeros((rows, rows))
@@ -187,8 +188,8 @@ def kfac(problem: Problem, pi: Callable[[float], float] = _ratio):
 def kfac_tridiagonal(problem: Problem, pi: Callable[[float], float] = _ratio):
     """``Xi^T diag(S^-1) Xi``, ``Psi_i = F_{i,i+1} F_{i+1,i+1}^-1``, ``S_i = F_ii - Psi_i F_{i+1,i+1} Psi_i^T``.
 
-    Xi is unit upper block-bidiagonal, with ``-Psi_i``.
-    Blocks are ``A_ij (x) B_ij``, those on the diagonal damped as in `kfac`, in bases of each layer's rows.
+    Xi is unit upper block-bidiagonal, with blocks ``-Psi_i``. The blocks of F are ``A_ij (x) B_ij`` in bases of each
+    layer's rows. Those on the diagonal are damped as in `kfac`.
     """
     n, rows = problem.size
     x = [_span(a[:, 0]) for a in problem.inputs]
@@ -202,7 +203,7 @@ def kfac_tridiagonal(problem: Problem, pi: Callable[[float], float] = _ratio):
         dampings = _factor_dampings(problem, i, moments, pi)
         return np.kron(*(m + s * np.eye(len(m)) for m, s in zip(moments, dampings, strict=True)))
 
-    # J_i^T in these bases, a column a sample and output.
+    # J_i^T in these bases, with one column for each sample and output.
     columns = [
         np.einsum("np,ncq->pqnc", a, b.reshape(n, rows // n, -1)) for a, b in zip(x, y, strict=True)
     ]
@@ -230,7 +231,7 @@ def entry_wise(problem: Problem, moment: Callable[[np.ndarray], np.ndarray] = np
 
 
 def quasi_diagonal(problem: Problem):
-    """``(1/n) J (diag(e) + u u^T)^-1 J^T`` unit by unit, u u^T what the bias's row makes of its block."""
+    """``(1/n) J (diag(e) + u u^T)^-1 J^T`` of each unit, where the row of the bias in its block gives ``u u^T``."""
     n, rows = problem.size
     total = np.zeros((rows, rows))
     layers = zip(problem.inputs, problem.sensitivities, problem.biases, strict=True)
@@ -258,7 +259,7 @@ def _by_layers(problem: Problem, layer: Callable[[np.ndarray, np.ndarray], np.nd
 
 
 def _each_output(samples: np.ndarray, rows: int) -> np.ndarray:
-    """A row a sample, once for each of its outputs."""
+    """Repeat the row of each sample once for each output."""
     return np.repeat(samples, rows // len(samples), axis=0)
 
 
@@ -321,11 +322,11 @@ class Reference:
     map : ``Problem -> (nC, nC) array``
         K.
     systems : ``Problem -> int``
-        How many eigenvalues the matrices that it inverts have together: their sum is the trace of all layers' kernels.
+        Number of eigenvalues of all matrices that it inverts. Their sum is the trace of all layers' kernels.
     any_fisher : bool
-        Whether ``map`` takes another Lambda than I.
+        Whether ``map`` supports a Lambda other than I.
     any_positions : bool
-        Whether ``map`` takes layers with several positions.
+        Whether ``map`` supports layers with several positions.
     """
 
     map: Callable[..., Any]
@@ -371,7 +372,7 @@ REFERENCES: dict[str, Reference] = {
 
 
 def no_reference(name: str, network: networks.Network, loss: str) -> str | None:
-    """Why there is no damped map to compare with, and what to do; None where there is one."""
+    """Why there is no damped map to compare with, and what to do; None if there is one."""
     found = REFERENCES.get(name)
     if found is None:
         return (
@@ -390,7 +391,7 @@ def no_reference(name: str, network: networks.Network, loss: str) -> str | None:
 
 
 def damped_map(approximation, network, params, x, y, loss: str) -> DampedMap | None:
-    """Both maps on the first samples of ``x`` and ``y``; None where there is `no_reference`."""
+    """Both maps on the first samples of ``x`` and ``y``; None if `no_reference` gives a reason."""
     if no_reference(approximation.name, network, loss) is not None:
         return None
     reference, few = REFERENCES[approximation.name], max(1, ROWS // network.output_dim)
@@ -409,7 +410,7 @@ def damped_map(approximation, network, params, x, y, loss: str) -> DampedMap | N
 
 
 def _hessian(loss: str, outputs, targets) -> np.ndarray | None:
-    """Lambda as the second derivative of the loss by all outputs, times N; None for MSE's I."""
+    """Lambda: N times the second derivative of the loss in all outputs; None for MSE, where it is I."""
     objective = losses.by_name(loss)
     if objective.unit_fisher:
         return None

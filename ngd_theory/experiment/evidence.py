@@ -19,11 +19,11 @@ from ngd_theory.theory import Condition, FeatureChanges, Isotropy
 from ngd_theory.theory.conditions import NEVER_ISOTROPIC
 from ngd_theory.theory.constants import dispersion_of_units
 
-#: Step size of the run beyond the edge of stability, times alpha: |1 - 2.5| = 1.5 a step; and its steps.
+#: Run beyond the edge of stability: eta alpha, with a growth of |1 - 2.5| = 1.5 in each step, and number of steps.
 EDGE_SCALE, EDGE_STEPS = 2.5, 3
-#: Largest part of the gap at one epsilon that may be the tolerance at the next smaller one.
+#: Largest tolerance at one epsilon, as a share of the gap at the next larger epsilon.
 LARGEST_SHARE = 0.2
-#: Machine epsilons that outputs may lose in a forward pass and a step.
+#: Rounding error of the outputs after a forward pass and a step, in machine epsilons.
 ROUNDINGS = 100
 #: A gap counts as seen only above this many times the expected rounding.
 ROUNDING_MARGIN = 10
@@ -33,31 +33,30 @@ FOUR_SIGMA_PROBABILITY = 0.99996833
 
 @dataclass(frozen=True)
 class LazyRun:
-    """Training of the rescaled network of one epsilon, ``laziness``; 1 is the network itself.
+    """Training of the network rescaled by one epsilon, ``laziness``; 1 is the network itself.
 
-    Outputs are the rescaled network's: with every epsilon they start at f_0 and are trained towards y (docs/theory.md,
-    section 8).
+    Outputs are those of the rescaled network. At every epsilon they start at f_0 and are trained towards y
+    (docs/theory.md, section 8).
     """
 
     laziness: float
     training: Trajectory
-    #: (unit, sample) pairs, on both sets, whose pre-activation ends with another sign; only units with a kink count.
+    #: Number of (unit, sample) pairs on both sets whose pre-activation changed sign. Only units with a kink count.
     switched: int = 0
 
 
 @dataclass(frozen=True)
 class LazyGap:
-    """The gap of the rescaled network of one epsilon.
+    """The gap of the network rescaled by one epsilon.
 
     Attributes
     ----------
     epsilon : float
         1 is the network itself.
     gap : float
-        The largest over all steps, on both sets, relative as `Evidence.scale` says; infinite for a run that is not
-        whole.
+        The largest over all steps and both sets, relative to `Evidence.scale`; infinite for an incomplete run.
     rounding : float
-        `Evidence.rounding_floor`: a gap up to it says nothing.
+        `Evidence.rounding_floor`: a gap below it shows nothing.
     """
 
     epsilon: float
@@ -72,13 +71,13 @@ class GapOrder:
     Attributes
     ----------
     slope : float
-        Of log(gap) over log(epsilon).
+        Slope of log(gap) over log(epsilon).
     far, near : float
-        The two epsilons it is of.
+        The two epsilons of the slope, the larger one first.
     at_least : bool
-        Whether the gap at ``near`` is within what rounding and switches may do: the slope is this at least.
+        Whether rounding and switches can explain the gap at ``near``. Then ``slope`` is a lower bound.
     gaps : tuple of float
-        The gaps at ``far`` and ``near``, or what they are at most.
+        The gaps at ``far`` and ``near``, or upper bounds of them.
     """
 
     slope: float
@@ -110,7 +109,7 @@ class LayerEvidence:
         Predicted alpha_l.
     layer_name : str
     constant_from : {"sizes", "ranks"}
-        Whether ``constant`` is the theory's, of sizes, or follows from the ranks measured.
+        Whether ``constant`` follows from sizes, as the theory predicts it, or from measured ranks.
     """
 
     layer: int
@@ -129,8 +128,8 @@ class LayerEvidence:
 class Evidence:
     """One approximation's maps, predictions and measured training on one network.
 
-    Which parts are measured is asked for (`ngd_theory.experiment.pipeline.PARTS`). What was not is None, infinite or
-    empty, and a run that was not made has its start alone.
+    The caller chooses the parts to measure (`ngd_theory.experiment.pipeline.PARTS`). A part that was not measured is
+    None, infinite or empty. A run that was not made has only its start.
 
     Attributes
     ----------
@@ -140,90 +139,90 @@ class Evidence:
         N.
     loss : str
     damping : float
-        rho, as this approximation was given it.
+        rho, as it was given to this approximation.
     step_scale : float
-        eta alpha (eta lambda_max(K) where there is no alpha).
+        eta alpha (eta lambda_max(K) if there is no alpha).
     step_size : float
         eta.
     constant : float or None
         Predicted alpha.
     isotropy : Isotropy
-        Of the measured train map K; under another Fisher of the outputs, Lambda, see `spectra.judged_map`.
+        Of the measured train map K. If the Fisher of the outputs, Lambda, is not I, see `spectra.judged_map`.
     spectrum : (NC,) array
         Eigenvalues of K.
     damping_bias : float or None
-        See `Approximation.damping_bias`; of the map of ``undamped``, where that is measured.
+        See `Approximation.damping_bias`. It is that of the map of ``undamped``, if that is measured.
     conditions : tuple of Condition or None
     targets : (N, C) array
     prediction, training : Trajectory
-        Function space and parameter space, the same step size.
+        Runs in function space and in parameter space, with the same step size.
     first_step, beyond_edge : LazyRun or None
-        One step at ``1/alpha`` and some at ``EDGE_SCALE/alpha``, where alpha is predicted; at the smallest epsilon, as
-        both are statements about the linear dynamics.
+        One step at ``1/alpha``, and `EDGE_STEPS` steps at ``EDGE_SCALE/alpha``; None if no alpha is predicted. Both are
+        made at the smallest epsilon, as the statements are about the linear dynamics.
     predicted_distance : float
         ``||theta_T - theta_0||`` of the linearised network.
     parameter_norm : float
         ``||theta_0||``.
     displacement : float
-        Largest over layers of the operator norm of the linearised network's parameter change, over the
-        root of the layer's width: how much a step changes the features that follow the layer and the
-        sensitivities before it, against what its random weights do to them.
+        Operator norm of a layer's parameter change in the linearised network, divided by the root of its width; the
+        largest over layers. It says how much the change affects the features after the layer and the sensitivities
+        before it, relative to the effect of the random weights.
     ntk_condition : float
-        ``lambda_max(Theta)/lambda_min(Theta)``, the smallest not below round-off.
+        ``lambda_max(Theta)/lambda_min(Theta)``, where lambda_min is at least round-off.
     epsilon : float
         Machine epsilon of the run's precision.
     seconds : float
         Wall time of this approximation, compilation included.
     limit : Trajectory or None
-        Prediction of the infinitely wide network from the same outputs, where it was asked for.
+        Prediction of the infinitely wide network from the same outputs, if it was asked for.
     map : (NC, NC) array or None
-        What ``isotropy`` is of.
+        The map that ``isotropy`` describes.
     test_targets : (N', C) array or None
     ntk_ends : (float, float)
         Smallest and largest eigenvalue of Theta at initialisation.
     feature_changes : FeatureChanges or None
-        Of every layer on the training set, from the start to the last step.
+        Changes in every layer on the training set, from the start to the last step.
     kernel_drift, kernel_distance : float or None
-        Relative distance of Theta at initialisation from the trained one, and from the infinite width's.
+        Relative distance of the initial Theta to the trained one, and to that of infinite width.
     layers : tuple of LayerEvidence
     broken_premises : dict of str to str
         See `Approximation.broken_premises`.
     lazy : tuple of LazyRun
-        The same training of lazier and lazier networks.
+        The same training at epsilons below 1.
     step_error : float or None
-        ``||J u - K r|| / ||K r||`` of the natural gradient u of the residual r, where J u is the derivative of the
-        network itself along u; or the same with Q, on the test set, if that is larger.
+        ``||J u - K r|| / ||K r||``, where u is the natural gradient of the residual r, and J u is the derivative of the
+        network itself along u. Or the same with Q on the test set, if that is larger.
     step_amplification : float
-        ``||K|| ||r|| / ||K r||``, or the same with Q: how much more rounding weighs in K r than in K.
+        ``||K|| ||r|| / ||K r||``, or the same with Q, if larger: how much K r amplifies rounding errors of K.
     maps : (array, array or None)
-        K and Q, which ``prediction`` was made with (MSE).
+        K and Q, from which ``prediction`` was made (MSE).
     active_shares : (sum of M,) array or None
-        Of each hidden unit, the share of the samples that it is active on; None where positions share weights.
+        Share of the samples on which each hidden unit is active; None if positions share weights.
     undamped : Isotropy or None
-        Of K at a far smaller damping, where the approximation is isotropic in the limit of many units only: a unit's
-        block is 1/M of its layer's, so that a small damping takes much of it.
+        Of K at a far smaller damping, for an approximation that is isotropic only in the limit of many units. There a
+        unit's block is 1/M of its layer's, so that even a small damping changes it much.
     damping_shift : float
-        ``||K(rho) - K||/||K||`` from that K to the one trained with.
+        ``||K(rho) - K||/||K||``, where K is the map of ``undamped`` and K(rho) the one used in training.
     solve_condition, map_condition : float
-        See `Approximation.solve_condition`; of the damping trained with, and of the map of ``undamped``.
+        See `Approximation.solve_condition`, at the damping of the training and at that of ``undamped``.
     output_spread : float
-        Dispersion of a unit-wise K that comes of several outputs, whose sensitivities are not orthogonal.
+        Dispersion of a unit-wise K that is due to several outputs, whose sensitivities are not orthogonal.
     judged_damping : float
-        The damping of the map of ``undamped``; rho without it.
+        Damping of the map of ``undamped``; rho if there is none.
     measured_sizes : tuple of LayerSize
-        Sizes with measured ranks, of a network whose ranks the theory does not know; else empty.
+        Sizes with measured ranks, if the theory does not know the ranks of the network; else empty.
     damped : DampedMap or None
-        K on a few samples at a large damping, beside dense algebra.
+        K on a few samples at a large damping, and the same by dense algebra.
     scheme : str
         Mini-batches and momentum of training and prediction, in words; empty for plain steps on the full batch.
     batch_size : int or None
-        B, where there is a scheme.
+        B, if there is a scheme.
     whitened_contraction : float or None
-        What a predicted step leaves of ``|Theta^(-1/2) r|``, as a geometric mean.
+        Factor by which a predicted step multiplies ``|Theta^(-1/2) r|``, as a geometric mean.
     batch_bound : float or None
-        What a step of exact on an independent batch leaves of ``|Theta^(-1/2) r|``, in quadratic mean: at most.
+        Upper bound of that factor in quadratic mean, for steps of exact on independent batches.
     generalisation : Generalisation or None
-        The converged network over label noise and targets.
+        Risk of the converged network over label noise and targets.
     """
 
     approximation: Approximation
@@ -279,12 +278,12 @@ class Evidence:
 
     @property
     def sizes(self) -> tuple[LayerSize, ...]:
-        """Of the layers, with ranks that the theory knows beforehand or, where it knows none, measured ones."""
+        """Sizes of the layers, with ranks that the theory knows beforehand or, if it knows none, with measured ones."""
         return self.measured_sizes or self.network.layer_sizes
 
     @property
     def constant_from(self) -> str:
-        """Where alpha comes from: "sizes", before anything is drawn, or the "ranks" measured."""
+        """Where alpha comes from: "sizes", before anything is drawn, or measured "ranks"."""
         return "ranks" if self.measured_sizes else "sizes"
 
     @property
@@ -292,34 +291,34 @@ class Evidence:
         """The approximation's public name."""
         return self.approximation.name
 
-    #: Of the row of the whole network, beside those of `layers`.
+    #: Columns of the row of the whole network, beside the rows of `layers`.
     layer, place, positions, input_rank, sensitivity_rank = 0, "network", None, None, None
     layer_name = ""
 
     @property
     def full_rank(self) -> bool | None:
-        """Whether all layers but the last are; None where they were not measured."""
+        """Whether all layers but the last have full rank; None if they were not measured."""
         return all(layer.full_rank for layer in self.layers[:-1]) if self.layers else None
 
     @property
     def never_isotropic(self) -> bool:
-        """Whether the theory says that K is anisotropic at every width; with no constant either it says nothing."""
+        """Whether the theory says that K is anisotropic at every width. If not, and without alpha, it says nothing."""
         return NEVER_ISOTROPIC in self.approximation.requirements
 
     @property
     def laziest(self) -> LazyRun:
-        """The run with the smallest epsilon: `training` itself where no other was made."""
+        """The run with the smallest epsilon: `training` itself if no other was made."""
         return min(self.lazy, key=lambda run: run.laziness, default=LazyRun(1.0, self.training))
 
     @property
     def order(self) -> float:
-        """Least power of epsilon that relative gaps fall with: 1, or 1/2 while units with a kink change sides."""
+        """Least power of epsilon with which relative gaps fall: 1, or 1/2 while units with a kink change sides."""
         return 1.0 if self.network.smooth else 0.5
 
     def residual_ratios(self, run: LazyRun, num_steps: int | None = None) -> np.ndarray:
         """Measured ``||r_t|| / ||r_0||`` for t = 0, 1, ... (MSE).
 
-        The steps that a run does not have of ``num_steps``, those of the prediction if left out, are infinite.
+        Steps that the run does not have are infinite, up to ``num_steps`` (by default, those of the prediction).
         """
         steps = self.prediction.num_steps if num_steps is None else num_steps
         found = residual_ratios(run.training, self.targets)
@@ -332,9 +331,9 @@ class Evidence:
         return LazyRun(1.0, self.training)
 
     def gap_of(self, trajectory: Trajectory) -> float:
-        """Largest of `gaps` of a trajectory over all steps, on both sets.
+        """Largest of `gaps` of a trajectory over all steps and both sets.
 
-        Infinite for one that does not have the sets and the steps of the prediction.
+        Infinite if it diverged or does not have the sets and the steps of the prediction.
         """
         if trajectory.diverged:
             return np.inf
@@ -361,7 +360,7 @@ class Evidence:
         )
 
     def distance_error(self, run: LazyRun) -> float:
-        """``abs(||theta_T - theta_0|| / predicted - 1)``; infinite for a run that is not whole."""
+        """``abs(||theta_T - theta_0|| / predicted - 1)``; infinite for an incomplete run."""
         distances = run.training.parameter_distances
         if distances is None or len(distances) != self.prediction.num_steps + 1:
             return np.inf
@@ -372,8 +371,8 @@ class Evidence:
     def correction(self) -> float | None:
         """``g_1``: the gap over epsilon at the smallest epsilon where rounding does not show; None if it always does.
 
-        With a smooth activation it is the first-order correction of a finite width, and predicts the gap at
-        epsilon = 1 as far as higher orders are small.
+        With a smooth activation it is the first-order correction of a finite width. It predicts the gap at
+        epsilon = 1 if higher orders are small.
         """
         runs = sorted(self.lazy, key=lambda run: run.laziness)
         seen = (run for run in runs if self.lazy_gap(run) > self.rounding_floor(run.laziness))
@@ -381,9 +380,10 @@ class Evidence:
         return None if run is None else self.lazy_gap(run) / run.laziness
 
     def gap_order(self) -> GapOrder | None:
-        """From the largest epsilon whose gap shows to the smallest; None where rounding hides all, or a run is missing.
+        """Order of the gap in epsilon; None if rounding hides all gaps, or a run is missing or incomplete.
 
-        With a kink it goes to an epsilon where no unit changes sides, or else to the smallest.
+        The slope goes from the largest epsilon with a visible gap to the smallest. With a kink, it goes to the smallest
+        one where no unit changes sides, if there is one.
         """
         runs = sorted(self.lazy, key=lambda run: -run.laziness)
         gaps = [self.lazy_gap(run) for run in runs]
@@ -406,14 +406,14 @@ class Evidence:
         return GapOrder(slope, *ends, at_least, (gaps[far], gaps[near]))
 
     def rounding_floor(self, laziness: float) -> float:
-        """`round_off` with a margin: gaps below it say nothing."""
+        """`round_off` with a margin: gaps below it show nothing."""
         return ROUNDING_MARGIN * self.round_off(laziness)
 
     def round_off(self, laziness: float) -> float:
         """What rounding adds to a relative gap: that of the outputs, over ``epsilon scale``, and that of the solves.
 
-        Outputs lose ``ROUNDINGS`` machine epsilons a step, of their own size (on the set where it is larger) and that
-        of the targets. Where K is far larger across than along r, K r loses more.
+        In each step, outputs lose `ROUNDINGS` machine epsilons of their own size (on the set where it is larger) plus
+        the size of the targets. If K is far larger across r than along r, K r loses more.
         """
         sizes = [np.linalg.norm(np.asarray(self.training.outputs)[0])]
         if (test := self.training.test_outputs) is not None:
@@ -438,7 +438,7 @@ class Evidence:
         Returns
         -------
         (T + 1,) array or None
-            None for a run that was not asked for, and without a test set.
+            None for a run that was not asked for, and for the test set if there is none.
         """
         run: Trajectory | None = getattr(self, of)
         if run is None:
@@ -453,9 +453,9 @@ class Evidence:
         return np.where(np.isnan(values), np.inf, values)
 
     def gaps(self, of: str = "prediction", split: str = "training") -> np.ndarray | None:
-        """``||f_t - f_t^predicted||_F`` over `scale` at every step; on the test set a root mean square as well.
+        """``||f_t - f_t^predicted||_F`` over `scale` at every step; on the test set over `test_scale`.
 
-        Parameters and None are those of `losses`.
+        The parameters, and the cases of None, are those of `losses`.
         """
         predicted: Trajectory | None = getattr(self, of)
         if predicted is None:
@@ -470,11 +470,11 @@ class Evidence:
     def width_ratio(self) -> float:
         """``(sqrt(N C) + L) / sqrt(M)``, M the narrowest hidden width: the size of a finite-width effect.
 
-        A minimum-norm step that moves NC outputs by O(1) each in its own direction moves a layer's
-        weights by O(sqrt(NC)) in norm, against the O(sqrt(M)) spectral norm of its random weights:
-        features, sensitivities and so K change by the ratio. What the outputs move in common moves each
-        of the L layers by O(1) in one direction, and these add. Where the readout is scaled down, weights go as much
-        further (`Network.readout_scale`). For a linear model (L = 1), which has no such effect, its round-off.
+        A minimum-norm step that moves NC outputs by O(1), each in its own direction, moves a layer's weights by
+        O(sqrt(NC)) in norm. Its random weights have a spectral norm of O(sqrt(M)). Features, sensitivities and so K
+        change by the ratio. A common movement of the outputs moves each of the L layers by O(1) in one direction, and
+        these add. If the readout is scaled down, weights go further by the same factor (`Network.readout_scale`). A
+        linear model (L = 1) has no such effect: the result is its round-off.
         """
         widths = [s.num_units for s in self.network.layer_sizes[:-1]]
         if not widths:
@@ -485,7 +485,7 @@ class Evidence:
 
     @property
     def scale(self) -> float:
-        """``||f_0 - y||``; under cross-entropy, where targets are at infinity, the predicted distance."""
+        """``||f_0 - y||``; under cross-entropy, whose targets are at infinity, the distance that is predicted."""
         start = np.asarray(self.training.outputs)[0]
         if self.loss == "mse":
             return float(np.linalg.norm(start - self.targets))
@@ -498,7 +498,7 @@ class Evidence:
         return np.inf if test is None else self.scale * (test.shape[1] / self.num_samples) ** 0.5
 
     def travel(self) -> float:
-        """``sup_t ||f_t - f_0||`` of the prediction over `scale`, on the training or the test set.
+        """``sup_t ||f_t - f_0||`` of the prediction over `scale`: the larger one of the training and the test set.
 
         On the test set, norms are root mean squares over samples times sqrt(N).
         """
@@ -517,9 +517,9 @@ class Evidence:
         Parameters
         ----------
         residuals : float, optional
-            Of a run with another step size, where ``K = alpha I``: what its outputs travel on the training set, over
-            `scale`. All such runs go along one line, in outputs and in parameters, so that both lengths are in the same
-            proportion. That of the prediction when left out.
+            How far the outputs of a run with another step size travel on the training set, over `scale`, where
+            ``K = alpha I``. All such runs go along one line in outputs and in parameters, so both lengths are
+            proportional. By default, the run is the prediction.
         """
         if residuals is None:
             return self.travel(), self.displacement
@@ -529,11 +529,10 @@ class Evidence:
     def jacobian_change(self, residuals: float | None = None) -> float:
         """Relative change of the Jacobian that a finite width allows along the predicted path, or another (`way`).
 
-        `width_ratio` is that of a minimum-norm step of length 1 and proportional to the length. A method
-        that takes longer ways through parameter space is allowed its own `displacement`; both are
-        O(1/sqrt(M)).
+        `width_ratio` is the change for a minimum-norm step of length 1; it is proportional to the length. A method that
+        goes further in parameter space is allowed its own `displacement`. Both are O(1/sqrt(M)).
         """
-        # Not Python's max, which may pass over NaN.
+        # Not Python's max, which may skip NaN.
         travel, displacement = self.way(residuals)
         allowed = self.width_ratio() * np.maximum(1.0, travel)
         return float(np.maximum(allowed, displacement))
@@ -547,10 +546,10 @@ class Evidence:
         return allowed + (self.round_off(laziness) if laziness < 1 else 0.0)
 
     def lazy_tolerance(self, run: LazyRun) -> float:
-        """Of `lazy_gap`: twice the gap at the next larger epsilon, times their ratio to the power `order`.
+        """Tolerance of `lazy_gap`: twice the gap at the next larger epsilon times (ratio of epsilons)^`order`.
 
-        And rounding and switches. If the gap is of the stated order, it falls at least by that; a factor 2 covers
-        higher orders. A wrong prediction leaves a gap that does not fall.
+        Rounding and switches are added. A gap of the stated order falls at least by this ratio; the factor 2 covers
+        higher orders. The gap of a wrong prediction does not fall.
         """
         rounding = self.rounding_floor(run.laziness)
         return self._allowed(
@@ -558,13 +557,13 @@ class Evidence:
         )
 
     def distance_tolerance(self, run: LazyRun) -> float:
-        """Of `distance_error`, as `lazy_tolerance`; rounding of outputs moves parameters by the root of kappa more."""
+        """Tolerance of `distance_error`, as `lazy_tolerance`. Rounding weighs sqrt(kappa) times more in parameters."""
         rounding = self.rounding_floor(run.laziness) * self._condition**0.5
         derived = self.jacobian_change() * run.laziness**self.order + rounding
         return self._allowed(run, self.distance_error, rounding, derived)
 
     def _allowed(self, run: LazyRun, error: Callable, rounding: float, derived: float) -> float:
-        """``derived`` where the next epsilon is missing, or so near that its error itself would be allowed."""
+        """Tolerance from the error at the next larger epsilon; ``derived`` if that epsilon is missing or too near."""
         larger = [other for other in (*self.lazy, self.plain) if other.laziness > run.laziness]
         if larger:
             other = min(larger, key=lambda run: run.laziness)
@@ -578,24 +577,24 @@ class Evidence:
         return float(np.maximum(self.ntk_condition, self.solve_condition))
 
     def switch_gap(self, run: LazyRun) -> float:
-        """``2/M`` for every unit that changed sides on a sample, M the narrowest hidden width: an estimate.
+        """Estimate: ``2/M`` for every unit that changed sides on a sample, M the narrowest hidden width.
 
-        A unit is 1/M of a kernel, and its side on one sample does not become a smaller thing with epsilon. A solve may
-        make more of it, and a unit that crosses and comes back is not counted.
+        A unit is 1/M of a kernel. The effect of its side on one sample does not fall with epsilon. A solve may amplify
+        the effect, and a unit that crosses and comes back is not counted.
         """
         widths = [s.num_units for s in self.network.layer_sizes[:-1]]
         return 2 * run.switched / min(widths) if run.switched else 0.0
 
     @staticmethod
     def smallest_error(tolerance: float) -> float:
-        """Smallest error of a prediction that fails: it adds to the gap and, through the tolerance, to the next one."""
+        """Smallest error of a prediction that fails. It adds to the gap and, through the next gap, to the tolerance."""
         return tolerance / (1 - LARGEST_SHARE)
 
     def map_tolerance(self) -> float:
         """Relative error of K that damping and round-off allow: ``2 bias(rho) + NC eps kappa``.
 
-        ``bias(rho)`` bounds ``||K(rho) - K(0)||/alpha`` to first order; a solve loses eps kappa, kappa of Theta or of
-        the approximation's own systems, and an N C-sized one has NC times as many roundings.
+        ``bias(rho)`` bounds ``||K(rho) - K(0)||/alpha`` to first order. A solve loses eps kappa, with the larger kappa
+        of Theta and of the approximation's own systems. A solve of size NC has NC times as many roundings.
         """
         size = self.num_samples * self.network.output_dim
         bias = 0.0 if self.damping_bias is None else self.damping_bias
@@ -604,15 +603,15 @@ class Evidence:
 
     @property
     def judged_isotropy(self) -> Isotropy:
-        """Of the map that statements about the limit rho -> 0 are judged on."""
+        """Isotropy of the map on which statements about the limit rho -> 0 are judged."""
         return self.isotropy if self.undamped is None else self.undamped
 
     def constant_spread(self) -> float:
-        """Four relative standard deviations of alpha over initialisations; 0 where it has none or is measured.
+        """Four relative standard deviations of alpha over initialisations; 0 if it has none or is measured.
 
         Unit-wise alpha counts active (unit, sample) pairs. Given the layer before, units are independent: the
-        standard error of their mean share says how far it may be from gamma. Where positions share weights a share is
-        at most a Bernoulli(gamma)'s spread.
+        standard error of their mean share says how far it may be from gamma. If positions share weights, the spread
+        of a share is at most that of a Bernoulli(gamma) variable.
         """
         if not self.approximation.asymptotic or self.measured_sizes:
             return 0.0
@@ -623,18 +622,18 @@ class Evidence:
         units = len(self.active_shares)
         if units < 2:
             return np.inf if units else 0.0
-        # Of few units the error itself is uncertain: Student's t where four sigma of the normal are.
+        # With few units the error itself is uncertain: Student's t in place of four sigma.
         factor = float(stdtrit(units - 1, FOUR_SIGMA_PROBABILITY))
         return factor * float(
             np.std(self.active_shares, ddof=1) / units**0.5 / np.mean(self.active_shares)
         )
 
     def dispersion_bound(self) -> float:
-        """Largest dispersion of K that theory allows, but for damping and round-off; 0 unless it is asymptotic.
+        """Largest dispersion of K that theory allows, without damping and round-off; 0 unless `asymptotic`.
 
-        `unit_wise_dispersion` is the expected root mean square of at least N independent numbers, whose own spread
-        over initialisations is allowed to four sigma. With several outputs their sensitivities are not orthogonal:
-        ``output_spread`` adds.
+        `unit_wise_dispersion` is the expected root mean square of at least N independent numbers. Its own spread over
+        initialisations is allowed up to four sigma. The sensitivities of several outputs are not orthogonal, which
+        adds ``output_spread``.
         """
         if not self.approximation.asymptotic:
             return 0.0
@@ -643,6 +642,6 @@ class Evidence:
         return float(np.hypot(chance * dispersion_of_units(self.sizes), self.output_spread))
 
     def map_error(self) -> float:
-        """``||K/alpha - I||``, root mean square over directions, that theory allows: dispersion, spread and damping."""
+        """Root mean square of ``K/alpha - I`` over directions that theory allows: dispersion, spread and damping."""
         chance = float(np.hypot(self.dispersion_bound(), self.constant_spread()))
         return chance + self.map_tolerance() + self.damping_shift

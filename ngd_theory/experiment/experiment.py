@@ -37,7 +37,7 @@ class Experiment:
     network : Network
     params : like ``network.init``
     lin, at : Linearization
-        At the training and the test inputs; ``at`` is None without a test set, or where nothing is trained.
+        At the training and the test inputs; ``at`` is None without a test set, or if nothing is trained.
     kernel : (NC, NC) array
         Theta / N at initialisation.
     spectrum : (NC,) array
@@ -66,9 +66,9 @@ class Experiment:
         Raises
         ------
         InputError
-            For rows of the data beyond the range of the run's type.
+            If the data are beyond the range of the run's float type.
         SingularKernelError
-            For a network that is of no use at its start: see `kernel_spectrum`, or one that gives its targets already.
+            If the network is of no use at its start (see `kernel_spectrum`), or gives its targets already.
         """
         net = make_network(settings, dataset)
         tell(f"linearising {net.num_parameters:,} parameters at {dataset.num_train} samples")
@@ -92,12 +92,12 @@ class Experiment:
 
     @cached_property
     def x(self):
-        """Training inputs as the network takes them."""
+        """Training inputs in the shape that the network takes."""
         return shaped(self.network, self.dataset.inputs, self.dtype)
 
     @cached_property
     def x_test(self):
-        """Test inputs, or None."""
+        """Test inputs in the same shape, or None."""
         return (
             None if self.at is None else shaped(self.network, self.dataset.test_inputs, self.dtype)
         )
@@ -109,20 +109,20 @@ class Experiment:
 
     @cached_property
     def sizes(self) -> tuple[networks.LayerSize, ...]:
-        """Of the layers: with ranks that the theory knows beforehand, or else with measured ones."""
+        """Sizes of the layers, with ranks that the theory knows beforehand or else with measured ones."""
         if self.constant_from == "sizes":
             return self.network.layer_sizes
         return theory.measured_sizes(self.lin)
 
     def constant(self, approximation, lin: networks.Linearization | None = None) -> float | None:
-        """Alpha, of sizes or of measured ranks; of a batch where its linearisation is given."""
+        """Alpha, from sizes or from measured ranks; that of a batch if its linearisation is given."""
         seen = self.lin if lin is None else lin
         if self.constant_from == "ranks":
             return theory.measured_constant(approximation, seen)
         return approximation.isotropy_constant(self.sizes, seen.num_samples)
 
     def layer_constants(self, approximation) -> tuple[float, ...] | None:
-        """Each layer's share of alpha, of sizes or measured."""
+        """Each layer's share of alpha, from sizes or measured."""
         if self.constant_from == "ranks":
             return approximation.measured_constants(self.lin, self.sizes)
         return approximation.layer_constants(self.sizes, self.lin.num_samples)
@@ -140,11 +140,11 @@ class Experiment:
 
     @property
     def dtype(self):
-        """Of all numbers."""
+        """Float type of all numbers."""
         return self.lin.outputs.dtype
 
     @property
     def condition(self) -> float:
-        """``lambda_max(Theta)/lambda_min(Theta)``, the smallest not below round-off."""
+        """``lambda_max(Theta)/lambda_min(Theta)``, where lambda_min is at least round-off."""
         floor = len(self.spectrum) * np.finfo(self.spectrum.dtype).eps * self.spectrum[-1]
         return float(self.spectrum[-1] / max(self.spectrum[0], floor))

@@ -1,10 +1,10 @@
-"""Distances between outputs along trajectories; what is not a number is no agreement, and infinite."""
+"""Distances between outputs along trajectories. A distance that is not a number counts as infinite."""
 
 import numpy as np
 
 from ngd_theory.dynamics import Trajectory
 
-#: Roundings of the first of some norms below which the others say nothing.
+#: A norm shows nothing if it is below this many roundings of the first norm.
 RESOLVED = 1e3
 
 
@@ -46,9 +46,9 @@ def _numbers(values: np.ndarray) -> np.ndarray:
 
 
 def mean_contraction(norms, epsilon: float = np.finfo(float).eps) -> float:
-    """Factor from one of ``norms`` (T + 1,) to the next, as a geometric mean; not of those that round-off decides.
+    """Geometric mean of the factors from one of ``norms`` (T + 1,) to the next, down to round-off.
 
-    NaN where there is no step, or the norms are no numbers. ``epsilon`` is what rounding makes of the first.
+    NaN if there is no step, or a norm is not finite. ``epsilon`` is the relative rounding error of the first norm.
     """
     norms = np.asarray(norms, float)
     if not norms[0] > 0 or not np.isfinite(norms).all():

@@ -1,7 +1,7 @@
-"""What label noise and targets make of the converged network: the statements of Amari et al. (2020), measured.
+"""Risk of the converged network over label noise and targets, for the statements of Amari et al. (2020).
 
-The first half of the test inputs are the unlabelled ones: with the training inputs they are the pool, whose Fisher
-estimates the population's. The others are fresh. All is of the linearised network (`ngd_theory.dynamics.risk`).
+The first half of the test inputs is unlabelled. With the training inputs it is the pool, whose Fisher estimates that of
+the population. The other half is fresh. All results are of the linearised network (`ngd_theory.dynamics.risk`).
 """
 
 import math
@@ -19,16 +19,16 @@ from ngd_theory.linalg import eigvalsh
 
 @dataclass(frozen=True)
 class Converged:
-    """Parts of the risk at convergence, means over the outputs at some inputs.
+    """Parts of the risk at convergence, averaged over the outputs at some inputs.
 
     Attributes
     ----------
     variance : float
-        Over label noise of standard deviation 1.
+        Variance over label noise of standard deviation 1.
     aligned : float
         Bias over targets ``f_0 + J theta``, theta of covariance I.
     misaligned : float or None
-        The same with theta of covariance ``(G_S + rho)^-1/abs(S)``, G_S the Fisher of the pool S; at its inputs only.
+        The same with theta of covariance ``(G_S + rho)^-1/abs(S)``, G_S the Fisher of the pool S; only at its inputs.
     fit : float
         Variance on the training inputs: 1 where the labels are fitted, noise and all.
     """
@@ -41,16 +41,16 @@ class Converged:
 
 @dataclass(frozen=True)
 class Generalisation:
-    """Of one approximation.
+    """Converged risk of one approximation, and of gradient descent.
 
     Attributes
     ----------
     own : Converged
-        With the Fisher of the training inputs, at the unlabelled ones.
+        With the Fisher of the training inputs, at the unlabelled inputs.
     population, fresh : Converged
         With the Fisher of the pool, at the unlabelled inputs and at fresh ones.
     descent, fresh_descent : Converged
-        Of gradient descent, at both.
+        Of gradient descent, at the unlabelled inputs and at fresh ones.
     """
 
     own: Converged
@@ -62,12 +62,12 @@ class Generalisation:
 
 @dataclass(frozen=True)
 class Population:
-    """The pool and fresh inputs, with what does not depend on the approximation.
+    """The pool and fresh inputs, with everything that does not depend on the approximation.
 
     Attributes
     ----------
     labelled : range
-        Of the pool: the training inputs are its first.
+        Places of the training inputs in the pool: they come first.
     pool, unlabelled, fresh : Linearization
     damping : float
     aligned, misaligned : array
@@ -90,7 +90,7 @@ class Population:
 
     @classmethod
     def of(cls, network, params, x, x_test, damping: float) -> "Population":
-        """Linearise at two test inputs or more, and make the covariances."""
+        """Linearise the network and make the covariances; there must be two test inputs or more."""
         half = (len(x_test) + 1) // 2
 
         def linearize(*inputs):
@@ -112,7 +112,7 @@ class Population:
 
 
 def generalisation(population: Population, approximation, damping, k, q) -> Generalisation:
-    """Of an approximation whose maps of the training set's own Fisher are ``k`` and, to all test inputs, ``q``."""
+    """Converged risk; ``k`` and ``q`` (to all test inputs) are the maps with the Fisher of the training set."""
     p = population
     own = q[: p.unlabelled.outputs.size]
     how = approximation, p.pool, p.labelled, damping
@@ -128,7 +128,7 @@ def generalisation(population: Population, approximation, damping, k, q) -> Gene
 
 
 def converged(k, q, aligned, misaligned=None) -> Converged:
-    """Of maps on the training set and to other inputs, at infinity, whatever the step size that gets there."""
+    """Risk at infinite time, for maps on the training set and to other inputs. It does not depend on the step size."""
     how = 1.0, 1 / float(_largest(k)), [math.inf]
     found = dynamics.prior_risk(k, q, aligned, *how)
     parts = [found.test_variance, found.test_bias, found.variance]

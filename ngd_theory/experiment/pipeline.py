@@ -1,4 +1,4 @@
-"""The one pipeline: settings in, what they measure out, for every approximation on one network and data set."""
+"""The pipeline from settings to evidence, for every approximation on one network and data set."""
 
 import time
 from collections.abc import Iterable
@@ -14,10 +14,7 @@ from ngd_theory.dynamics import Trajectory
 from ngd_theory.dynamics.limit import why_no_limit
 from ngd_theory.dynamics.train import loss_value
 from ngd_theory.errors import SingularKernelError
-from ngd_theory.experiment.building import (
-    broken_premises,
-    make_approximation,
-)
+from ngd_theory.experiment.building import broken_premises, make_approximation
 from ngd_theory.experiment.damped import damped_map
 from ngd_theory.experiment.evidence import EDGE_SCALE, EDGE_STEPS, Evidence, LayerEvidence, LazyRun
 from ngd_theory.experiment.experiment import Experiment, kernel_of
@@ -42,7 +39,7 @@ from ngd_theory.kernels import infinite
 from ngd_theory.numerics import norm
 from ngd_theory.theory.isotropy import summarise
 
-#: What can be measured beside the maps. "regime": what says whether the lazy theory may speak at all.
+#: What can be measured beside the maps. "regime" is what decides whether the lazy theory applies.
 PARTS = (
     "training",
     "lazy",
@@ -61,11 +58,11 @@ PARTS = (
 )
 #: What the claims of ``verify`` read.
 VERIFIED = ("training", "lazy", "step", "damped", "undamped", "regime", "conditions", "edge")
-#: Largest epsilon of the runs at 1/alpha and beyond the edge of stability, which are those of the linear dynamics.
+#: Largest epsilon of the runs at 1/alpha and beyond the edge of stability, which test the linear dynamics.
 EDGE_LAZINESS = 0.01
-#: Share of the damping at which a map is measured that a small damping changes much.
+#: Share of the damping at which a second map is measured, if even a small damping changes the map much.
 NEARLY_UNDAMPED = 1e-4
-#: Units a layer that the infinite-width unit-wise map is averaged over.
+#: Units in each layer over which the infinite-width unit-wise map is averaged.
 _LIMIT_UNITS = 20_000
 
 _norm = jax.jit(norm)
@@ -80,7 +77,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     name : str
         Of the approximation.
     parts : iterable of str
-        Of `PARTS`; what is not among them is not computed.
+        Names in `PARTS`; other parts are not computed.
 
     Raises
     ------
@@ -90,7 +87,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
     start = time.perf_counter()
     settings, lin, net, parts = experiment.settings, experiment.lin, experiment.network, set(parts)
     approximation = make_approximation(name, settings.loss, settings.sharing)
-    # As large beside the kernel as under the NTK parameterisation.
+    # As large relative to the kernel as in the NTK parameterisation.
     damping = approximation.matched_damping(settings.damping) * net.readout_scale**2
     at = experiment.at if parts & {"training", "step", "generalisation"} else None
     k, q = train_and_test_maps(approximation, lin, damping, at)
@@ -132,13 +129,13 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
             drift = _kernel_drift(experiment, training.params)
         if "features" in parts:
             changes = theory.feature_changes(net, experiment.params, training.params, experiment.x)
-        # Final parameters of every run together would be most of the memory.
+        # The final parameters of all runs would take most of the memory.
         training = replace(training, params=None)
     if "lazy" in parts:
         how = step_size, settings.steps, experiment.x_test
         lazy = tuple(lazily(each, *how) for each in settings.chosen_laziness(experiment.dtype))
     first, beyond, limit, distance, bias = None, None, None, None, None
-    # Their premises are those of the main run, which goes another way where steps are not plain.
+    # Their premises are checked on the main run, which takes another path if its steps are not plain.
     if "edge" in parts and mse and constant is not None and not scheme.words:
         nearest = min(EDGE_LAZINESS, *settings.chosen_laziness(experiment.dtype))
         first = lazily(nearest, 1 / constant, 1, None)
@@ -159,7 +156,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
         moved, furthest = _moves(experiment, approximation, prediction, step_size, damping)
         bias = approximation.damping_bias(lin, nearly)
         if bias is None and undamped is not None:
-            # No bound is known where positions share weights: an estimate by what the larger damping takes.
+            # No bound is known if positions share weights. The effect of the larger damping is an estimate.
             bias = shift
     general = None
     if "generalisation" in parts:
@@ -220,7 +217,7 @@ def measure(experiment: Experiment, name: str, parts: Iterable[str] = VERIFIED) 
 
 
 def _start(experiment: Experiment) -> Trajectory:
-    """A run of no step."""
+    """A trajectory without steps."""
     lin, at = experiment.lin, experiment.at
     value = loss_value(losses.by_name(experiment.settings.loss), lin.outputs, experiment.targets)
     test = None if at is None else _alone(at.outputs)
@@ -228,12 +225,12 @@ def _start(experiment: Experiment) -> Trajectory:
 
 
 def _alone(array):
-    """One entry of a trajectory; by NumPy, as each shape would be a program."""
+    """A trajectory with one entry, made by NumPy: JAX would compile a program for each shape."""
     return jnp.asarray(np.asarray(array)[None])
 
 
 def _rate(experiment: Experiment, approximation, damping, scheme: Scheme, k) -> float:
-    """What the step scale is divided by: alpha of what a step sees, or the largest eigenvalue of its K there."""
+    """Divisor of the step scale: the largest alpha of a step's samples or, without alpha, eigenvalue of K."""
     seen = scheme.linearisations(experiment.lin)
     return max(_rate_of(experiment, approximation, damping, each, k) for each in seen)
 
@@ -247,14 +244,14 @@ def _rate_of(experiment: Experiment, approximation, damping, lin, k) -> float:
 
 
 def _batches(experiment: Experiment, scheme: Scheme, name: str, prediction) -> dict[str, float]:
-    """``whitened_contraction`` and ``batch_bound`` of `Evidence`; NaN where the NTK has no inverse."""
+    """``whitened_contraction`` and ``batch_bound`` of `Evidence`; NaN if the NTK has no inverse."""
     kernel, residuals = experiment.kernel, np.asarray(prediction.outputs - experiment.targets)
     if (
         not experiment.spectrum[0]
         > len(kernel) * np.finfo(kernel.dtype).eps * experiment.spectrum[-1]
     ):
         return {"whitened_contraction": np.nan, "batch_bound": np.nan}
-    # The inverse root makes rounding of the residuals larger.
+    # The inverse root amplifies rounding errors of the residuals.
     rounding = float(np.finfo(residuals.dtype).eps * experiment.condition**0.5)
     whitened = np.linalg.solve(np.linalg.cholesky(kernel), residuals.reshape(len(residuals), -1).T)
     found = {"whitened_contraction": mean_contraction(np.linalg.norm(whitened, axis=0), rounding)}
@@ -274,13 +271,13 @@ def _predict(
 
 @partial(jax.jit, static_argnums=0)
 def _derivative(network, params, x, direction):
-    """Of the outputs, by JAX alone: nothing of a linearisation's factors is in it."""
+    """Derivative of the outputs along ``direction`` by JAX alone, without the factors of a linearisation."""
     return jax.jvp(lambda p: network.apply(p, x), (params,), (direction,))[1]
 
 
 @jax.jit
 def _against(image, a_map, residual):
-    """Distance of ``image`` from K r, and how much more K r is rounded than K, both over ``||K r||``."""
+    """Distance of ``image`` from K r, and ``||K|| ||r||``, both over ``||K r||``."""
     expected = a_map @ residual.reshape(-1)
     size = norm(expected)
     return norm(image.reshape(-1) - expected) / size, norm(a_map) * norm(residual) / size
@@ -306,9 +303,9 @@ def _step(experiment: Experiment, approximation, k, q, damping) -> dict[str, flo
 
 
 def _nearly_undamped(experiment, approximation, k, damping, parts):
-    """The damping that statements about rho -> 0 are judged at, the isotropy of that K, and `Evidence.damping_shift`.
+    """Damping at which statements about rho -> 0 are judged, isotropy of that K, and `Evidence.damping_shift`.
 
-    The damping given and None where the approximation is isotropic at every width, or rounding leaves that K no digit.
+    The given damping and None if the approximation is not asymptotic, or if rounding leaves no digit of that K.
     """
     if not approximation.asymptotic or not damping > 0:
         return damping, None, 0.0
@@ -331,13 +328,13 @@ def _damped(experiment: Experiment, approximation):
 
 
 def _switched(experiment: Experiment, params) -> int:
-    """See `LazyRun.switched`; of all samples, whether a run was told of the test set or not."""
+    """See `LazyRun.switched`. Test samples count even if the run did not get the test set."""
     sets = [x for x in (experiment.x, experiment.x_test) if x is not None]
     return sum(int(changed_sides(experiment.network, experiment.params, params, x)) for x in sets)
 
 
 def _predict_limit(experiment: Experiment, approximation, step_size, damping) -> Trajectory | None:
-    """With the maps of the infinite width, from the same outputs; None for maps that have no limit."""
+    """Prediction with the maps of infinite width from the same outputs; None for maps that have no limit."""
     if why_no_limit(approximation, experiment.network):
         return None
     at, settings = experiment.at, experiment.settings
@@ -370,7 +367,7 @@ def _kernel_distance(experiment: Experiment) -> float:
 
 
 def _layers(experiment: Experiment, approximation, damping) -> tuple[LayerEvidence, ...]:
-    """Each layer's share of a map that is a sum over them, and the ranks of what it is made of; none of another."""
+    """Share of each layer and the ranks of its factors; empty if the map is not a sum over layers."""
     if not approximation.by_layers:
         return ()
     lin = experiment.lin
@@ -403,13 +400,13 @@ def _layers(experiment: Experiment, approximation, damping) -> tuple[LayerEviden
     return tuple(found)
 
 
-# Steps that diverge leave the range of floats.
+# Steps that diverge overflow.
 @np.errstate(over="ignore", invalid="ignore")
 def _moves(experiment: Experiment, approximation, prediction, step_size, damping):
-    """``theta_0 - theta_t`` of the linearised network: at the last step, and where its outputs are furthest away."""
+    """``theta_0 - theta_t`` of the linearised network at the last step, and at the one with the furthest outputs."""
     if (moved := prediction.displacement) is not None:
         distances = np.asarray(prediction.parameter_distances)
-        # An estimate where a run turns back: its last displacement, as long as the longest.
+        # If a run turns back, this is an estimate: its last displacement, scaled to the longest distance.
         longer = float(np.max(distances) / distances[-1]) if distances[-1] > 0 else 1.0
         return moved, jax.tree.map(lambda leaf: longer * leaf, moved) if longer > 1.01 else moved
 
@@ -425,5 +422,5 @@ def _moves(experiment: Experiment, approximation, prediction, step_size, damping
     travelled = (outputs - np.asarray(experiment.lin.outputs)).reshape(last + 1, -1)
     reach = np.linalg.norm(travelled, axis=1)
     turn, moved = int(np.argmax(reach)), move(last)
-    # Steps that do not turn back are furthest at the last, up to round-off.
+    # A run that does not turn back is furthest at its last step, up to round-off.
     return moved, move(turn) if reach[turn] > 1.01 * reach[last] else moved

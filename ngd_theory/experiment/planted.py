@@ -1,7 +1,7 @@
-"""Planted errors: the claims are judged once more with one thing wrong, to see that they notice.
+"""Planted errors: the claims are judged once more with one thing wrong, to check that they notice it.
 
 Each is a small function ``(experiment, evidence, others) -> evidence`` that puts a wrong theory beside the right
-measurements, or a wrong measurement beside the right theory. It returns None where it would change nothing.
+measurements, or a wrong measurement beside the right theory. It returns None if it would change nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +20,7 @@ from ngd_theory.experiment.experiment import Experiment
 
 Change = Callable[[Experiment, Evidence, Mapping[str, Evidence]], Evidence | None]
 
-#: The relative size of an error that is a factor.
+#: Relative size of the errors that multiply a number.
 SMALL = 1e-3
 
 
@@ -44,13 +44,13 @@ class Planted:
 
 @dataclass(frozen=True)
 class Noticed:
-    """What became of one planted error.
+    """Result of one planted error.
 
     Attributes
     ----------
     planted : Planted
     verdicts : dict of str to (Verdict or None)
-        For each approximation the error was planted in: the new failure that is most tolerances off, or None if no
+        For each approximation with the error: the new failure with the largest `Verdict.excess`, or None if no
         further claim fails.
     """
 
@@ -69,7 +69,7 @@ class Noticed:
 
     @property
     def strongest(self) -> Verdict | None:
-        """The failure that is most tolerances off."""
+        """The failure with the largest `Verdict.excess`."""
         found = [v for v in self.verdicts.values() if v is not None]
         return max(found, key=lambda v: v.excess, default=None)
 
@@ -94,7 +94,7 @@ def chosen(names: Iterable[str]) -> tuple[Planted, ...]:
     Raises
     ------
     InputError
-        For a name that is none.
+        For an unknown name.
     """
     names = tuple(names)
     if "all" in names:
@@ -135,7 +135,7 @@ def judge_planted(
 
 
 def _with_constant(evidence: Evidence, constant: float) -> Evidence | None:
-    """The predicted alpha replaced."""
+    """Evidence with another predicted alpha; None if that changes nothing."""
     if evidence.constant is None or constant == evidence.constant:
         return None
     return replace(evidence, constant=constant)
@@ -193,7 +193,7 @@ def _step_scale(experiment, evidence, others):
 
 
 def _predicted(experiment: Experiment, evidence: Evidence, **changes) -> Evidence | None:
-    """Predicted again (MSE, plain steps), with another ``k``, ``q`` or ``step_size``."""
+    """Evidence predicted again (MSE, plain steps) with another ``k``, ``q`` or ``step_size``; None without a change."""
     if evidence.loss != "mse" or evidence.scheme:
         return None
     k, q = evidence.maps
@@ -211,7 +211,7 @@ def _predicted(experiment: Experiment, evidence: Evidence, **changes) -> Evidenc
     pairs = [(prediction.outputs, evidence.prediction.outputs)]
     if prediction.test_outputs is not None and evidence.prediction.test_outputs is not None:
         pairs.append((prediction.test_outputs, evidence.prediction.test_outputs))
-    # An error that changes nothing, such as one of sensitivities that are constant, is none.
+    # A change without an effect is no error, such as one of sensitivities that are constant.
     same = all(np.allclose(a, b, rtol=0, atol=1e-9 * evidence.scale) for a, b in pairs)
     return None if same else replace(evidence, prediction=prediction)
 
@@ -230,7 +230,7 @@ def _neighbour_map(experiment, evidence, others):
     other = others[names[names.index(evidence.name) - 1]]
     if other is evidence or evidence.maps[1] is None:
         return None
-    # On one scale, so that only the directions differ.
+    # On the same scale, so that only the directions differ.
     factor = np.linalg.norm(evidence.maps[1]) / np.linalg.norm(other.maps[1])
     return _predicted(experiment, evidence, q=factor * other.maps[1])
 
@@ -313,7 +313,7 @@ def _distance(experiment, evidence, others):
 
 
 def _at_large_damping(evidence: Evidence, reference) -> Evidence | None:
-    """With another reference for the damped map."""
+    """Evidence with another reference for the damped map; None if that changes nothing."""
     small = evidence.damped
     if small is None:
         return None
@@ -384,7 +384,7 @@ def _no_outer_product(experiment, evidence, others):
 
 
 def _measured(evidence: Evidence, change) -> Evidence:
-    """Every training run of the main step size changed in the same way."""
+    """Evidence with ``change`` applied to every training run of the main step size."""
     lazy = tuple(replace(run, training=change(run.training)) for run in evidence.lazy)
     return replace(evidence, training=change(evidence.training), lazy=lazy)
 

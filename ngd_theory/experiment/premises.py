@@ -1,4 +1,4 @@
-"""What must hold before a statement speaks of a piece of evidence; each raises the reason where it does not."""
+"""Premises of the claims. Each function raises an error with the reason if its premise does not hold."""
 
 import numpy as np
 
@@ -7,18 +7,18 @@ from ngd_theory.experiment.evidence import Evidence, LazyRun
 
 #: Travel of the outputs, in machine epsilons, below which a run shows nothing.
 NO_MOTION = 1e6
-#: Share of alpha that damping and round-off may take before a statement about alpha says nothing.
+#: Share of alpha that damping and round-off may change. Above it, statements about alpha do not apply.
 MAP_TOLERANCE_LIMIT = 0.5
 
 
 def need_mse(evidence: Evidence) -> None:
-    """Needed by statements about contraction and by closed forms."""
+    """Require the MSE loss, for statements about contraction and for closed forms."""
     if evidence.loss != "mse":
         raise NotApplicableError("stated for the MSE loss, where the Fisher of the outputs is I")
 
 
 def need_plain_steps(evidence: Evidence) -> None:
-    """Needed by statements about powers of ``1 - eta K``."""
+    """Require plain steps, for statements about powers of ``1 - eta K``."""
     if evidence.scheme:
         raise NotApplicableError(
             f"stated for plain steps on the full batch, not for {evidence.scheme}"
@@ -26,7 +26,7 @@ def need_plain_steps(evidence: Evidence) -> None:
 
 
 def need_conditions(evidence: Evidence) -> None:
-    """The conditions of isotropy that no solve remedies."""
+    """Require the conditions of isotropy, except those that the solves remedy."""
     if evidence.conditions is None:
         raise UndecidedError("the conditions of isotropy were not checked")
     broken = [c.why for c in evidence.conditions if c.blocking and not c.holds]
@@ -35,7 +35,7 @@ def need_conditions(evidence: Evidence) -> None:
 
 
 def need_isotropy(evidence: Evidence) -> None:
-    """The conditions of isotropy, and a damping that leaves something of alpha."""
+    """Require the conditions of isotropy, and a damping that changes alpha by less than `MAP_TOLERANCE_LIMIT`."""
     need_conditions(evidence)
     if evidence.approximation.asymptotic and evidence.damping > 0 and evidence.damping_bias is None:
         raise UndecidedError("no bound is known here on what damping takes of K")
@@ -47,7 +47,7 @@ def need_isotropy(evidence: Evidence) -> None:
 
 
 def need_training_regime(evidence: Evidence, laziness: float = 1.0) -> None:
-    """A step size at which the linearised network contracts, and what `need_lazy_prediction` asks for."""
+    """Require a stable step size, `need_lazy_prediction` and, below epsilon = 1, `need_lazy_solves`."""
     _need_stable_step(evidence)
     need_lazy_prediction(evidence, laziness)
     if laziness < 1:
@@ -57,10 +57,10 @@ def need_training_regime(evidence: Evidence, laziness: float = 1.0) -> None:
 def need_lazy_prediction(
     evidence: Evidence, laziness: float = 1.0, residuals: float | None = None
 ) -> None:
-    """Outputs that move, but not too far for the width.
+    """Require outputs that move, but not too far for the width.
 
-    Of a run with a step size of its own ``residuals`` says how far (`Evidence.way`).
-    What the width does falls with epsilon: at a small one nearly every network may be judged.
+    ``residuals`` says how far a run with its own step size goes (`Evidence.way`). The effect of the width falls with
+    epsilon: at a small epsilon nearly every network can be judged.
     """
     need_width(evidence, laziness)
     share = laziness**evidence.order
@@ -86,7 +86,7 @@ def need_lazy_prediction(
 
 
 def need_lazy_solves(evidence: Evidence, laziness: float, residuals: float | None = None) -> None:
-    """An epsilon at which the systems that are solved change by less than their smallest eigenvalue."""
+    """Require an epsilon at which training changes the solved systems by less than their smallest eigenvalue."""
     change = laziness * evidence.jacobian_change(residuals) * evidence.solve_condition
     if not change < 1:
         raise NotApplicableError(
@@ -96,7 +96,7 @@ def need_lazy_solves(evidence: Evidence, laziness: float, residuals: float | Non
 
 
 def need_width(evidence: Evidence, laziness: float = 1.0) -> None:
-    """A width whose effect is smaller than what is predicted."""
+    """Require a width whose effect is smaller than the prediction."""
     limit = evidence.width_ratio() * laziness**evidence.order
     if not limit < 1:
         raise NotApplicableError(
@@ -106,7 +106,7 @@ def need_width(evidence: Evidence, laziness: float = 1.0) -> None:
 
 
 def need_lazy_runs(evidence: Evidence) -> list[LazyRun]:
-    """Runs at epsilons below 1, from the largest to the smallest."""
+    """Runs at epsilons below 1, from the largest epsilon to the smallest; there must be one."""
     if not evidence.lazy:
         raise UndecidedError("no run at an epsilon below 1 was made")
     return sorted(evidence.lazy, key=lambda run: -run.laziness)
@@ -130,5 +130,5 @@ def _need_stable_step(evidence: Evidence) -> None:
 
 
 def at(laziness: float) -> str:
-    """Where a run was made, in words; nothing for the network as it is."""
+    """The epsilon of a run in words; empty for the network itself."""
     return f", at epsilon = {laziness:g}" if laziness < 1 else ""

@@ -1,4 +1,4 @@
-"""How the steps of a run are made: on which samples, and with what momentum."""
+"""Samples and momentum of the steps of a run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from ngd_theory import networks
 from ngd_theory.dynamics import Momentum, contraction_bound, draw_batches, spring
 from ngd_theory.experiment.settings import Settings
 
-#: Batches that the mean of a bound is taken over: all subsets where there are no more.
+#: Most batches over which a bound is averaged. All subsets are taken if there are no more.
 BOUND_BATCHES = 5000
-#: Of the key that batches are drawn with, beside the seed: parameters are drawn with the seed alone.
+#: Folded into the key of the seed for drawing batches. Parameters are drawn with the seed alone.
 _BATCHES, _BOUND = 1, 2
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """Steps of mini-batches, or with momentum.
+    """Mini-batches and momentum of the steps.
 
     Attributes
     ----------
     words : str
         Empty for plain steps on the full batch.
     batches : (T, B) array or None
-        None for those.
+        None for plain steps on the full batch.
     settings : Settings
     """
 
@@ -47,7 +47,7 @@ class Scheme:
         if not words:
             return cls("", None, settings)
         if size == num_samples:
-            # By steps, not in closed form: that has no parameters, whose distances claims read.
+            # In steps: the closed form has no parameters, and claims read their distances.
             batches = jnp.tile(jnp.arange(num_samples), (settings.steps, 1))
         else:
             how = num_samples, size, settings.steps, settings.batch_order
@@ -55,14 +55,14 @@ class Scheme:
         return cls(", ".join(words), batches, settings)
 
     def linearisations(self, lin) -> Iterator[networks.Linearization]:
-        """Of what the steps see, one after the other; one alone where all see all samples."""
+        """Linearisation at the samples of each step; only one if every step sees all samples."""
         if self.batches is None or self.batches.shape[1] == lin.num_samples:
             yield lin
         else:
             yield from map(lin.take, self.batches)
 
     def options(self, constant: float) -> dict[str, Any]:
-        """Of `dynamics.train` and `dynamics.predict`; alpha is that of a step's samples."""
+        """Options of `dynamics.train` and `dynamics.predict`; ``constant`` is alpha of a step's samples."""
         if self.batches is None:
             return {}
         how = self.settings.momentum
@@ -70,7 +70,7 @@ class Scheme:
         return {"batches": self.batches, "momentum": kept}
 
     def bound(self, kernel, output_dim: int) -> float | None:
-        """What a step of exact leaves of ``|Theta^(-1/2) r|``, in quadratic mean; None but for independent batches."""
+        """See `Evidence.batch_bound`; None unless batches are independent and there is no momentum."""
         settings = self.settings
         samples = len(kernel) // output_dim
         if self.batches is None or settings.momentum or settings.batch_order != "independent":

@@ -19,7 +19,7 @@ _NO_PREDICTION = (
     "no tolerance is derived for them where the Fisher of the outputs changes as training goes on"
 )
 
-#: Counts fit the integers of arrays.
+#: Counts must fit the integers of arrays.
 PositiveInt = Annotated[int, Field(ge=1, lt=2**63)]
 #: Every layer is compiled by itself: more than this takes hours.
 Depth = Annotated[int, Field(ge=1, le=10_000)]
@@ -31,7 +31,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _option(default: Any, help: str, shown: bool = True) -> Any:
-    """A setting; one that is not shown is an option all the same, but not in the screen of ``--help``."""
+    """A setting. If it is not ``shown``, it is an option too, but ``--help`` does not list it."""
     return Field(default, description=help, json_schema_extra={"shown": shown})
 
 
@@ -39,7 +39,7 @@ def _option(default: Any, help: str, shown: bool = True) -> Any:
 IMAGES, LIMITS = ("cnn", "conv-resnet"), ("mlp", "cnn", "resnet", "conv-resnet")
 #: Architectures whose readout a parameterisation may scale.
 PARAMETERIZED = ("mlp", "cnn", "resnet", "conv-resnet")
-#: The least and the largest depth of each, and what depth is there.
+#: The least and the largest depth of each architecture, and the meaning of its depth.
 DEPTHS = {
     "mlp": (1, np.inf, "an mlp has a layer"),
     "cnn": (2, np.inf, "a cnn has a convolution and a dense layer"),
@@ -56,7 +56,7 @@ DEPTHS = {
     ),
     "recurrent": (3, 3, "a recurrent network has three layers"),
 }
-#: Settings that came later: at their defaults they are no part of what a cell is known by.
+#: Settings that were added later. At their defaults they are not part of the identity of a cell.
 LATER_NETWORK = ("tokens", "heads", "causal", "token_readout", "norm", "parameterization")
 LATER_TRAINING = ("batch_size", "batch_order", "momentum", "momentum_kind")
 LATER = (*LATER_NETWORK, *LATER_TRAINING, "own_norms")
@@ -77,7 +77,7 @@ class Settings(BaseModel):
     activation: str = _option("relu", "relu, tanh, erf, gelu or identity.")
     weight_std: Positive = _option(2**0.5, "sigma_w.")
     bias_std: NonNegative = _option(0.0, "sigma_b; 0 leaves the biases out.")
-    approximations: tuple[str, ...] = _option((), "With commas; a choice if left out.")
+    approximations: tuple[str, ...] = _option((), "Names with commas; by default a choice.")
     step_scale: Positive = _option(0.5, "eta times alpha.")
     steps: PositiveInt = _option(5, "Training steps.")
     laziness: tuple[Epsilon, ...] = _option((), "Epsilons of the lazy family, such as 1e-2,1e-4.")
@@ -119,7 +119,7 @@ class Settings(BaseModel):
     heads: PositiveInt = _option(1, "Of a transformer's attention.", shown=False)
     causal: bool = _option(False, "Whether a token sees those before it only.", shown=False)
     token_readout: Literal["mean", "last"] = _option(
-        "mean", "mean or last: which token's features a transformer's outputs are of.", shown=False
+        "mean", "mean or last: the token from which a transformer's outputs are made.", shown=False
     )
     norm: Literal["layer", "rms", "none"] = _option(
         "layer", "layer, rms or none: normalisation of a resnet or transformer.", shown=False
@@ -129,7 +129,7 @@ class Settings(BaseModel):
     )
     sharing: Literal["expand", "reduce"] = _option(
         "expand",
-        "expand or reduce: what positions that share a weight are to K-FAC.",
+        "expand or reduce: how K-FAC treats positions that share a weight.",
         shown=False,
     )
 
@@ -163,7 +163,7 @@ class Settings(BaseModel):
     @field_validator("damping")
     @classmethod
     def _damping_with_a_square(cls, damping: float) -> float:
-        # K-FAC is given the square.
+        # K-FAC gets the square, which must be finite.
         if damping > 1e100:
             raise InputError("must be at most 1e100")
         return damping
@@ -270,7 +270,7 @@ class Settings(BaseModel):
 
     @property
     def left_out(self) -> dict[str, str]:
-        """The approximations that do not run though none was named, each with the reason."""
+        """The approximations that the default choice leaves out, each with the reason."""
         if self.approximations:
             return {}
         reasons = {n: fisher.APPROXIMATIONS.named_only(n) for n in fisher.APPROXIMATIONS}
@@ -285,14 +285,14 @@ class Settings(BaseModel):
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """(H, W, C_in) of gaussian images; None for other data, whose images know theirs."""
+        """(H, W, C_in) of gaussian images; None for other data, whose images have their own shape."""
         if self.image_size is None:
             return None
         return self.image_size, self.image_size, self.image_channels
 
     @property
     def chosen_dims(self) -> tuple[int | None, int | None]:
-        """Input and output dimensions for the data: those named; 784, or the image's, and 1 for Gaussian inputs."""
+        """Input and output dimensions; by default 784 (or the image's) and 1 (cross-entropy: 2) for Gaussian inputs."""
         if self.dataset != "gaussian":
             return self.input_dim, self.output_dim
         inputs = prod(self.image_shape) if self.image_shape else 784
@@ -313,7 +313,7 @@ def parse(values: dict[str, Any]) -> Settings:
     Raises
     ------
     InputError
-        One line that names every wrong setting, its value and what is allowed.
+        The message names every wrong setting, its value and what is allowed, in one line.
     """
     try:
         return Settings(**values)

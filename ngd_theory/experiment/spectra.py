@@ -9,11 +9,11 @@ from ngd_theory.theory.isotropy import summarise
 
 
 def judged_map(k, outputs, loss: str) -> tuple[theory.Isotropy, np.ndarray]:
-    """Isotropy of what the theory's constant is of, and that map.
+    """Isotropy of the map that the theory's constant is about, and this map.
 
-    Under MSE it is K. Under another loss the Fisher of the outputs is ``Lambda = R R^T``, and what is a multiple of
-    the identity is ``R^T K R`` on the range of Lambda: its mean eigenvalue there is ``tr(K Lambda) / rank Lambda``.
-    (K itself grows as 1/rho across that range, where no residual lies.)
+    Under MSE the map is K. Under another loss the Fisher of the outputs is ``Lambda = R R^T``, and the theory says that
+    ``R^T K R`` is a multiple of the identity on the range of Lambda. Its mean eigenvalue there is
+    ``tr(K Lambda) / rank Lambda``. (K itself grows as 1/rho outside this range, where no residual lies.)
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def judged_map(k, outputs, loss: str) -> tuple[theory.Isotropy, np.ndarray]:
 
 
 def largest_eigenvalue(k) -> float:
-    """Of the symmetric part of a map."""
+    """Largest eigenvalue of the symmetric part of a map."""
     return float(symmetric_spectrum(k)[-1])
 
 
@@ -71,7 +71,7 @@ def kernel_spectrum(kernel: np.ndarray) -> np.ndarray:
             f"the network's kernel at its start is beyond the range of {kernel.dtype}: {mend}, or scale the data"
         )
     spectrum = np.linalg.eigvalsh(kernel)
-    # Below this its round-off is no number of its own.
+    # Below this its round-off is not a normal number.
     if not spectrum[-1] > np.finfo(kernel.dtype).tiny / np.finfo(kernel.dtype).eps:
         raise SingularKernelError(
             "the network's kernel at its start is zero, or as good as zero: no output depends on the parameters "
@@ -81,12 +81,12 @@ def kernel_spectrum(kernel: np.ndarray) -> np.ndarray:
 
 
 def checked_step_size(name: str, scale: float, rate: float) -> float:
-    """``scale / rate``, where both are positive and finite.
+    """``scale / rate``, which must be positive and finite.
 
     Raises
     ------
     SingularKernelError
-        For the map of an approximation that turns steps round or moves nothing.
+        If the map reverses steps or moves nothing.
     """
     size = scale / rate if rate > 0 else np.nan
     if not 0 < size < np.inf:

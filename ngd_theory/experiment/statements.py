@@ -34,7 +34,7 @@ from ngd_theory.experiment.premises import (
     need_training_regime,
 )
 
-#: An isotropic sum over random units disperses by about 1/sqrt(units); this many times it is no such sum.
+#: An isotropic sum over random units disperses by about 1/sqrt(units). Above this many times it is anisotropic.
 ANISOTROPY_FACTOR = 2.0
 #: Allowed below the expected slope of 1 or 1/2; a wrong prediction has slope 0.
 ORDER_TOLERANCE = 0.25
@@ -45,9 +45,9 @@ PRODUCT_TOLERANCE = 1e-12
 
 
 def _stated_constant(evidence: Evidence) -> float | None:
-    """The alpha that the paper prints, of a dense network of full ranks; None where it prints none.
+    """Alpha as the paper states it, for a dense network of full ranks; None if it states none.
 
-    Written apart from `Approximation.layer_constants`, which the step sizes come from.
+    It does not use `Approximation.layer_constants`, from which the step sizes come.
     """
     if evidence.network.layer_sizes[0].unknown is not None:
         return None
@@ -63,7 +63,7 @@ def _stated_constant(evidence: Evidence) -> float | None:
     }
     sizes = evidence.network.layer_sizes
     dense = all(s.positions == 1 for s in sizes)
-    # What the paper's inputs and features are: of rank N.
+    # The paper's inputs and features have rank N.
     full = evidence.name not in ("kfac", "unit-wise") or all(s.num_inputs >= n for s in sizes)
     return stated.get(evidence.name) if dense and full else None
 
@@ -95,13 +95,13 @@ def _everything(evidence: Evidence) -> bool:
     _not_anisotropic,
 )
 def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
-    """Dispersion of K below what damping, round-off and, unit-wise, the number of units allow.
+    """The dispersion of K is below what damping, round-off and (unit-wise) the number of units allow.
 
     Exact, block-wise and K-FAC maps are isotropic at any width that meets the rank conditions, so only
     `Evidence.map_tolerance` is allowed. The unit-wise map is a sum over random units whose dispersion
     has the expectation `unit_wise_dispersion` ~ M^(-1/2): `Evidence.dispersion_bound` is four sigma above it.
-    Of an approximation without a constant that is not said to be anisotropic the theory says nothing, and of one whose
-    constant is of the trace alone (EKFAC) nothing of the dispersion.
+    The claim does not apply to an approximation with no constant, or with a constant of the trace alone (EKFAC): of its
+    dispersion the theory says nothing.
     """
     if evidence.approximation.trace_only:
         raise NotApplicableError(
@@ -127,14 +127,14 @@ def isotropy(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
 
 def _of_ranks(evidence: Evidence) -> str:
-    """That alpha was not predicted, where it was not."""
+    """Words that say that alpha follows from measured ranks; empty if it was predicted."""
     if evidence.constant_from == "sizes":
         return ""
     return "; alpha follows from the ranks measured, so that this tests the solve and no prediction"
 
 
 def _at_damping(evidence: Evidence) -> str:
-    """Which damping a map was judged at, where it is not the one trained with."""
+    """Words for the damping at which a map was judged; empty if it is the damping of the training."""
     return f" at rho = {evidence.judged_damping:g}" if evidence.undamped is not None else ""
 
 
@@ -145,9 +145,9 @@ def _at_damping(evidence: Evidence) -> str:
     _has_constant,
 )
 def constant(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
-    """Measured alpha within the tolerance of the map and the spread over initialisations.
+    """Measured alpha is within the tolerance of the map and the spread over initialisations.
 
-    The spread is `Evidence.constant_spread`, 0 but for unit-wise.
+    The spread is `Evidence.constant_spread`, which is 0 except for unit-wise.
     """
     need_isotropy(evidence)
     assert evidence.constant is not None
@@ -199,9 +199,9 @@ def step_scale(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     _everything,
 )
 def damped_map(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
-    """`DampedMap.error` below half of the digits: so damped, no solve loses more.
+    """`DampedMap.error` is below the square root of the machine epsilon: so damped, no solve loses more digits.
 
-    Which damping goes where, and every scale of a factor, shows there, as nothing of alpha is left at so large a rho.
+    At so large a rho K is far from alpha I, so that a misplaced damping or a wrong scale of a factor shows.
     """
     if why := no_reference(evidence.name, evidence.network, evidence.loss):
         raise NotApplicableError(why)
@@ -221,7 +221,7 @@ def damped_map(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 def contraction(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """``sup_t abs(||r_t||/||r_0|| - abs(1 - eta alpha)^t)`` of the laziest run.
 
-    Within `Evidence.lazy_tolerance` and the error of the map itself, times what it does to a power of the rate.
+    The tolerance is `Evidence.lazy_tolerance`, plus the error of the map times its effect on a power of the rate.
     """
     run = evidence.laziest
     need_plain_steps(evidence)
@@ -232,7 +232,7 @@ def contraction(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     predicted = np.abs(1 - evidence.step_scale) ** np.arange(len(measured))
     worst = int(np.argmax(np.abs(measured - predicted)))
     change = _rate_change(evidence)
-    # A second change of the rate is as large as the square of the error at most.
+    # The second-order change of a power of the rate is at most the square of the error.
     map_error = np.maximum(change, evidence.map_error()) * evidence.map_error()
     tolerance = float(evidence.lazy_tolerance(run) + map_error)
     return verdict(
@@ -246,7 +246,7 @@ def contraction(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
 
 def _rate_change(evidence: Evidence) -> float:
-    """``max_t t s abs(1 - s)^(t - 1)``: what a relative error of alpha does to ``(1 - s)^t``, s = eta alpha."""
+    """``max_t t s abs(1 - s)^(t - 1)``: effect of a relative error of alpha on ``(1 - s)^t``, s = eta alpha."""
     t = np.arange(1, evidence.prediction.num_steps + 1)
     s = evidence.step_scale
     return float(np.max(t * s * np.abs(1 - s) ** (t - 1), initial=0.0))
@@ -264,9 +264,9 @@ def _limit_tolerance(evidence: Evidence, run: LazyRun, reach: float) -> float:
     _isotropic,
 )
 def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
-    """Loss after one step, over the initial one, below the square of the residual's tolerance.
+    """The loss after one step, over the initial loss, is below the square of the residual's tolerance.
 
-    That is `Evidence.lazy_tolerance`, of a run as long as the residual, and the error of the map itself.
+    This tolerance is `Evidence.lazy_tolerance`, for a run as long as the residual, plus the error of the map.
     """
     need_plain_steps(evidence)
     need_mse(evidence)
@@ -289,10 +289,10 @@ def one_step(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     _isotropic,
 )
 def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
-    """Growth a step of the residual at eta = 2.5/alpha: above 1, and 1.5 to tolerance.
+    """The residual grows in each step at eta = 2.5/alpha, by a factor of 1.5 within the tolerance.
 
-    Outputs of such a run travel ``1 + 1.5^T`` residuals, whatever the main run's do: its premises are about that. The
-    map's own error enters times 2.5.
+    The outputs of this run travel ``1 + 1.5^T`` residuals, so its premises are checked for this length. The error of
+    the map enters times 2.5.
     """
     need_plain_steps(evidence)
     need_mse(evidence)
@@ -331,8 +331,8 @@ def divergence_edge(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
 def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """GD's final ``||r_T||/||r_0||`` is its eigenbasis prediction, and above every isotropic method's.
 
-    Within `Evidence.lazy_tolerance`. Asked only where the predictions say so: beyond eta alpha = 1 an isotropic method
-    may be the slower.
+    The tolerance is `Evidence.lazy_tolerance`. The claim applies only if the predictions say that GD is slower: beyond
+    eta alpha = 1 an isotropic method may be slower.
     """
     run = evidence.laziest
     need_plain_steps(evidence)
@@ -363,7 +363,7 @@ def gd_slower(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
 
 def _is_isotropic(evidence: Evidence) -> bool:
-    """Whether it contracts as an isotropic method, as far as can be told."""
+    """Whether the evidence is good enough to say that the method contracts as an isotropic one."""
     if not _isotropic(evidence) or not evidence.map_error() <= WEAKEST:
         return False
     try:
@@ -381,11 +381,11 @@ def _is_isotropic(evidence: Evidence) -> bool:
     _everything,
 )
 def step_map(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
-    """`Evidence.step_error` below half of the digits and what the solves lose of the others.
+    """`Evidence.step_error` is below the square root of the machine epsilon plus what the solves lose.
 
-    K and Q are made of a linearisation's factors. The derivative along the natural gradient is the network's own, by
-    automatic differentiation: a wrong factor, block or scale in one of them shows. A solve loses as many digits as its
-    system's condition has, and where K is far larger across than along r (cross-entropy: 1/rho) K r loses more.
+    K and Q are made from the factors of a linearisation. The derivative along the natural gradient comes from automatic
+    differentiation of the network, so that a wrong factor, block or scale shows. A solve loses as many digits as its
+    system's condition number has. If K is far larger across r than along r (cross-entropy: 1/rho), K r loses more.
     """
     if evidence.step_error is None:
         raise UndecidedError("no step was compared with the map")
@@ -406,8 +406,8 @@ def step_map(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 def lazy_limit(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Largest relative gap over all steps, on both sets, of the laziest run.
 
-    Within `Evidence.lazy_tolerance`. The prediction uses the measured K and Q, so damping and dispersion are inside it:
-    only rounding and the rest of the width's effect are allowed. Runs at larger epsilon must be whole too.
+    The tolerance is `Evidence.lazy_tolerance`. The prediction uses the measured K and Q, so it includes damping and
+    dispersion: only rounding and the rest of the width's effect are allowed. Runs at larger epsilon must be complete.
     """
     runs = need_lazy_runs(evidence)
     run = runs[-1]
@@ -420,7 +420,7 @@ def lazy_limit(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 
 
 def _notices(evidence: Evidence, run: LazyRun) -> float:
-    """The power of a gap: the error that would show, over what the outputs travel."""
+    """Power of a gap: the smallest error that fails, over the travel of the outputs."""
     return evidence.smallest_error(evidence.lazy_tolerance(run)) / evidence.travel()
 
 
@@ -433,11 +433,11 @@ def _notices(evidence: Evidence, run: LazyRun) -> float:
 def lazy_order(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Slope of log(gap) over log(epsilon), from the largest epsilon to the smallest where rounding does not show.
 
-    What is wrong anywhere keeps a gap, of slope 0. With a smooth activation ``g = g_1 epsilon (1 + c epsilon)``, where
-    c can be some tens for unit-wise steps. With a kink, g falls as epsilon^(1/2) to epsilon^1 by how many units change
-    sides, few and by chance, so that the slope goes to an epsilon where none does, or else to the smallest
-    (`Evidence.switch_gap`). A quarter is allowed for both. A higher order is no fault. The power is the constant gap
-    that would have taken the slope below.
+    An error anywhere leaves a gap of slope 0. With a smooth activation ``g = g_1 epsilon (1 + c epsilon)``, where c can
+    be some tens for unit-wise steps. With a kink, g falls as epsilon^(1/2) to epsilon^1: it depends on how many units
+    change sides, and these are few and random. So the slope goes to an epsilon where no unit does, or else to the
+    smallest (`Evidence.switch_gap`). The slope may be a quarter too small in both cases. A higher order is no fault.
+    The power is the constant gap that would make the slope too small.
     """
     runs = need_lazy_runs(evidence)
     need_training_regime(evidence, runs[-1].laziness)
@@ -469,11 +469,11 @@ def lazy_order(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
 def finite_width_gap(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """``sup_t ||f_t - f_t^predicted||_F`` over `Evidence.scale`, on the training set or the test set, at epsilon = 1.
 
-    More than `Evidence.finite_width_tolerance` is a failure. A gap below it shows something only where it is small
-    against what the outputs travel: a tenth is allowed, and between the two this width cannot tell. The prediction uses
-    the measured K, so damping and dispersion are inside it. Of a unit-wise gap above the bound nothing is said: such
-    steps change K by more than the Jacobian changes ([KO]: as rho^-6). Of a network whose readout is scaled down
-    (``parameterization = "mup"``) the statement is not made: its features move at every width.
+    A gap above `Evidence.finite_width_tolerance` fails. A gap below it passes if it is at most a tenth of the travel of
+    the outputs; between the two this width cannot decide. The prediction uses the measured K, so it includes damping
+    and dispersion. A unit-wise gap above the bound is not judged: such steps change K by more than the Jacobian changes
+    ([KO]: as rho^-6). The claim does not apply to a network with a scaled-down readout (``parameterization = "mup"``),
+    whose features move at every width.
     """
     if evidence.network.readout_scale != 1:
         raise NotApplicableError(
@@ -503,7 +503,7 @@ def finite_width_gap(evidence: Evidence, others: Mapping[str, Evidence]) -> Verd
     _everything,
 )
 def lazy_parameters(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
-    """``||theta_T - theta_0||/epsilon`` of the laziest run, as predicted; within `Evidence.distance_tolerance`."""
+    """``||theta_T - theta_0||/epsilon`` of the laziest run is as predicted, within `Evidence.distance_tolerance`."""
     run = need_lazy_runs(evidence)[-1]
     need_training_regime(evidence, run.laziness)
     if not 0 < evidence.predicted_distance < np.inf:
@@ -528,13 +528,12 @@ def lazy_parameters(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
     _everything,
 )
 def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
-    """Final test outputs nearer to the own prediction than to any other method's.
+    """Final test outputs are nearer to the method's own prediction than to any other method's.
 
-    Distances are root mean squares over samples, relative to that of f_0 - y on the training set. The
-    own one may not exceed `Evidence.lazy_tolerance`. Methods whose predictions agree to 1e-3 of
-    what they travel have the same minimum and are no rivals; where another is no
-    further than the own gap, which is within the tolerance, this width cannot tell them apart and the
-    claim does not apply.
+    Distances are root mean squares over samples, relative to that of f_0 - y on the training set. The distance to the
+    own prediction may not exceed `Evidence.lazy_tolerance`. Methods whose predictions agree to 1e-3 of their travel
+    have the same minimum and are no rivals. If the own distance is within the tolerance and another prediction is not
+    further away, this width cannot tell them apart: the claim is undecided.
     """
     run = evidence.laziest
     need_training_regime(evidence, run.laziness)
@@ -586,8 +585,8 @@ def distinct_minima(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdi
 def infinite_width(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Largest relative distance of the two predictions from the same f_0, on both sets.
 
-    The kernels differ by ``d = ||Theta - Theta_inf||/||Theta_inf||`` ~ M^(-1/2), as measured on the training set. An
-    estimate of what that does: gradient descent's outputs differ by ``t s d``, a preconditioner's by
+    The kernels differ by ``d = ||Theta - Theta_inf||/||Theta_inf||`` ~ M^(-1/2), as measured on the training set. The
+    tolerance estimates the effect: outputs of gradient descent differ by ``t s d``, those of a preconditioner by
     ``kappa(Theta) d``.
     """
     need_mse(evidence)
@@ -613,7 +612,7 @@ def anisotropic(evidence: Evidence, others: Mapping[str, Evidence]) -> Verdict:
     """Dispersion above 2/sqrt(hidden units).
 
     A map that becomes isotropic as the width grows is a sum over units and disperses by about
-    1/sqrt(sum M), as the unit-wise one does (`unit_wise_dispersion`). The power is that floor: a dispersion this small
+    1/sqrt(sum M), as the unit-wise one does (`unit_wise_dispersion`). The power is this floor: a dispersion below it
     would have failed.
     """
     if evidence.num_samples * evidence.network.output_dim < 10:

@@ -1,4 +1,4 @@
-"""What single units do: which change sides, are active, and how far weights move beside what they are."""
+"""Single units: which change sides, which are active, and how far weights move relative to their size."""
 
 from functools import partial
 from itertools import pairwise
@@ -13,7 +13,7 @@ from ngd_theory import networks
 
 @partial(jax.jit, static_argnums=0)
 def changed_sides(network, before, after, x):
-    """How many pre-activations before a function with a kink are on another side of 0."""
+    """Number of pre-activations that changed sign, before functions with a kink."""
     pairs = zip(_sides(network, before, x), _sides(network, after, x), strict=True)
     return sum((jnp.sum(a != b) for a, b in pairs), start=jnp.zeros((), int))
 
@@ -21,8 +21,8 @@ def changed_sides(network, before, after, x):
 def _sides(network, params, x):
     """Whether each pre-activation before a function that may have a kink is above 0.
 
-    An estimate where the network is no chain: its kinks are where its forward function has them, and the
-    pre-activations of all layers but the last are counted in their place.
+    For a network that is not a chain this is an estimate: its kinks are somewhere in its forward function, and the
+    pre-activations of all layers but the last are taken instead.
     """
     smooth = [network.smooth] * (network.depth - 1) + [True]
     if network.is_chain:
@@ -42,10 +42,10 @@ def active_shares(lin: networks.Linearization) -> np.ndarray | None:
 
 
 def output_spread(lin: networks.Linearization, constant) -> float:
-    """See `Evidence.output_spread`; 0 where positions share weights, whose blocks are of full rank.
+    """See `Evidence.output_spread`; 0 if positions share weights, as the blocks then have full rank.
 
-    A unit that is active on a sample adds the projector on its sensitivities to the outputs there. Summed over units it
-    is ``delta delta^T`` of the next layer over its trace: not a multiple of the identity at a finite width.
+    A unit that is active on a sample adds the projector on its sensitivities there. The sum over units is
+    ``delta delta^T`` of the next layer over its trace. At a finite width it is not a multiple of the identity.
     """
     layers, c = lin.layers, lin.output_dim
     if c == 1 or constant is None or any(layer.inputs.shape[1] > 1 for layer in layers):
@@ -64,12 +64,12 @@ def output_spread(lin: networks.Linearization, constant) -> float:
 def operator_displacement(network, moved) -> float:
     """See `Evidence.displacement`."""
     if moved is None:
-        return np.inf  # beyond all numbers, or not measured
+        return np.inf  # overflow, or not measured
     found = [0.0]
     changes = moved if network.parts is None else network.parts.split(moved)
     last = len(network.layouts) - 1
     for index, (layout, change) in enumerate(zip(network.layouts, changes, strict=True)):
-        # Features follow the layer unless it is the last; sensitivities lie before it unless the first.
+        # Features follow every layer but the last; sensitivities lie before every layer but the first.
         widths = [layout.num_units] * (index < last) + [layout.num_inputs] * (index > 0)
         if widths:
             matrix = np.asarray(layout.to_matrix(change))
@@ -80,7 +80,7 @@ def operator_displacement(network, moved) -> float:
 def _operator_norm(matrix: np.ndarray) -> float:
     if not np.all(np.isfinite(matrix)):
         return np.inf
-    # ARPACK takes a matrix of tiny entries for zero.
+    # ARPACK treats a matrix of tiny entries as zero.
     scale = float(np.max(np.abs(matrix)))
     if min(matrix.shape) < 10 or scale == 0:
         return float(np.linalg.norm(matrix, 2))

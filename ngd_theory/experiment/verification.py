@@ -1,4 +1,4 @@
-"""A whole verification: every approximation measured, every claim judged, errors planted where they are asked for."""
+"""A whole verification: it measures every approximation, judges every claim and plants errors if asked."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -28,7 +28,7 @@ class Report:
     verdicts : tuple of Verdict
     seconds : float
     noticed : tuple of Noticed
-        What became of the errors that were planted.
+        Results of the planted errors.
     """
 
     settings: Settings
@@ -41,7 +41,7 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether something was shown, and no claim failed."""
+        """Whether at least one claim passed and none failed."""
         outcomes = {v.outcome for v in self.verdicts}
         return Outcome.PASS in outcomes and Outcome.FAIL not in outcomes
 
@@ -60,7 +60,7 @@ def verify(
     ----------
     settings : Settings
     progress : callable, optional
-        Told what is about to be done.
+        Called with a message before each stage.
     plant : iterable of str
         Names in `PLANTED`, or "all": judge the claims once more with each of these errors, and report what noticed.
 

@@ -30,7 +30,7 @@ from ngd_theory.fisher.solve import DampedMatrix
 from ngd_theory.fisher.unit_wise import UnitWise
 from ngd_theory.fisher.whitened import WhitenedApproximation
 
-#: Every approximation by its public name: one of the package is one file and one entry here, another is registered.
+#: Every approximation by its public name. One of the package has a file and an entry here; others use `register`.
 APPROXIMATIONS = Approximations(
     (
         Identity,
@@ -51,17 +51,17 @@ APPROXIMATIONS = Approximations(
 
 
 def register(cls):
-    """Class decorator: make an approximation from outside the package known by its name.
+    """Class decorator: register an approximation from outside the package under its name.
 
-    Above `approximation`. `by_name`, ``ngd-theory verify`` and ``run`` (with ``--import`` of the module), studies and
-    reports then know it; ``verify`` runs it where it is named. An installed package needs no ``--import`` where it has
-    an entry point of the group ``ngd_theory.approximations`` that names the class.
+    Write it above `approximation`. Then `by_name`, ``ngd-theory verify`` and ``run`` (with ``--import`` of the module),
+    studies and reports know the class. ``verify`` runs it only if it is named. An installed package needs no
+    ``--import`` if an entry point of the group ``ngd_theory.approximations`` names the class.
 
     Raises
     ------
     InputError
-        For what is no concrete frozen dataclass of type `Approximation`, a field without default, a name that another
-        class has or that does not fit into a command line.
+        If the class is not a concrete dataclass derived from `Approximation`, has a field without default, or has a
+        name that another class has or that does not fit into a command line.
     """
     APPROXIMATIONS.add(cls)
     return cls
@@ -80,7 +80,13 @@ def by_name(name: str, **options) -> Approximation:
     Raises
     ------
     InputError
-        For an unknown name, an option that this approximation does not have, or a value of another type.
+        For an unknown name, an option that this approximation does not have, or a value of the wrong type.
+
+    Examples
+    --------
+    >>> import ngd_theory as ngd
+    >>> ngd.fisher.by_name("kfac", output_factor="uniform").name
+    'kfac'
     """
     cls = choose(APPROXIMATIONS, name, "approximation")
     known = list(getattr(cls, "__dataclass_fields__", {}))

@@ -28,14 +28,14 @@ from ngd_theory.pytrees import pytree
 
 
 class Look(NamedTuple):
-    """How figures show an approximation: a colour, matplotlib's marker, and a name where it is another."""
+    """How figures show an approximation: colour, matplotlib marker, and a label if it differs from the name."""
 
     colour: str
     marker: str
     label: str = ""
 
 
-#: How near the limit a result must be where its damping is below the rounding.
+#: Largest relative distance from the limit rho -> 0 of a result whose damping is below round-off.
 SAME = 1e-2
 
 
@@ -43,37 +43,37 @@ class Approximation(abc.ABC):
     """A preconditioner G of the gradient: ``theta <- theta - eta (G + rho I)^-1 grad``.
 
     A new approximation is a frozen dataclass with a ``name`` that is decorated with `approximation`. It defines
-    `factor`, what is made once of a linearisation and a damping, and `precondition`, which applies that to one
-    cotangent; `layer_terms` has a default that applies it to NC of them. It is a JAX pytree, so that it can be an
-    argument of a jitted function.
+    `factor`, which does the work that is needed once for a linearisation and a damping, and `precondition`, which
+    applies the result to one cotangent. The default `layer_terms` applies it to NC cotangents. An approximation is a
+    JAX pytree, so it can be an argument of a jitted function.
     """
 
     made_by: ClassVar[str] = "ngd.fisher.by_name('kfac'), say"
     name: ClassVar[str]
-    #: Whether K becomes isotropic only as the width grows, not at any width that meets the conditions.
+    #: Whether K becomes isotropic only as the width grows. If not, every width that meets the conditions is enough.
     asymptotic: ClassVar[bool] = False
-    #: Whether its constant is of the trace of K alone, which is no multiple of the identity at any width.
+    #: Whether its constant gives the trace of K only: K is not a multiple of the identity at any width.
     trace_only: ClassVar[bool] = False
-    #: Whether its map off the training set has an infinite-width limit of its own.
+    #: Whether its map off the training set has an infinite-width limit.
     has_limit: ClassVar[bool] = True
-    #: Whether K is a sum of maps of one layer each, ``(1/N) J_l G_l^-1 J_l^T``.
+    #: Whether K is a sum over layers of ``(1/N) J_l G_l^-1 J_l^T``.
     by_layers: ClassVar[bool] = False
-    #: Whether G is made of the inputs and units of affine layers, not of parameters and kernels alone.
+    #: Whether G needs the inputs and units of affine layers; parameters and kernels alone are then not enough.
     needs_layers: ClassVar[bool] = False
     #: Names of the conditions in `ngd_theory.theory.conditions` under which K is isotropic.
     requirements: ClassVar[tuple[str, ...]] = ()
-    #: In every figure; a user's own are olive stars.
+    #: Look in every figure. The default, an olive star, is for users' own approximations.
     look: ClassVar[Look] = Look("#999900", "*")
     #: Losses under which its training is predicted with a derived tolerance.
     predicted_losses: ClassVar[tuple[str, ...]] = ("mse",)
-    #: Why it is verified only where it is named; empty where it always is.
+    #: Why it is verified only if it is named; empty if it is always verified.
     named_only: ClassVar[str] = ""
 
     @checked
     def natural_gradient(
         self, lin: Linearization, cotangent: Float[Array, "N C"], damping
     ) -> PyTree[Array]:
-        """``(G + damping I)^-1 J^T cotangent / N``, like the parameters.
+        """``(G + damping I)^-1 J^T cotangent / N``, with the structure of the parameters.
 
         Parameters
         ----------
@@ -85,17 +85,17 @@ class Approximation(abc.ABC):
 
         Returns
         -------
-        tuple of dict, a layer's each; or a tree like the parameters of `linearize_function`
+        tuple of dict, one per layer; or a tree like the parameters of `linearize_function`
             The gradient's 1/N is inside, the step size is not.
 
         Raises
         ------
         InputError
             For a cotangent of the wrong shape, a damping that is negative or beyond the range of the outputs' type, a
-            NaN or infinity in what is given, or the linearisation of a function without layers where G needs them.
+            NaN or infinity in the arguments, or a linearisation of a function without layers if G needs layers.
         SingularKernelError
-            Where the result is not finite though all that is given is: a solve broke down. Values are read outside jit,
-            vmap and grad only; inside, the result is then NaN.
+            If a solve breaks down: the arguments are finite, but the result is not, or has no correct digits. Values
+            are read only outside jit, vmap and grad; inside, the broken result is NaN without an error.
         """
         return self._unfactored(lin, damping).natural_gradient(cotangent)
 
@@ -113,7 +113,7 @@ class Approximation(abc.ABC):
             At the N training inputs; G is built from it.
         damping : float or scalar array
         at : Linearization, optional
-            Of the same network and parameters at N' inputs; ``lin`` when None.
+            Linearisation of the same network and parameters at N' inputs; ``lin`` when None.
 
         Returns
         -------
@@ -123,17 +123,17 @@ class Approximation(abc.ABC):
         Raises
         ------
         InputError, SingularKernelError
-            As `natural_gradient`; for an ``at`` with other layers.
+            As `natural_gradient`. InputError also if ``at`` has other layers.
         """
         return self._unfactored(lin, damping).function_space_map(at)
 
     @checked
     def prepare(self, lin: Linearization, damping) -> "Prepared":
-        """Factor at a linearisation and a damping, once for all that is asked there.
+        """Factor once at a linearisation and a damping, for several requests there.
 
-        ``prepare(lin, rho).natural_gradient(v)`` is ``natural_gradient(lin, v, rho)``, and so on; what `factor` makes
-        is not made again. Worth it where more than one of a natural gradient, a map, and a map to other inputs is
-        wanted: `natural_gradient` and `function_space_map` of this class factor at each call.
+        ``prepare(lin, rho).natural_gradient(v)`` equals ``natural_gradient(lin, v, rho)``, and so on, but the result
+        of `factor` is reused. Use it for several natural gradients, maps or maps to other inputs:
+        `natural_gradient` and `function_space_map` of this class factor at each call.
 
         Parameters
         ----------
@@ -153,12 +153,12 @@ class Approximation(abc.ABC):
         return replace(here, factors=_factor(self, lin, here.damping))
 
     def _unfactored(self, lin: Linearization, damping) -> "Prepared":
-        """As `prepare`, but factored in the program of what is asked: one program each."""
+        """Like `prepare`, but each request factors inside its own jitted program."""
         self.check_layers(lin)
         return Prepared(self, lin, as_damping(damping, lin.outputs.dtype))
 
     def _check_result(self, what: str, found, lin, damping, cotangent=None) -> None:
-        """Say why a result is not finite; no more than one look at it where it is."""
+        """Raise an error that says why a result is not finite. A finite result is only looked at once."""
         if is_finite(found):
             return
         if cotangent is not None:
@@ -176,16 +176,16 @@ class Approximation(abc.ABC):
     def _check_digits(
         self, what: str, found, lin: Linearization, damping: Damping, limit: Callable
     ) -> None:
-        """Below round-off the damped result must equal the limit rho -> 0.
+        """Check that a result with a damping below round-off agrees with the limit rho -> 0.
 
-        Where it does not (copies of a sample), it has no correct digit. Checked for the true Fisher under MSE only;
-        others need not have a limit.
+        If it does not (for example with copies of a sample), it has no correct digits. Checked only for the true Fisher
+        under MSE; others may have no limit.
         """
         if not all(map(is_known, jax.tree.leaves((found, damping.value, lin)))):
             return
         rho, eps = float(damping.value), float(jnp.finfo(lin.outputs.dtype).eps)
         never_isotropic = type(self).damping_bias is Approximation.damping_bias
-        # Above sqrt(eps) it is larger than the rounding of any kernel below 1/sqrt(eps).
+        # A damping above sqrt(eps) exceeds the round-off of any kernel below 1/sqrt(eps).
         if not 0 < rho < eps**0.5 or never_isotropic or not _is_plain(self):
             return
         rounding = eps * float(_largest_trace(lin))
@@ -202,7 +202,7 @@ class Approximation(abc.ABC):
             )
 
     def check_layers(self, lin: Linearization) -> None:
-        """Raise `InputError` for what is no linearisation, or shows no layers where G is made of them."""
+        """Raise `InputError` unless ``lin`` is a linearisation, and shows layers if G needs them."""
         require_type("lin", lin, Linearization, Linearization.made_by)
         if self.needs_layers and not lin.has_layers:
             raise InputError(
@@ -212,17 +212,17 @@ class Approximation(abc.ABC):
             )
 
     def of_samples(self, samples: Int[Array, " B"]) -> "Approximation":
-        """The approximation of some of the samples: the targets of an empirical Fisher are theirs."""
+        """The same approximation for some of the samples: an empirical Fisher keeps only their targets."""
         kind = getattr(self, "kind", None)
         if not isinstance(kind, EmpiricalFisher):
             return self
         return replace(self, kind=kind.take(samples))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     def factor(self, lin: Linearization, damping: Damping) -> Any:
-        """What is made once of a linearisation and a damping, for `precondition` and `layer_terms` to apply.
+        """Compute once what `precondition` and `layer_terms` apply at this linearisation and damping.
 
-        Arguments are already checked. Any pytree of arrays: factors, an inverse's pieces, whitened rows. By default
-        the damping itself, which is to factor anew for each cotangent.
+        Arguments are already checked. The result is any pytree of arrays: factors, parts of an inverse, whitened rows.
+        The default returns the damping itself: then each cotangent factors anew.
         """
         return damping
 
@@ -235,9 +235,9 @@ class Approximation(abc.ABC):
     def layer_terms(
         self, lin: Linearization, factors: Any, at: Linearization
     ) -> Sequence[Float[Array, "MC NC"]]:
-        """What each layer's step adds to `function_space_map`: here column by column from `precondition`.
+        """What each layer's step adds to `function_space_map`. The default calls `precondition` for each column.
 
-        ``(1/N) J_l(at) [(G + rho)^-1 J^T]_l``; where G couples no layers, ``(1/N) J_l(at) (G_l + rho)^-1 J_l^T``.
+        It is ``(1/N) J_l(at) [(G + rho)^-1 J^T]_l``, or ``(1/N) J_l(at) (G_l + rho)^-1 J_l^T`` if G couples no layers.
         """
         n, c = lin.outputs.shape
         basis = jnp.eye(n * c, dtype=lin.outputs.dtype).reshape(n * c, n, c)
@@ -251,12 +251,12 @@ class Approximation(abc.ABC):
     def preconditioned_map(
         self, lin: Linearization, factors: Any, at: Linearization
     ) -> Float[Array, "MC NC"]:
-        """Compute `function_space_map` from what `factor` made: here the sum of `layer_terms`."""
+        """Compute `function_space_map` from what `factor` made. The default is the sum of `layer_terms`."""
         terms = self.layer_terms(lin, factors, at)
         return sum(terms[1:], terms[0])
 
     def factored(self, lin: Linearization, factors: Any) -> Any:
-        """What `factor` makes, where a damping is given in its place, as callers of earlier versions do."""
+        """Return ``factors``; if a damping is given instead, as in earlier versions, factor with it."""
         return self.factor(lin, factors) if isinstance(factors, Damping) else factors
 
     def layer_maps(self, lin: Linearization, damping) -> tuple[Float[Array, "NC NC"], ...]:
@@ -275,7 +275,7 @@ class Approximation(abc.ABC):
         Raises
         ------
         InputError
-            Where G couples layers, so that K is no sum over them.
+            If G couples layers: K is then not a sum over layers.
         """
         return self._unfactored(lin, damping).layer_maps()
 
@@ -284,25 +284,25 @@ class Approximation(abc.ABC):
         return damping
 
     def breakdown(self, lin: Linearization, cotangent: Float[Array, "N C"], damping) -> str | None:
-        """Why a natural gradient is not finite, where the approximation itself can tell; reads values."""
+        """Why a natural gradient is not finite; None if the approximation cannot tell. Reads values."""
         return None
 
     def workspace(self, sizes: tuple[LayerSize, ...], num_samples: int, itemsize: int) -> int:
-        """Numbers that a natural gradient holds beside the linearisation and what has the parameters' shape.
+        """How many numbers a natural gradient holds beside the linearisation and arrays like the parameters.
 
         A model from the leading terms, for `ngd_theory.theory.step_memory`; ``itemsize`` is in bytes.
         """
         return 0
 
     def damping_bias(self, lin: Linearization, damping: float) -> float | None:
-        """Leading-order bound on ``||K(rho) - K(0)||_2 / alpha``, from the spectra at hand.
+        """Leading-order bound on ``||K(rho) - K(0)||_2 / alpha``, from the measured spectra.
 
-        None where the approximation is never isotropic. Reads values: not for use inside jit.
+        None if the approximation is never isotropic. Reads values: not for use inside jit.
         """
         return None
 
     def solve_condition(self, lin: Linearization, damping: float) -> float | None:
-        """Estimate of the mean condition number of the systems solved, where it may be far above the NTK's; else None.
+        """Estimated mean condition number of the solved systems if it may be far above the NTK's; else None.
 
         Reads values: not for use inside jit.
         """
@@ -311,9 +311,9 @@ class Approximation(abc.ABC):
     def broken_premises(
         self, sizes: tuple[LayerSize, ...], num_samples: int, equal_leverages: bool = False
     ) -> dict[str, str]:
-        """Premises of isotropy that sizes alone show to fail: by name in `ngd_theory.fisher.PREMISES`, why.
+        """Premises of isotropy that fail by the sizes alone: names from `ngd_theory.fisher.PREMISES`, with reasons.
 
-        ``equal_leverages``: whether the inputs were made to have them (Forster transform).
+        ``equal_leverages``: whether the inputs were transformed to have equal leverages (Forster transform).
         """
         return {}
 
@@ -322,21 +322,21 @@ class Approximation(abc.ABC):
     ) -> tuple[float, ...] | None:
         """Each layer's share ``tr K_l / (NC)`` of the isotropy constant, as rho -> 0 and the width grows.
 
-        None where the theory states none.
+        None if the theory states none.
         """
         return None
 
     def measured_constants(
         self, lin: Linearization, sizes: tuple[LayerSize, ...]
     ) -> tuple[float, ...] | None:
-        """`layer_constants` of a linearisation at hand, ``sizes`` its measured ones; reads values.
+        """`layer_constants` of one linearisation with its measured ``sizes``; reads values.
 
-        Where ranks do not tell the trace, what does is taken from ``lin``.
+        Approximations whose trace does not follow from ranks measure it on ``lin``.
         """
         return self.layer_constants(sizes, lin.num_samples)
 
     def isotropy_constant(self, sizes: tuple[LayerSize, ...], num_samples: int) -> float | None:
-        """``alpha = tr K / (NC)`` as rho -> 0 and the width grows; None where there is none."""
+        """``alpha = tr K / (NC)`` as rho -> 0 and the width grows; None if there is none."""
         shares = self.layer_constants(sizes, num_samples)
         return None if shares is None else float(sum(shares))
 
@@ -354,7 +354,7 @@ class Prepared:
     lin : Linearization
     damping : Damping
     factors : pytree
-        What `Approximation.factor` made; None where it is to be made with what is asked.
+        What `Approximation.factor` made; None if each request shall make it.
     """
 
     made_by: ClassVar[str] = "ngd.fisher.by_name('kfac').prepare(lin, damping)"
@@ -364,14 +364,14 @@ class Prepared:
     factors: Any = None
 
     def made_factors(self) -> Any:
-        """``factors``, made here where they are not there yet; for the inside of jitted functions."""
+        """``factors``, computed here if they are None. For use inside jitted functions."""
         if self.factors is not None:
             return self.factors
         return self.approximation.factor(self.lin, self.damping)
 
     @checked
     def natural_gradient(self, cotangent: Float[Array, "N C"]) -> PyTree[Array]:
-        """`Approximation.natural_gradient`, with its errors."""
+        """As `Approximation.natural_gradient`, with the same errors."""
         lin, what = self.lin, "natural gradient"
         if jnp.shape(cotangent) != lin.outputs.shape:
             raise InputError(
@@ -385,7 +385,7 @@ class Prepared:
 
     @checked
     def function_space_map(self, at: Linearization | None = None) -> Float[Array, "MC NC"]:
-        """`Approximation.function_space_map`, with its errors."""
+        """As `Approximation.function_space_map`, with the same errors."""
         lin, what = self.lin, "function-space map"
         at = lin if at is None else at
         if [y.layout for y in at.layers] != [y.layout for y in lin.layers]:
@@ -397,7 +397,7 @@ class Prepared:
         return found
 
     def layer_maps(self) -> tuple[Float[Array, "NC NC"], ...]:
-        """`Approximation.layer_maps`, with its errors."""
+        """As `Approximation.layer_maps`, with the same errors."""
         if not self.approximation.by_layers:
             raise InputError(
                 f"{self.approximation.name!r} couples the layers: its function-space map is no sum of maps of one "
@@ -418,7 +418,7 @@ class Prepared:
 def train_and_test_maps(
     approximation: Approximation, lin: Linearization, damping, at: Linearization | None
 ) -> tuple[Array, Array | None]:
-    """Maps on the training set and to ``at``, factored once; None for the second without ``at``."""
+    """Maps on the training set and to ``at``, factored once. The second is None without ``at``."""
     if at is None:
         return approximation.function_space_map(lin, damping), None
     prepared = approximation.prepare(lin, damping)
@@ -431,21 +431,21 @@ def require_approximation(approximation) -> None:
 
 
 def _is_plain(approximation: Approximation) -> bool:
-    """Whether it is of the true Fisher under MSE: Lambda = I."""
+    """Whether it uses the true Fisher under MSE (Lambda = I)."""
     kind = getattr(approximation, "kind", TrueFisher())
     return isinstance(kind, TrueFisher) and losses.by_name(kind.loss).unit_fisher
 
 
 @jax.jit
 def _distance(tree, other=None):
-    """Euclidean, of all leaves together."""
+    """Euclidean distance over all leaves together."""
     difference = tree if other is None else jax.tree.map(jnp.subtract, tree, other)
     return norm(difference)
 
 
 @jax.jit
 def _largest_trace(lin):
-    """At least the trace of the kernel ``J J^T / N``, and equal to it for dense layers."""
+    """Upper bound on the trace of the kernel ``J J^T / N``; exact for dense layers."""
     each = [
         jnp.sum(jnp.sum(y.inputs**2, (1, 2)) * jnp.sum(y.sensitivities**2, (1, 2, 3)))
         for y in lin.layers

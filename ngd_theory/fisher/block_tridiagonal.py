@@ -15,10 +15,10 @@ from ngd_theory.fisher.kinds import Kind, TrueFisher
 @approximation
 @dataclass(frozen=True)
 class BlockTridiagonal(DualApproximation):
-    """Fisher blocks with ``abs(l - m) <= 1`` kept [KO]: alpha = ``1^T pinv(Sigma) 1`` (MSE).
+    """Keeps the Fisher blocks with ``abs(l - m) <= 1`` [KO]: alpha = ``1^T pinv(Sigma) 1`` (MSE).
 
-    Sigma is singular for L = 3s + 2, where alpha = ceil(L/3) still at rho = 0, and indefinite for
-    L >= 3, so that a damped system can be near singular: see `ngd_theory.theory.check_conditions`.
+    Sigma is singular for L = 3s + 2; alpha is still ceil(L/3) at rho = 0. Sigma is indefinite for L >= 3, so a damped
+    system can be nearly singular: see `ngd_theory.theory.check_conditions`.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class BlockTridiagonal(DualApproximation):
     kind: Kind = field(default=TrueFisher())
 
     def dual_systems(self, kernels, damping, root):
-        """One of layers that are coupled."""
+        """One system that couples all layers."""
         return [coupled_system(tridiagonal_coupling(len(kernels)), kernels, damping, root)]
 
     def dual_weights(self, systems, cotangents, depth):
@@ -61,7 +61,7 @@ class BlockTridiagonal(DualApproximation):
 
 
 def coupling_weights(depth: int) -> list[float]:
-    """``pinv(Sigma) 1`` of `tridiagonal_coupling`, from its recursion: layers with weights repeat in threes."""
+    """``pinv(Sigma) 1`` of `tridiagonal_coupling`: a pattern of period three in the layers."""
     pattern = {0: (0.0, 1.0, 0.0), 1: (1.0, 0.0, 0.0), 2: (0.5, 0.5, 0.0)}[depth % 3]
     return [pattern[index % 3] for index in range(depth)]
 

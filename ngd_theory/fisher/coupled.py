@@ -1,9 +1,9 @@
-"""The dual system of layers that a Fisher couples, for any output-space Fisher ``Lambda = R R^T``.
+"""The dual system of a Fisher that couples layers, for any output-space Fisher ``Lambda = R R^T``.
 
     [(Sigma (x) Lambda) blockdiag(Theta_l) + rho] w = b,
 
-with a right-hand side and a solution a layer. It is solved in a symmetric form that keeps its digits where a kernel or
-Sigma is singular, and differentiated as what it is: a linear system whose matrix is smooth in kernels, Lambda and rho.
+with one right-hand side and one solution per layer. It is solved in a symmetric form, which stays accurate if a kernel
+or Sigma is singular. Derivatives are those of the linear system, whose matrix is smooth in kernels, Lambda and rho.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ from ngd_theory.pytrees import pytree
 
 
 def dual_solve(kernel, cotangents, damping: Damping, root=None):
-    """``(Lambda Theta + rho)^-1 V``, or its limit as the natural gradient sees it (`coupled_solve`)."""
+    """``(Lambda Theta + rho)^-1 V``; at rho = 0 the limit of the natural gradient (`coupled_system`)."""
     return coupled_solve(np.ones((1, 1)), [kernel], cotangents, damping, root)[0]
 
 
@@ -47,7 +47,7 @@ def coupled_solve(
     damping: Damping,
     root: Float[Array, "N C K"] | None = None,
 ) -> list[Array]:
-    """`coupled_system`, solved for ``cotangents`` (NC, k)."""
+    """Solve `coupled_system` for ``cotangents`` (NC, k)."""
     return coupled_system(coupling, kernels, damping, root).solve(cotangents)
 
 
@@ -60,10 +60,10 @@ def coupled_system(
 ) -> "CoupledSystem":
     """``[(Sigma (x) Lambda) blockdiag(Theta_l) + rho] w = 1 (x) V``, factored once for many V.
 
-    At rho = 0 this is the limit of the natural gradient, ``pinv(G) J^T V / N``: with symmetric roots
+    At rho = 0 the solution is that of the limiting natural gradient, ``pinv(G) J^T V / N``. With symmetric roots
     ``U_l U_l = R^T Theta_l R`` the matrix ``X_lm = Sigma_lm U_l U_m`` has the non-zero spectrum of G, and
-    ``w = R pinv(U) pinv(X) pinv(U) R^T Theta (1 (x) V)``. For a singular Sigma this is not
-    ``(pinv(Sigma) 1)_l pinv(Theta_l) V``, which gives the same K on the training set but is no limit.
+    ``w = R pinv(U) pinv(X) pinv(U) R^T Theta (1 (x) V)``. If Sigma is singular, ``(pinv(Sigma) 1)_l pinv(Theta_l) V``
+    differs from it: that gives the same K on the training set, but it is not the limit.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ def coupled_system(
         Sigma, symmetric.
     kernels : L arrays (NC, NC)
     damping : Damping
-        Where only the run knows whether it is zero, each solve factors: the two ways have nothing in common to hold.
+        If only the run knows whether it is zero, each solve factors anew: the two cases share no factors.
     root : (N, C, K), optional
-        R with ``R R^T = Lambda``; None for the identity. With one layer this is then the symmetric `DampedMatrix`.
+        R with ``R R^T = Lambda``; None for the identity. One layer without a root is the symmetric `DampedMatrix`.
 
     Returns
     -------
@@ -116,7 +116,7 @@ class _Damped:
     @full_precision
     def of(cls, coupling: Coupling, kernels: list[Array], rho, root) -> "_Damped":
         rho = rho.astype(kernels[0].dtype)
-        # Constants to a derivative, which is that of the system.
+        # Constant for derivatives: these come from the linear system.
         fixed_kernels, fixed_rho, fixed_root = jax.lax.stop_gradient((kernels, rho, root))
         fixed_root = None if root is None else at_most_square(fixed_root)
         inner = [
@@ -193,10 +193,10 @@ def _products(kernels: Sequence[Array]) -> Callable[[Layers], list[Array]]:
 
 @runtime_checkable
 class InnerSolver(Protocol):
-    """Solves the system with ``Lambda = I`` and kernels ``R^T Theta_l R``; says something about it, or None."""
+    """Solver of the system with ``Lambda = I`` and kernels ``R^T Theta_l R``; returns weights and a report or None."""
 
     def solve(self, rhs: Layers) -> tuple[list[Array], Any]:
-        """Layers of weights for any right-hand sides."""
+        """Weights of every layer for any right-hand sides, and the report."""
         ...
 
     def solve_transposed(self, rhs: Layers) -> tuple[list[Array], Any]:
@@ -214,27 +214,27 @@ def damped_solve(
     root: Float[Array, "N C K"] | None,
     inner: InnerSolver,
 ) -> tuple[list[Array], Any]:
-    """``w`` of the module's equation for rho > 0, differentiable in all that the system is made of.
+    """``w`` of the module's equation for rho > 0, differentiable in kernels, right-hand sides, rho and root.
 
-    With ``b = R Y + b'``, b' outside the range of R, ``w = R z + b'/rho`` where z solves the system with kernels
-    ``R^T Theta_l R`` and right-hand side ``Y - Sigma R^T Theta b'/rho``.
+    Let ``b = R Y + b'`` with b' outside the range of R. Then ``w = R z + b'/rho``, where z solves the system with
+    kernels ``R^T Theta_l R`` and right-hand side ``Y - Sigma R^T Theta b'/rho``.
 
     Parameters
     ----------
     coupling : (L, L)
     products : ``w -> (Theta_l w_l)``
-        A closure over what the result is differentiated by.
+        A closure over the arrays by which the result is differentiated.
     fixed_products : ``w -> (Theta_l w_l)``
-        The same, with constants to a derivative.
+        The same, over arrays that are constant for derivatives.
     rhs : L arrays (NC, k)
     rho : scalar
     root : (N, C, K) or None
     inner : InnerSolver
-        Of a root with at most C columns, as `at_most_square` makes it.
+        Made for a root with at most C columns (`at_most_square`).
 
     Returns
     -------
-    (list of (NC, k), what ``inner`` says)
+    (list of (NC, k), the report of ``inner``)
     """
 
     def matrix(w: Layers) -> list[Array]:
@@ -279,7 +279,7 @@ def damped_solve(
 
 @full_precision
 def at_most_square(root: Float[Array, "N C K"]) -> Float[Array, "N C k"]:
-    """A root of the same Lambda with at most C columns: the systems here are of size N K."""
+    """A root of the same Lambda with at most C columns, since the systems here have size N K."""
     if root.shape[2] <= root.shape[1]:
         return root
     squares = jnp.einsum("nck,ndk->ncd", root, root)
@@ -295,7 +295,7 @@ def _pseudo_inverse(root: Float[Array, "N C K"]) -> Float[Array, "N K C"]:
 
 
 def _but_round_off(x: Float[Array, "NC k"], whole: Float[Array, "NC k"], num_samples: int):
-    """``x`` without what is round-off beside the same sample's ``whole``, of which it is a difference."""
+    """Zero the entries of the difference ``x`` that are round-off of the same sample's ``whole``."""
     whole = whole.reshape(num_samples, -1, whole.shape[-1])
     floor = jnp.max(jnp.abs(whole), axis=1, keepdims=True)
     floor = 10 * whole.shape[1] * jnp.finfo(x.dtype).eps * floor

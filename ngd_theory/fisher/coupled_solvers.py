@@ -2,7 +2,7 @@
 
     [(Sigma (x) 1) blockdiag(Theta_l) + rho] w = b,    rho > 0,
 
-with a right-hand side and a solution a layer. These are the inner solvers of `ngd_theory.fisher.coupled`.
+with one right-hand side and one solution per layer. These are the inner solvers of `ngd_theory.fisher.coupled`.
 """
 
 import itertools
@@ -30,9 +30,9 @@ from ngd_theory.linalg import (
 )
 from ngd_theory.pytrees import pytree
 
-#: One (NC, k) array a layer.
+#: One (NC, k) array per layer.
 Layers = Sequence[Float[Array, "NC k"]]
-#: Rows of Sigma: as static parts of pytrees, tuples.
+#: Rows of Sigma, as tuples because they are static parts of pytrees.
 Coupling = tuple[tuple[float, ...], ...]
 
 
@@ -50,16 +50,17 @@ class Single:
     solve_transposed = solve
 
 
-#: Smaller systems are always solved by eigenvalues, which OpenBLAS computes on one thread: their program is short.
+#: Kernels with fewer rows are always solved by eigenvalues: OpenBLAS uses one thread, and the program is short.
 PIVOTED = 64
 
 
 @pytree("kernels", "rho", "pivots", "eigenvalues")
 @dataclass(frozen=True)
 class Several:
-    """Several layers with ``Lambda = I``: by pivots where they keep the digits, else by eigenvalues.
+    """Several layers with ``Lambda = I``: by pivots if these are accurate, else by eigenvalues.
 
-    Eigenvalues are computed at once where there are no pivots, and else in the solve that takes them, hardly ever.
+    Without pivots, eigenvalues are computed at once. With pivots, a solve computes them only if the pivots lost too
+    many digits, which is rare.
     """
 
     coupling: Coupling
@@ -97,13 +98,13 @@ class Several:
 
 
 def pivot_order(coupling: np.ndarray | Coupling) -> list[tuple[int, int]] | None:
-    """Rows of Sigma in an order in which Gaussian elimination needs no exchange, with the signs of their pivots.
+    """Order of Sigma's rows in which Gaussian elimination needs no exchange, with the signs of the pivots.
 
-    None where there is none: a singular Sigma is one.
+    None if there is no such order, for example for a singular Sigma.
     """
     rest, left, order = np.array(coupling, float), list(range(len(coupling))), []
     while left:
-        # The first of the largest: three layers of a tridiagonal Sigma give 1, 3, 2.
+        # Take the first of the largest pivots: three layers of a tridiagonal Sigma give 1, 3, 2.
         p = max(left, key=lambda i: abs(rest[i, i]))
         pivot = rest[p, p]
         if not abs(pivot) > 0.1:
@@ -124,7 +125,7 @@ class Pivots:
 
         (Q Theta)^-1 = T^-1 B^-1,    Q^-1 = B^-1 - rho B^-1 T^-1 B^-1.
 
-    A block of S is a matrix, or a number: that multiple of I.
+    A block of S is a matrix, or a number that stands for this multiple of I.
     """
 
     order: tuple[tuple[int, int], ...]
@@ -202,7 +203,7 @@ class Pivots:
 
 
 def _inverse_block(block, sign: int):
-    """The inverse of a block that is definite with the sign, and its Cholesky factor with a size, if it takes one."""
+    """Inverse of a block that is definite with this sign, and [(Cholesky factor, size)]; [] for a number."""
     if jnp.ndim(block) == 0:
         return 1 / block, []
     factor = cholesky_factor(sign * block)
@@ -210,7 +211,7 @@ def _inverse_block(block, sign: int):
 
 
 def _times(left, right):
-    """Product of two blocks; a number is that multiple of I."""
+    """Product of two blocks; a number stands for this multiple of I."""
     return left * right if jnp.ndim(left) == 0 or jnp.ndim(right) == 0 else left @ right
 
 
@@ -248,7 +249,7 @@ class Eigenvalues:
     def of_kernels(cls, coupling, kernels, rho) -> "Eigenvalues":
         """Factor the system."""
         systems = [eigh(k) for k in kernels]
-        # Zero columns for what is in the range: the projector is then exactly zero where there is no null space.
+        # Vectors in the range become zero columns, so that without a null space the projector is exactly zero.
         null = [v * (~kept(e)).astype(v.dtype)[None] for e, v in systems]
         spectra = [root_spectrum(e) for e, _ in systems]
         roots, inverses = (
@@ -286,7 +287,7 @@ class Eigenvalues:
 
 
 def _rows(coupling: np.ndarray | Coupling) -> list[list[float]]:
-    """Python's numbers: numpy's would make float64 of float32."""
+    """Rows of Python numbers: NumPy numbers would turn float32 arrays into float64."""
     return np.asarray(coupling).tolist()
 
 

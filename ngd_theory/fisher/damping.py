@@ -23,7 +23,7 @@ class Damping:
     ----------
     value : scalar array
     zero : bool or None
-        Whether rho is zero; None when only the run knows (a traced or array value).
+        Whether rho is zero; None if only the run knows (a traced or array value).
     """
 
     made_by: ClassVar[str] = "ngd.fisher.as_damping(1e-3)"
@@ -31,16 +31,16 @@ class Damping:
     zero: bool | None
 
     def map(self, function: Callable) -> "Damping":
-        """Damping ``function(rho)``, for a function that keeps zero at zero."""
+        """The damping ``function(rho)``. The function must map zero to zero."""
         return Damping(function(self.value), self.zero)
 
     def select(self, positive: Callable, limit: Callable, *args):
         """``positive(rho, *args)`` where rho > 0, ``limit(rho, *args)`` where rho = 0.
 
-        ``limit`` gets None for a rho that Python knows to be zero: there is then no derivative by it.
+        If rho is known to be zero before the run, ``limit`` gets None: there is then no derivative by rho.
         """
         if self.zero is None:
-            # Under vmap both are computed, and what is not selected must be finite for derivatives.
+            # Under vmap both are computed, and derivatives need a finite value of the one that is not used.
             return jax.lax.cond(
                 self.value > 0,
                 lambda rho, *a: positive(jnp.where(rho > 0, rho, 1), *a),
@@ -52,16 +52,16 @@ class Damping:
 
 
 def as_damping(damping, dtype=None) -> Damping:
-    """Make a `Damping` of a number, an array or a `Damping`.
+    """Make a `Damping` from a number, an array or a `Damping`.
 
-    A number of Python or NumPy decides which solve is compiled. A JAX array does not, whatever its value: one program
-    serves all values.
+    With a Python or NumPy number, its value decides which solve is compiled. With a JAX array, one program serves all
+    values.
 
     Parameters
     ----------
     damping : float, scalar array or Damping
     dtype : floating type, optional
-        Of the solve, whose range ends; JAX's default float when None.
+        Type of the solve, in whose range the damping must be; JAX's default float when None.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def as_damping(damping, dtype=None) -> Damping:
         return damping if isinstance(damping, Damping) else Damping(value, zero=None)
     if not is_number(value):
         raise InputError(f"damping is {shown(value)}; it must be one finite number >= 0")
-    # A NaN fails.
+    # False for NaN.
     if not 0 <= float(value) < np.inf:
         raise InputError(f"damping is {value}; it must be one finite number >= 0")
     dtype = jnp.result_type(float) if dtype is None else dtype

@@ -1,13 +1,13 @@
 """Exact and block-diagonal Fisher, through their dual (Woodbury) form.
 
-They and the block-tridiagonal Fisher (`ngd_theory.fisher.block_tridiagonal`) differ only in which blocks
-``J_l^T Lambda J_m / N`` they keep: those with ``Sigma[l, m] = 1`` of an L x L coupling matrix Sigma (all ones,
-identity, three central diagonals). With ``D = blockdiag(Theta_l)``, ``Theta_l = J_l J_l^T / N``, the push-through
-identity gives
+They and the block-tridiagonal Fisher (`ngd_theory.fisher.block_tridiagonal`) keep different blocks
+``J_l^T Lambda J_m / N``: those with ``Sigma[l, m] = 1``. The L x L coupling matrix Sigma has ones everywhere, on the
+diagonal, or on the three central diagonals. With ``D = blockdiag(Theta_l)``, ``Theta_l = J_l J_l^T / N``, the
+push-through identity gives
 
     (G + rho)^-1 J^T v / N = blockdiag(J_l)^T w / N,   [(Sigma (x) Lambda) D + rho] w = 1 (x) v,
 
-so a step costs one vjp and a solve of size N*C: one for exact, one a layer for block-diagonal.
+so a step costs one vjp and solves of size N*C: one for exact, one per layer for block-diagonal.
 """
 
 import abc
@@ -33,7 +33,7 @@ from ngd_theory.linalg import factor_copies
 from ngd_theory.networks import Linearization
 
 SOLVERS = ("auto", "cholesky", "cg")
-#: Bytes that "auto" lets the kernels of a natural gradient take.
+#: Most bytes of kernels for which the solver "auto" takes Cholesky in a natural gradient.
 MEMORY_LIMIT = 2**31
 
 
@@ -49,7 +49,7 @@ class DualApproximation(Approximation):
         damping: Damping,
         root: Float[Array, "N C K"] | None,
     ) -> Sequence[CoupledSystem]:
-        """Systems of the module's equation, one for each of some layers.
+        """Systems of the module's equation, each for one or more layers.
 
         Parameters
         ----------
@@ -66,7 +66,7 @@ class DualApproximation(Approximation):
         """``w_l`` of the module's equation for each of ``depth`` layers."""
 
     def factor(self, lin, damping):
-        """The layer kernels, and the systems made of them, factored."""
+        """The factored systems that are made of the layer kernels."""
         return self._systems(lin, damping)
 
     def _systems(self, lin: Linearization, damping: Damping) -> Sequence[CoupledSystem]:
@@ -74,7 +74,7 @@ class DualApproximation(Approximation):
         return tuple(self.dual_systems(kernels, damping, self.kind.root(lin.outputs)))
 
     def precondition(self, lin, cotangent, factors):
-        """One vjp with a cotangent of its own for each layer."""
+        """One vjp, with a separate cotangent for each layer."""
         systems = self.factored(lin, factors)
         weights = self.dual_weights(systems, cotangent.reshape(-1, 1), len(lin.layers))
         scaled = [w.reshape(cotangent.shape) / lin.num_samples for w in weights]
@@ -82,7 +82,7 @@ class DualApproximation(Approximation):
 
     def layer_terms(self, lin, factors, at):
         """``Theta_l(at) w_l`` with the dual weights of the identity."""
-        # A natural gradient by conjugate gradients holds no kernel; a map does.
+        # With conjugate gradients the factors are the damping; a map needs the kernels.
         systems = self._systems(lin, factors) if isinstance(factors, Damping) else factors
         identity = jnp.eye(lin.outputs.size, dtype=lin.outputs.dtype)
         weights = self.dual_weights(systems, identity, len(lin.layers))
@@ -95,10 +95,10 @@ class DualApproximation(Approximation):
 class GroupedApproximation(DualApproximation):
     """A dual approximation whose layers fall into groups, each with its own problem ``(Lambda Theta_g + rho) w = v``.
 
-    Solved by Cholesky from the kernels, or without any kernel by conjugate gradients (`ngd_theory.fisher.matrix_free`):
-    then a natural gradient takes memory for the linearisation, a few tangents and `ConjugateGradients.rank` columns.
-    Function-space maps are of the kernel's own size and take Cholesky. Conjugate gradients are for rho > 0 (a traced
-    rho of 0 gives NaN), and take the more iterations the smaller rho is.
+    A problem is solved by Cholesky from the kernels, or without kernels by conjugate gradients
+    (`ngd_theory.fisher.matrix_free`). The latter need memory for the linearisation, a few tangents and
+    `ConjugateGradients.rank` columns. Function-space maps are as large as the kernel and always use Cholesky. Conjugate
+    gradients need rho > 0 (a traced rho of 0 gives NaN), and more iterations for a smaller rho.
     """
 
     solver: str | ConjugateGradients
@@ -112,10 +112,10 @@ class GroupedApproximation(DualApproximation):
 
     @abc.abstractmethod
     def groups(self, depth: int) -> Sequence[range]:
-        """Numbers of the layers of each group; each layer is in one."""
+        """Indices of the layers in each group; each layer is in one group."""
 
     def dual_systems(self, kernels, damping, root):
-        """One of each group."""
+        """One system per group."""
         terms = [[kernels[i] for i in group] for group in self.groups(len(kernels))]
         return [
             coupled_system(np.ones((1, 1)), [sum(rest, first)], damping, root)
@@ -123,18 +123,18 @@ class GroupedApproximation(DualApproximation):
         ]
 
     def dual_weights(self, systems, cotangents, depth):
-        """One solve a group."""
+        """One solve per group."""
         found = [system.solve(cotangents)[0] for system in systems]
         groups = zip(self.groups(depth), found, strict=True)
         return [weights for group, weights in groups for _ in group]
 
     def factor(self, lin, damping):
-        """The groups' kernels, factored; the damping itself for conjugate gradients, which factor nothing."""
+        """The groups' factored systems; for conjugate gradients, which factor nothing, the damping itself."""
         by_cholesky = self.iteration(lin, damping) is None
         return self._systems(lin, damping) if by_cholesky else damping
 
     def precondition(self, lin, cotangent, factors):
-        """One vjp with a cotangent of its own for each group."""
+        """One vjp, with a separate cotangent for each group."""
         if not isinstance(factors, Damping) or self.iteration(lin, factors) is None:
             return super().precondition(lin, cotangent, factors)
         solutions = self.dual_solutions(lin, cotangent, factors)
@@ -148,8 +148,8 @@ class GroupedApproximation(DualApproximation):
         )
 
     def iteration(self, lin: Linearization, damping) -> ConjugateGradients | None:
-        """The conjugate gradients that a natural gradient at ``lin`` takes; None for Cholesky."""
-        # The limit rho -> 0 is of the kernel, whatever it takes.
+        """The conjugate gradients that a natural gradient at ``lin`` uses; None for Cholesky."""
+        # The limit rho -> 0 needs the kernel, whatever its size.
         if self.solver == "auto" and as_damping(damping).zero:
             return None
         itemsize = lin.outputs.dtype.itemsize
@@ -163,11 +163,11 @@ class GroupedApproximation(DualApproximation):
         return None if by_cholesky else ConjugateGradients()
 
     def _kernels(self, outputs: int, depth: int) -> int:
-        """Numbers in the kernels of all groups, a factor with what it is made of, and a copy."""
+        """How many numbers the kernels of all groups, the matrices of one factorisation and a copy have."""
         return (len(self.groups(depth)) + 1 + factor_copies(outputs)) * outputs**2
 
     def workspace(self, sizes, num_samples, itemsize):
-        """Kernels, or the preconditioner's columns and a tangent."""
+        """Kernels; or the preconditioner's columns, a tangent and curvature sensitivities."""
         outputs = num_samples * sizes[-1].output_dim
         iteration = self._iteration(outputs, len(sizes), itemsize)
         if iteration is None:
@@ -182,7 +182,7 @@ class GroupedApproximation(DualApproximation):
     def dual_solutions(
         self, lin: Linearization, cotangent: Float[Array, "N C"], damping
     ) -> tuple[Solution, ...]:
-        """Solve each group's problem by conjugate gradients, and say how it went.
+        """Solve each group's problem by conjugate gradients, and report iterations and residuals.
 
         Parameters
         ----------
@@ -194,12 +194,13 @@ class GroupedApproximation(DualApproximation):
         Returns
         -------
         tuple of Solution
-            One a group, with iterations and residual (of the system with kernel ``R^T Theta R`` where Lambda = R R^T).
+            One per group. With Lambda = R R^T, iterations and residual are those of the system with kernel
+            ``R^T Theta R``.
 
         Raises
         ------
         InputError
-            For a damping that is known to be zero.
+            For a cotangent of the wrong shape, or a damping that is known to be zero.
         """
         if jnp.shape(cotangent) != lin.outputs.shape:
             raise InputError(
@@ -221,7 +222,7 @@ class GroupedApproximation(DualApproximation):
         )
 
     def breakdown(self, lin, cotangent, damping):
-        """What conjugate gradients did not reach."""
+        """Which conjugate gradients did not converge; None for Cholesky."""
         iteration = self.iteration(lin, damping)
         if iteration is None:
             return None
@@ -256,7 +257,7 @@ class Exact(GroupedApproximation):
     ----------
     kind : TrueFisher, SampledFisher or EmpiricalFisher
     solver : {"auto", "cholesky", "cg"} or ConjugateGradients
-        Of natural gradients; "auto" takes Cholesky where its matrices fit into ``memory_limit``.
+        For natural gradients. "auto" uses Cholesky if its matrices fit into ``memory_limit``.
     memory_limit : int
         Bytes.
     """
@@ -270,16 +271,16 @@ class Exact(GroupedApproximation):
     memory_limit: int = MEMORY_LIMIT
 
     def groups(self, depth):
-        """One of all layers, which then have the same weights."""
+        """One group of all layers, which then share the dual weights."""
         return [range(depth)]
 
     def damping_bias(self, lin, damping):
-        """``rho / lambda_min(Theta)``, over the least eigenvalue of Lambda on its range."""
+        """``rho / lambda_min(Theta)``, divided by the least eigenvalue of Lambda on its range."""
         kernel = smallest_eigenvalue(ntk(lin) / lin.num_samples)
         return damping / (kernel * smallest_curvature(self.kind.root(lin.outputs)))
 
     def isotropy_constant(self, sizes, num_samples):
-        """1, or rank(J)/(NC) where the parameters cannot reach every output."""
+        """1, or rank(J)/(NC) if the parameters cannot reach every output."""
         c = sizes[-1].output_dim
         image = sizes[0].linear_image_rank
         if image is None:
@@ -299,13 +300,13 @@ class Exact(GroupedApproximation):
 @approximation
 @dataclass(frozen=True)
 class BlockDiagonal(GroupedApproximation):
-    """One block a layer: ``K = sum_l Theta_l (Lambda Theta_l + rho)^-1``, alpha = L (MSE).
+    """One block per layer: ``K = sum_l Theta_l (Lambda Theta_l + rho)^-1``, alpha = L (MSE).
 
     Attributes
     ----------
     kind : TrueFisher, SampledFisher or EmpiricalFisher
     solver : {"auto", "cholesky", "cg"} or ConjugateGradients
-        Of natural gradients; "auto" takes Cholesky where its matrices fit into ``memory_limit``.
+        For natural gradients. "auto" uses Cholesky if its matrices fit into ``memory_limit``.
     memory_limit : int
         Bytes.
     """
@@ -320,22 +321,22 @@ class BlockDiagonal(GroupedApproximation):
     memory_limit: int = MEMORY_LIMIT
 
     def groups(self, depth):
-        """One a layer."""
+        """One group per layer."""
         return [range(i, i + 1) for i in range(depth)]
 
     def damping_bias(self, lin, damping):
-        """``rho max_l 1/lambda_min(Theta_l)``, over the least eigenvalue of Lambda on its range."""
+        """``rho max_l 1/lambda_min(Theta_l)``, divided by the least eigenvalue of Lambda on its range."""
         curvature = smallest_curvature(self.kind.root(lin.outputs))
         return damping / (smallest_layer_eigenvalue(lin) * curvature)
 
     def layer_constants(self, sizes, num_samples):
-        """1 a layer, or rank(J_l)/(NC) when the layer cannot reach every output."""
+        """1 for each layer, or rank(J_l)/(NC) if the layer cannot reach every output."""
         c = sizes[-1].output_dim
         return tuple(s.jacobian_rank(num_samples, c) / (num_samples * c) for s in sizes)
 
 
 def smallest_curvature(root) -> float:
-    """Least eigenvalue of ``Lambda = R R^T`` that is not round-off, of any sample; 1 where R is None."""
+    """Least eigenvalue of ``Lambda = R R^T`` above round-off, over all samples; 1 if R is None."""
     if root is None:
         return 1.0
     values = np.linalg.svd(np.asarray(root), compute_uv=False)
@@ -344,5 +345,5 @@ def smallest_curvature(root) -> float:
 
 
 def smallest_layer_eigenvalue(lin: Linearization) -> float:
-    """Of all ``Theta_l``; reads values."""
+    """Smallest eigenvalue of all ``Theta_l``; reads values."""
     return min(smallest_eigenvalue(layer_kernel(y) / lin.num_samples) for y in lin.layers)

@@ -1,4 +1,4 @@
-"""EKFAC: K-FAC's eigenbasis, second moments measured in it (George et al. 2018; docs/theory.md section 9)."""
+"""EKFAC: second moments in the eigenbasis of K-FAC (George et al. 2018; docs/theory.md section 9)."""
 
 from dataclasses import dataclass, field, replace
 
@@ -29,13 +29,13 @@ class Eigenbasis:
     Attributes
     ----------
     inputs : (r, P)
-        Eigenvectors v_j of A as rows; zero for what is not in the range of a.
+        Eigenvectors v_j of A as rows; zero rows outside the range of a.
     sensitivities : (q, M)
         Eigenvectors w_i of B.
     inverse : (r, q)
-        ``1/(s + rho)``; at rho = 0 zero where s is.
+        ``1/(s + rho)``; at rho = 0 it is 0 where s is 0.
     outside : LayerLinearization or None
-        Where B may miss a part of the sensitivities (their Fisher is not I): that part over rho.
+        The part of the sensitivities that B misses, divided by rho. None if there is none, as for Lambda = I.
     """
 
     inputs: Array
@@ -59,22 +59,23 @@ class EKFAC(Approximation):
     """``G_l = sum_ij s_ij (v_j v_j^T) (x) (w_i w_i^T)``: the diagonal of the Fisher in K-FAC's eigenbasis.
 
     ``s_ij = (1/N) sum_{n,c} (sum_t delta'[n,c,t,i] a'[n,t,j])^2`` with inputs and sensitivities in the eigenvectors of
-    ``A = (1/N) sum a a^T`` and ``B = (1/(N T)) sum delta delta^T``. The damping comes after the correction and is that
-    of G itself, ``s + rho``. Bases are held for the rows that there are, min(NT, P) and min(NCT, M) vectors, and a
-    natural gradient goes through an (r, q) matrix of coordinates.
+    ``A = (1/N) sum a a^T`` and ``B = (1/(N T)) sum delta delta^T``. The damping comes after the correction: it is added
+    to G itself, ``s + rho``. The bases have min(NT, P) and min(NCT, M) vectors, and a natural gradient goes through an
+    (r, q) matrix of coordinates.
 
-    Nearer to the Fisher in the Frobenius norm than K-FAC, and less isotropic: tr K_l is exactly K-FAC's, and the
-    dispersion of a hidden layer does not fall with the width. It is ``2/(N sqrt(C))`` where the eigenvectors of the
-    layer's Gram matrices are random, as of Gaussian inputs, and more where they keep to few samples, as of images.
+    EKFAC is nearer to the Fisher in the Frobenius norm than K-FAC, but less isotropic. tr K_l is exactly that of K-FAC,
+    and the dispersion of a hidden layer does not fall with the width. It is ``2/(N sqrt(C))`` if the eigenvectors of
+    the layer's Gram matrices are random, as with Gaussian inputs, and larger if they concentrate on few samples, as
+    with images.
 
-    Where eigenvalues of a factor are equal and the Fisher's are not, G depends on which eigenvectors are taken, so that
-    it is no function of the network; derivatives are those of eigenvectors that stay among their equals, and of a
-    factor of zeros there are none.
+    If eigenvalues of a factor are equal and the Fisher's are not, G depends on the choice of eigenvectors, so it is not
+    a function of the network. Derivatives assume that eigenvectors of equal eigenvalues do not turn among themselves.
+    There are none by a factor of zeros, which has no eigenvectors to hold.
 
     Attributes
     ----------
     kind : TrueFisher, SampledFisher or EmpiricalFisher
-        Of B and of s.
+        Which Fisher B and s are of.
     """
 
     name = "ekfac"
@@ -99,7 +100,7 @@ class EKFAC(Approximation):
         return tuple(_eigenbasis(layer, root, damping) for layer in lin.layers)
 
     def precondition(self, lin, cotangent, factors):
-        """Into the basis, over the moments, and back: one matmul of the gradient's size a layer."""
+        """Into the basis, divided by the moments, and back: one matmul of the gradient's size per layer."""
         bases = self.factored(lin, factors)
         cotangent = cotangent / lin.num_samples
         pairs = zip(lin.layers, bases, strict=True)
@@ -129,19 +130,19 @@ class EKFAC(Approximation):
         return total + largest
 
     def damping_bias(self, lin, damping):
-        """``tr(K(0) - K(rho)) / tr K(0)``: the mean of ``rho / (s_ij + rho)`` over moments that are not zero."""
+        """``tr(K(0) - K(rho)) / tr K(0)``: the mean of ``rho / (s_ij + rho)`` over non-zero moments."""
         inverse = [basis.inverse for basis in self.factor(lin, as_damping(0.0, lin.outputs.dtype))]
         relative = damping * np.concatenate([np.ravel(each[each > 0]) for each in inverse])
         return float(np.mean(relative / (1 + relative))) if relative.size else 0.0
 
     def broken_premises(self, sizes, num_samples, equal_leverages=False):
-        """Of layer 1 unless the leverages are equal, and of hidden layers of full rank NC."""
+        """Premises for layer 1 (unless the leverages are equal) and for hidden layers of full rank NC."""
         return of_both_factors(self.name, sizes, num_samples, equal_leverages)
 
     def layer_constants(self, sizes, num_samples):
-        """K-FAC's: ``sum_nc g_ij[nc]^2 / s_ij = N`` for every pair of eigenvectors, so that only ranks count.
+        """As for K-FAC: ``sum_nc g_ij[nc]^2 / s_ij = N`` for every pair of eigenvectors, so only ranks count.
 
-        None with several positions, where a pair of eigenvectors need not be seen by any sample.
+        None with several positions: then perhaps no sample sees a pair of eigenvectors.
         """
         if any(s.positions > 1 for s in sizes):
             return None
@@ -156,7 +157,7 @@ def _eigenbasis(layer: LayerLinearization, root, damping: Damping) -> Eigenbasis
     of_b, sensitivities = _eigenvectors(as_rows(curved), 1 / (n * t))
     basis = Eigenbasis(inputs, sensitivities, jnp.zeros((), delta.dtype), None)
     moments = diagonal_fisher(basis.rotated(replace(layer, sensitivities=curved)))["weight"]
-    # Of directions that no sample has in common, rounding alone is left.
+    # A pair of directions that no sample shares has a moment of round-off only.
     floor = jnp.finfo(delta.dtype).eps * jax.lax.stop_gradient(of_a[:, None] * of_b[None])
     inverse = inverse_of_diagonal(jnp.where(moments > floor, moments, 0), damping)
     if root is None or damping.zero:
@@ -169,9 +170,9 @@ def _eigenbasis(layer: LayerLinearization, root, damping: Damping) -> Eigenbasis
 
 @full_precision
 def _eigenvectors(rows: Float[Array, "n p"], scale: float):
-    """Eigenvalues of ``scale X^T X`` (r,) and eigenvectors as rows (r, P), zero for those that are zero to round-off.
+    """Eigenvalues (r,) of ``scale X^T X`` and eigenvectors as rows (r, P); both are zero below round-off.
 
-    From the smaller of the matrix and the Gram matrix of X.
+    They are computed from ``X^T X`` or ``X X^T``, whichever is smaller.
     """
     primal = rows.shape[0] >= rows.shape[1]
     eigenvalues, vectors = resting_eigh(scale * gram(rows.T if primal else rows))
@@ -183,7 +184,7 @@ def _eigenvectors(rows: Float[Array, "n p"], scale: float):
 
 
 def _step(layer: LayerLinearization, basis: Eigenbasis, cotangent) -> dict[str, Array]:
-    # Eigenvectors of A are the "samples" of one position.
+    # `pull_back` takes the eigenvectors of A as samples of one position.
     back = _coordinates(layer, basis, cotangent) @ basis.sensitivities
     step = layer.layout.pull_back(basis.inputs[:, None], back[:, None])
     if basis.outside is None:
@@ -194,5 +195,5 @@ def _step(layer: LayerLinearization, basis: Eigenbasis, cotangent) -> dict[str, 
 
 @full_precision
 def _coordinates(layer: LayerLinearization, basis: Eigenbasis, cotangent) -> Float[Array, "r q"]:
-    """``(G + rho)^-1 J^T cotangent`` in the basis: what is divided by a moment keeps all digits."""
+    """``(G + rho)^-1 J^T cotangent`` in the basis; in full precision, as it is divided by moments."""
     return basis.rotated(layer).vjp(cotangent)["weight"] * basis.inverse

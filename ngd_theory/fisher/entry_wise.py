@@ -65,7 +65,7 @@ def _inverse_diagonal(layer: LayerLinearization, root, damping: Damping) -> dict
 
 
 def inverse_of_diagonal(diagonal: Array, damping: Damping) -> Array:
-    """``1/(d + rho)`` of numbers d >= 0; at rho = 0 zero where d is."""
+    """``1/(d + rho)`` for numbers d >= 0; at rho = 0 it is 0 where d is 0."""
 
     def positive(rho, diagonal):
         return _reciprocal(diagonal + rho.astype(diagonal.dtype))
@@ -73,20 +73,20 @@ def inverse_of_diagonal(diagonal: Array, damping: Damping) -> Array:
     def limit(rho, diagonal):
         none = diagonal == 0
         inverse = jnp.where(none, 0, _reciprocal(jnp.where(none, 1, diagonal)))
-        # Zero, with the derivative by the damping.
+        # rho is 0 here: the term only gives the derivative by the damping.
         return inverse if rho is None else inverse - (rho.astype(inverse.dtype) * inverse) * inverse
 
     return damping.select(positive, limit, diagonal)
 
 
 def _reciprocal(x):
-    """``1/x`` for x > 0, NaN where that is out of range: 0 would be a step that nobody misses."""
+    """``1/x`` for x > 0; NaN where that underflows, since nobody would notice a step of 0."""
     inverse = 1 / x
     return jnp.where(inverse > 0, inverse, jnp.nan)
 
 
 def diagonal_fisher(layer: LayerLinearization) -> dict[str, Array]:
-    """``diag F`` like the layer's parameters, of its curvature sensitivities; the 1/N inside."""
+    """``diag F`` like the layer's parameters, from curvature sensitivities; it includes the 1/N."""
     n, _, t, _ = layer.sensitivities.shape
     delta = layer.sensitivities
     if t == 1:
@@ -105,11 +105,11 @@ def diagonal_fisher(layer: LayerLinearization) -> dict[str, Array]:
 def weighted_kernel(
     there: LayerLinearization, here: LayerLinearization, weights: Float[Array, "P M"]
 ) -> Float[Array, "MC NC"]:
-    """``J(there) diag(weights) J(here)^T``, by positions or by rows of the Jacobians, as takes fewer operations."""
+    """``J(there) diag(weights) J(here)^T``, by positions or by Jacobian rows, whichever takes fewer operations."""
     n, c, t, m = here.sensitivities.shape
     rows = there.sensitivities.shape[0] * there.sensitivities.shape[1]
     positions = there.inputs.shape[0] * there.inputs.shape[1]
-    # Without P M, which all have.
+    # Operations without the common factor P M.
     if rows * n * c + n * c * t + rows * there.inputs.shape[1] < n * t * positions:
         return weighted_layer_kernel(there, here, weights)
 

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 
 
 def _ratio(a, b):
-    """``sqrt(a/b)``, 1 where one is 0: of two roots, since the quotient may be out of range."""
+    """``sqrt(a/b)``, or 1 if a or b is 0. It takes two roots, since the quotient may be out of range."""
     both = (a > 0) & (b > 0)
-    # Not the root of 0, whose derivative is infinite.
+    # Avoid the root of 0: its derivative is infinite.
     a, b = (jnp.where(both, mean, 1) for mean in (a, b))
     return jnp.sqrt(a) / jnp.sqrt(b)
 
@@ -33,7 +33,7 @@ def factored_damping(mean_a, mean_b, root, split: str = "factored"):
     Returns
     -------
     (scalar array, scalar array)
-        ``pi sqrt(rho)`` and ``sqrt(rho)/pi``. Their product with A and B exceeds rho by a positive
+        ``pi sqrt(rho)`` and ``sqrt(rho)/pi``. The damped product exceeds ``A (x) B + rho`` by a positive
         semi-definite term.
     """
     pi = SPLITS[split](mean_a, mean_b)

@@ -1,4 +1,4 @@
-"""K-FAC: one Kronecker product a layer (Martens & Grosse 2015; docs/theory.md sections 3 and 7)."""
+"""K-FAC: one Kronecker product per layer (Martens & Grosse 2015; docs/theory.md sections 3 and 7)."""
 
 from dataclasses import dataclass, field, replace
 
@@ -20,10 +20,10 @@ from ngd_theory.networks import LayerLinearization, Linearization
 from ngd_theory.networks.layout import Layout
 from ngd_theory.precision import full_precision
 
-#: 1/scale of the output layer's B: the Fisher's own, or I/N in place of I.
+#: N -> scale of the output layer's B: 1 for the Fisher's own, or 1/N.
 _OUTPUT_FACTORS = {"fisher": lambda n: 1.0, "uniform": lambda n: 1.0 / n}
 
-#: (N, T, P) inputs and (N, K, T, M) sensitivities to the rows of A and of B, T = 1 where they are reduced.
+#: (N, T, P) inputs and (N, K, T, M) sensitivities -> rows of A and of B. With "reduce" they have T = 1.
 _SHARINGS = {
     "expand": lambda inputs, sensitivities: (inputs, sensitivities),
     "reduce": lambda inputs, sensitivities: (
@@ -39,8 +39,8 @@ class KFAC(WhitenedApproximation):
     """``G_l = A_l (x) B_l`` with ``A = (1/N) sum_{n,t} a a^T``, ``B = (1/(N T)) sum_{n,c,t} delta delta^T``.
 
     The natural gradient ``(B + rho_B)^-1 grad (A + rho_A)^-1`` is a vjp with a and delta replaced by
-    ``a (A + rho_A)^-1`` and ``delta (B + rho_B)^-1``, each from the smaller of its Gram matrix and its
-    covariance: never larger than min(NT, P) or min(NCT, M). For a convolution (T positions) this is KFC.
+    ``a (A + rho_A)^-1`` and ``delta (B + rho_B)^-1``. Each comes from its Gram matrix or its covariance, whichever is
+    smaller: size min(NT, P) or min(NCT, M). For a convolution (T positions) this is KFC.
 
     Attributes
     ----------
@@ -51,13 +51,13 @@ class KFAC(WhitenedApproximation):
         "uniform": that B divided by N, share N, so that alpha = LN as stated in [KO].
     damping_split : {"factored", "equal"}
         "factored": ``rho_A = pi sqrt(rho)``, ``rho_B = sqrt(rho)/pi`` with
-        ``pi^2 = (tr A/dim A)/(tr B/dim B)`` [KFAC]; "equal": pi = 1. Either way sqrt(rho) is what
-        limits the accuracy of alpha.
+        ``pi^2 = (tr A/dim A)/(tr B/dim B)`` [KFAC]; "equal": pi = 1. Either way sqrt(rho) limits the
+        accuracy of alpha.
     sharing : {"expand", "reduce"}
-        What positions that share a weight are to A and B: "expand", rows of their own [KFC]; "reduce", summed before
-        the outer products, ``A = (1/N) sum_n abar abar^T`` with abar the mean of a over t and
-        ``B = (1/N) sum_{n,c} dbar dbar^T`` with dbar the sum of delta over t: that makes no error of its own where all
-        positions of a sample see the same patch, or have the same delta. The two are the same for T = 1.
+        How A and B treat positions that share a weight. "expand": each position is a row [KFC]. "reduce": positions are
+        combined before the outer products, ``A = (1/N) sum_n abar abar^T`` with abar the mean of a over t and
+        ``B = (1/N) sum_{n,c} dbar dbar^T`` with dbar the sum of delta over t. "reduce" adds no error if all positions
+        of a sample see the same patch, or have the same delta. For T = 1 both are the same.
     """
 
     name = "kfac"
@@ -117,7 +117,7 @@ class KFAC(WhitenedApproximation):
         return float(np.average(bounds, weights=shares))
 
     def broken_premises(self, sizes, num_samples, equal_leverages=False):
-        """Of layer 1 unless the leverages are equal, and of hidden layers of full rank NC."""
+        """Premises for layer 1 (unless the leverages are equal) and for hidden layers of full rank NC."""
         return of_both_factors(self.name, sizes, num_samples, equal_leverages)
 
     def layer_constants(self, sizes, num_samples):
@@ -136,8 +136,8 @@ class KFAC(WhitenedApproximation):
     def measured_constants(self, lin, sizes):
         """``(T/C) sum_{n,c} sum_{t,s} P_a[nt,ns] P_delta[nct,ncs]``, P the projectors on the ranges of a and of delta.
 
-        Where one of the ranks is full that is `layer_constants`; where both are short, how their leverages go together
-        counts too. None where that is.
+        If one of the ranks is full, this equals `layer_constants`. If neither is full, the correlation between the
+        leverages of a and of delta counts too. None where `layer_constants` is None.
         """
         if self.layer_constants(sizes, lin.num_samples) is None:
             return None
@@ -145,19 +145,19 @@ class KFAC(WhitenedApproximation):
         return tuple(_trace(layer) / scale for layer, scale in scales)
 
     def _output_scales(self, lin: Linearization) -> list[float]:
-        """Factor of B in each layer: 1 but for the output layer's."""
+        """Scale of B in each layer: 1 for hidden layers."""
         hidden = [1.0] * (len(lin.layers) - 1)
         return [*hidden, _OUTPUT_FACTORS[self.output_factor](lin.num_samples)]
 
     def _rows(self, inputs, curvature, output_scale: float):
-        """Rows whose second moments A and B are, each with the scale of the moment."""
+        """Rows whose second moments are A and B, each with the scale of its moment."""
         rows = _SHARINGS[self.sharing](inputs, curvature)
         n, _, t, _ = rows[1].shape
         scales = 1 / n, output_scale / (n * t)
         return [(x.reshape(-1, x.shape[-1]), scale) for x, scale in zip(rows, scales, strict=True)]
 
     def _dampings(self, layout: Layout, rows, damping: Damping) -> list[Damping]:
-        # Not the width of the rows: an embedding's are in the coordinates of a few tokens.
+        # Not the width of the rows: for an embedding they have coordinates for a few tokens only.
         sizes = layout.num_inputs, layout.num_units
         pairs = zip(rows, sizes, strict=True)
         mean_a, mean_b = (scale * jnp.sum(x**2) / size for (x, scale), size in pairs)
@@ -178,7 +178,7 @@ class KFAC(WhitenedApproximation):
     ) -> LayerLinearization:
         curvature = curvature_sensitivities(layer.sensitivities, root)
         rows = self._rows(layer.inputs, curvature, output_scale)
-        # Where the factor is of the layer's own rows, the solve is cheaper.
+        # The solve is cheaper if the factor is made of the layer's own rows.
         own = self.sharing == "expand" or layer.inputs.shape[1] == 1
         whitened = [
             precondition_rows(x.reshape(-1, x.shape[-1]), rho, scale, None if own and same else y)
@@ -200,7 +200,7 @@ class KFAC(WhitenedApproximation):
 @jax.jit
 @full_precision
 def _damped_grams(kfac: KFAC, lin: Linearization, damping: Damping):
-    """Of each layer: rho_A and rho_B, and the Gram matrix or covariance of A and of B, whichever is smaller."""
+    """Per layer: rho_A and rho_B, and for A and B the Gram matrix or covariance, whichever is smaller."""
     found = []
     for scale, layer in zip(kfac._output_scales(lin), lin.layers, strict=True):
         rows = kfac._rows(layer.inputs, layer.sensitivities, scale)
@@ -217,7 +217,7 @@ def _trace(layer: LayerLinearization) -> float:
         orthonormal_range(np.asarray(rows).reshape(-1, rows.shape[-1]))
         for rows in (layer.inputs, layer.sensitivities)
     )
-    # A sample's blocks of both projectors: never the whole of one.
+    # Only each sample's block of the projectors, never a whole projector.
     inputs = np.einsum("ntr,nsr->nts", *[a.reshape(n, t, -1)] * 2, optimize=True)
     sensitivities = np.einsum("nctr,ncsr->nts", *[delta.reshape(n, c, t, -1)] * 2, optimize=True)
     return float(np.sum(inputs * sensitivities)) * t / c

@@ -20,22 +20,22 @@ from ngd_theory.linalg import differentiated_as, orthonormal_columns
 from ngd_theory.networks import LayerLinearization, Linearization, ParameterLayout
 from ngd_theory.precision import full_precision
 
-#: Power of eps that balances what damping changes against what it divides by.
+#: Power of eps in the smallest damping. It balances the damping's own error against the round-off it amplifies.
 RESOLVED = 7 / 8
 
 
 @approximation
 @dataclass(frozen=True)
 class KFACTridiagonal(Approximation):
-    """F-hat: the inverse is block-tridiagonal, and it agrees with K-FAC's F-tilde on the three central diagonals.
+    """F-hat: its inverse is block-tridiagonal, and it agrees with K-FAC's F-tilde on the three central diagonals.
 
     The diagonal factors are damped as in `KFAC`, those between layers are not. Factors are held in an
-    orthonormal basis of the samples' inputs and sensitivities: never larger than min(N, P), min(NC, M).
+    orthonormal basis of the samples' inputs and sensitivities: their sizes are at most min(N, P) and min(NC, M).
     Dense layers only.
 
-    The limit rho -> 0 of the natural gradient exists but is not that of pseudo-inverses: hidden layers add
-    nothing to K on the training set and yet move the parameters. A damping below the smallest that is
-    resolved, eps^(7/8) times the mean diagonal of ``A (x) B``, is taken as that, zero included.
+    The limit rho -> 0 of the natural gradient exists, but it is not that of pseudo-inverses: all hidden layers but
+    the last add nothing to K on the training set, and still their parameters move. A damping below the smallest
+    resolved one, eps^(7/8) times the mean diagonal of ``A (x) B``, is replaced by it; so is zero.
 
     Attributes
     ----------
@@ -57,14 +57,14 @@ class KFACTridiagonal(Approximation):
         choose(SPLITS, self.damping_split, "damping_split")
 
     def broken_premises(self, sizes, num_samples, equal_leverages=False):
-        """Of layer 1 up to depth 2, where no later layer makes up for it, and of hidden layers of full rank NC."""
+        """Premises for layer 1 up to depth 2 (deeper layers make up for it) and for hidden layers of full rank NC."""
         mend = " or depth 3"
         full = width(self.name, sizes, num_samples * sizes[-1].output_dim)
         return full if len(sizes) > 2 else input_rank(self.name, sizes, num_samples, mend) | full
 
     def factor(self, lin, damping):
-        """Layers in the samples' bases, those bases, and the inverse there; the damping, which derivatives go by."""
-        # Constants to a derivative, which is that of the samples' coordinates.
+        """The damping, for derivatives; the layers in the samples' bases, these bases, and the inverse in them."""
+        # Constant for derivatives: these come from the samples' coordinates.
         lin, fixed = jax.lax.stop_gradient((lin, damping))
         small, bases = zip(*map(_compress, lin.layers), strict=True)
         return damping, (small, bases, self._inverse(lin, small, fixed))
@@ -84,7 +84,7 @@ class KFACTridiagonal(Approximation):
         return damping**2
 
     def workspace(self, sizes, num_samples, itemsize):
-        """Factors in the samples' bases, a dozen of a size a layer, and those bases."""
+        """The samples' bases, and a dozen factors in them per layer."""
         c, n = sizes[-1].output_dim, num_samples
         sides = [(min(n, s.num_inputs), min(n * c, s.num_units)) for s in sizes]
         bases = sum(
@@ -93,10 +93,10 @@ class KFACTridiagonal(Approximation):
         return bases + 6 * sum(a**2 + b**2 for a, b in sides)
 
     def damping_bias(self, lin, damping):
-        """The bound of `KFAC` with its layers added up: each couples to the next in proportion to it."""
+        """The bound of `KFAC` times the depth: each layer couples to the next in proportion to it."""
         small, _ = zip(*map(_compress, lin.layers), strict=True)
         _, means = self._factors(lin, small)
-        # At the damping that is taken, which is more where rho is not resolved.
+        # The damping that is used, which is larger than an unresolved rho.
         taken = max(float(_resolved(damping, a, b)) for a, b in means)
         bound = KFAC(self.kind, damping_split=self.damping_split).damping_bias(lin, taken)
         return len(lin.layers) * bound
@@ -104,8 +104,8 @@ class KFACTridiagonal(Approximation):
     def isotropy_constant(self, sizes, num_samples):
         """``1 + r (N - 1)/N`` with r the rank of the inputs of the last layer but one: N for wide networks.
 
-        Layers below them add nothing: their inputs and sensitivities are functions of the next layer's on
-        the samples. None where hidden layers are too narrow for that, or share weights over positions.
+        Layers before the last two add nothing: their inputs and sensitivities are functions of the next
+        layer's on the samples. None if hidden layers are too narrow for that, or share weights over positions.
         """
         c, n = sizes[-1].output_dim, num_samples
         if any(s.positions > 1 for s in sizes):
@@ -119,13 +119,13 @@ class KFACTridiagonal(Approximation):
         return 1 + sizes[-2].input_rank(n) * (n - 1) / n
 
     def _factors(self, lin: Linearization, small: tuple[LayerLinearization, ...]):
-        """Factors in the samples' bases, and the mean diagonals of the whole ones as units of damping."""
+        """Factors in the samples' bases, and the mean diagonals of the full factors, the units of damping."""
         root = self.kind.root(lin.outputs)
         curved = [
             replace(y, sensitivities=curvature_sensitivities(y.sensitivities, root)) for y in small
         ]
         fisher = kronecker_fisher(curved, bandwidth=1)
-        # The basis holds all of a whole factor but zeros.
+        # In the basis a factor loses only zeros, so the trace is that of the full factor.
         means = [
             (
                 _positive(jnp.trace(fisher.inputs[i][0]) / y.layout.num_inputs),
@@ -149,7 +149,7 @@ class KFACTridiagonal(Approximation):
 
 
 def _by_samples(self, lin: Linearization, cotangent, damping: Damping, made: Any = None):
-    """The natural gradient as `_natural_gradient` is differentiated."""
+    """The natural gradient in the form in which `_natural_gradient` is differentiated."""
     root = self.kind.root(lin.outputs)
 
     def factors(layer: LayerLinearization):
@@ -173,7 +173,7 @@ def _by_samples(self, lin: Linearization, cotangent, damping: Damping, made: Any
 
 
 def _columns(self, lin: Linearization, damping: Damping, at: Linearization, made: Any):
-    """The map as `_map` is differentiated."""
+    """The map in the form in which `_map` is differentiated."""
     n, c = lin.outputs.shape
     basis = jnp.eye(n * c, dtype=lin.outputs.dtype).reshape(n * c, n, c)
     return jax.lax.map(lambda e: at.jvp(_by_samples(self, lin, e, damping)).ravel(), basis).T
@@ -208,7 +208,7 @@ def _map(self, lin: Linearization, damping: Damping, at: Linearization, made: An
 
 
 def _resolved(rho, mean_a: Float[Array, ""], mean_b: Float[Array, ""]) -> Float[Array, ""]:
-    """The damping that is taken: at least the smallest that the precision resolves."""
+    """The damping that is used: at least the smallest that the precision resolves."""
     unit = mean_a * mean_b
     return jnp.maximum(jnp.asarray(rho, unit.dtype), jnp.finfo(unit.dtype).eps ** RESOLVED * unit)
 
@@ -233,7 +233,7 @@ def _compress(layer: LayerLinearization) -> tuple[LayerLinearization, Bases]:
 
 
 def _row_basis(rows: Float[Array, "*B p"]) -> Float[Array, "p k"]:
-    """Orthonormal columns that span the rows; the identity where the rows are no fewer."""
+    """Orthonormal columns that span the rows; the identity if there are at least p rows."""
     rows = rows.reshape(-1, rows.shape[-1])
     count, size = rows.shape
     return jnp.eye(size, dtype=rows.dtype) if count >= size else orthonormal_columns(rows.T)
@@ -263,7 +263,7 @@ def _rotated(stage, layers):
 
 
 def _weighted_gram(left, right, weights: Float[Array, "p q"]) -> Float[Array, "MC NC"]:
-    """``sum_pq weights[p,q] Z(at)[:,p,q] Z[:,p,q]^T``; Z[:,p] is made when its turn comes."""
+    """``sum_pq weights[p,q] Z(at)[:,p,q] Z[:,p,q]^T``; only one Z[:,p] is held at a time."""
 
     def rows(pairs, p):
         own, *following = [x[:, None, None, p] * y for x, y in pairs]

@@ -1,4 +1,4 @@
-"""Which Fisher: true, sampled or empirical, as a root of the output-space Fisher.
+"""The kind of Fisher (true, sampled or empirical), given by a root of the output-space Fisher.
 
 Every kind is ``F = (1/N) sum_n J_n^T Lambda_n J_n`` with ``Lambda_n = R_n R_n^T``; a kind gives R as an
 (N, C, K) array, or None where ``Lambda = I`` (the true Fisher under MSE).
@@ -22,7 +22,7 @@ from ngd_theory.pytrees import pytree
 @checked_fields
 @dataclass(frozen=True)
 class TrueFisher:
-    """Expectation over the model's own predictive distribution, exact: the GGN of the loss."""
+    """Exact expectation over the model's own predictive distribution: the GGN of the loss."""
 
     made_by: ClassVar[str] = "ngd.fisher.TrueFisher()"
     loss: str | losses.Loss = "mse"
@@ -41,18 +41,18 @@ class TrueFisher:
 class SampledFisher:
     """Monte Carlo over targets drawn from the predictive distribution: unbiased for the true Fisher.
 
-    The draws are a function of the key and of nothing else that changes between two calls: under MSE the scores are
-    the same at any outputs, under cross-entropy the same random numbers choose the classes. Differences between two
-    parameters, dampings or widths are then not those of two draws, and a function-space map stays one map while
-    `ngd_theory.dynamics` trains or predicts, as the theory supposes. Where every step is to draw afresh, as an
-    optimiser does, give each its own key: ``SampledFisher(jax.random.fold_in(key, step))`` compiles nothing anew.
+    The random numbers depend on the key only: under MSE the scores are the same at any outputs, and under cross-entropy
+    the same random numbers choose the classes. So two calls that differ in parameters, damping or width do not differ
+    in their draws, and the function-space map stays one map while `ngd_theory.dynamics` trains or predicts, as the
+    theory assumes. To draw anew at every step, as an optimiser does, give each step its own key:
+    ``SampledFisher(jax.random.fold_in(key, step))`` does not recompile.
 
     Attributes
     ----------
     key : jax.random key
     loss : str
     num_samples : int
-        K draws a data point; the variance falls as 1/K.
+        K, the draws per data point; the variance falls as 1/K.
     """
 
     made_by: ClassVar[str] = "ngd.fisher.SampledFisher(jax.random.key(0))"
@@ -77,12 +77,12 @@ class SampledFisher:
 @checked_fields
 @dataclass(frozen=True)
 class EmpiricalFisher:
-    """Second moment of the loss gradients at the targets given: not the Fisher, though often so called.
+    """Second moment of the loss gradients at the given targets. It is often called the Fisher, but it is not.
 
     Attributes
     ----------
     targets : (N, C) array
-        Those of the loss; others, a NaN and infinities are refused where they can be read.
+        Targets of the loss. Invalid ones, NaN and infinities are refused if they can be read.
     loss : str
     """
 
@@ -104,7 +104,7 @@ class EmpiricalFisher:
         return losses.by_name(self.loss).residual(outputs, self.targets)[:, :, None]
 
     def take(self, samples: Int[Array, " B"]) -> "EmpiricalFisher":
-        """That of some of the samples, by their numbers."""
+        """The empirical Fisher of some of the samples, given their indices."""
         return replace(self, targets=self.targets[samples])
 
 

@@ -1,14 +1,14 @@
 """The Kronecker-factored Fisher of Martens & Grosse (2015) and its two inverses.
 
 With layer inputs a and sensitivities delta (docs/theory.md section 1) block (i, j) of the exact Fisher is
-``E[(a_i a_j^T) (x) (delta_i delta_j^T)]``; K-FAC takes the expectation of each factor apart,
+``E[(a_i a_j^T) (x) (delta_i delta_j^T)]``; K-FAC takes the expectation of each factor separately,
 
     Ft_ij = A_ij (x) B_ij,   A_ij = (1/N) sum_n a_i a_j^T,   B_ij = (1/N) sum_{n,k} delta_i delta_j^T,
 
-(F-tilde of the paper, whose Abar_{i-1,j-1} and G_{i,j} these are). Two approximations of it are cheap to
-invert: its block diagonal (F-breve, `invert_diagonal`) and the matrix whose *inverse* is block-tridiagonal and
-which agrees with it on the three central block diagonals (F-hat, `invert_tridiagonal`). Nothing larger than a
-factor is ever formed, `KroneckerFisher.dense` apart. The (P, M) matrix V of a layer is vectorised row by row:
+which is F-tilde of the paper (its factors are called Abar_{i-1,j-1} and G_{i,j} there). Two approximations of
+it are cheap to invert. F-breve (`invert_diagonal`) is its block diagonal. F-hat (`invert_tridiagonal`) agrees
+with it on the three central block diagonals and has a block-tridiagonal *inverse*. Only `KroneckerFisher.dense`
+forms anything larger than a factor. The (P, M) matrix V of a layer is vectorised row by row:
 ``(A (x) B) vec(V) = vec(A V B^T)``.
 """
 
@@ -34,7 +34,7 @@ FactorDamping = tuple[Any, Any]
 @pytree("inputs", "sensitivities")
 @dataclass(frozen=True)
 class KroneckerFisher:
-    """Second moments of all layers' inputs and sensitivities, up to a distance between layers.
+    """Second moments of inputs and sensitivities, for pairs of layers up to `bandwidth` apart.
 
     Attributes
     ----------
@@ -55,11 +55,11 @@ class KroneckerFisher:
 
     @property
     def bandwidth(self) -> int:
-        """Largest distance of two layers whose factors are held."""
+        """Largest distance between two layers whose factors are held."""
         return len(self.inputs[0]) - 1
 
     def block(self, i: int, j: int) -> tuple[Float[Array, "P Q"], Float[Array, "M K"]]:
-        """Factors ``(A_ij, B_ij)``, 0-based; in either order.
+        """Factors ``(A_ij, B_ij)``; i and j are 0-based and in either order.
 
         Raises
         ------
@@ -102,8 +102,8 @@ def kronecker_fisher(
 ) -> KroneckerFisher:
     """Factors from layer inputs and curvature sensitivities.
 
-    ``A_ij = (1/N) sum_{n,t} a_i a_j^T`` and ``B_ij = (1/(N T)) sum_{n,k,t} delta_i delta_j^T``; the sum over k
-    is the expectation over targets: exact for the rows of ``R^T delta``, a sample for one sampled score.
+    ``A_ij = (1/N) sum_{n,t} a_i a_j^T`` and ``B_ij = (1/(N T)) sum_{n,k,t} delta_i delta_j^T``. The sum over k
+    is the expectation over targets. It is exact for the rows of ``R^T delta``, and a sample for one sampled score.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def kronecker_fisher(
         Inputs (N, T, P) and curvature sensitivities (N, K, T, M), as `ngd_theory.networks.backpropagate` or
         `ngd_theory.fisher.curvature_sensitivities` give them.
     bandwidth : int, optional
-        Layers up to this far apart: 0 for the block diagonal, 1 for F-hat, all of them when None.
+        Largest distance between layers: 0 for the block diagonal, 1 for F-hat, all pairs when None.
 
     Raises
     ------
@@ -162,7 +162,7 @@ class DiagonalInverse:
     sensitivities: tuple[Array, ...]
 
     def apply(self, matrices: Sequence[Float[Array, "_ _"]]) -> list[Array]:
-        """Inverse times a vector, given as one (P_i, M_i) matrix a layer."""
+        """Inverse times a vector, given as one (P_i, M_i) matrix per layer."""
         return [
             a @ v @ b for a, v, b in zip(self.inputs, matrices, self.sensitivities, strict=True)
         ]
@@ -171,7 +171,7 @@ class DiagonalInverse:
 @checked
 @full_precision
 def invert_diagonal(fisher: KroneckerFisher, damping: Sequence[FactorDamping]) -> DiagonalInverse:
-    """Invert every layer's ``(A_ii + rho_A) (x) (B_ii + rho_B)``, two Cholesky factorisations a layer.
+    """Invert every layer's ``(A_ii + rho_A) (x) (B_ii + rho_B)``, with two Cholesky factorisations per layer.
 
     Raises
     ------
@@ -226,7 +226,7 @@ class TridiagonalInverse:
     stages: tuple[_Stage, ...]
 
     def apply(self, matrices: Sequence[Float[Array, "_ _"]]) -> list[Array]:
-        """Inverse times a vector, given as one (P_i, M_i) matrix a layer."""
+        """Inverse times a vector, given as one (P_i, M_i) matrix per layer."""
         regressions = [stage.regression for stage in self.stages[:-1]]
         right = [
             psi_a @ v @ psi_b.T for (psi_a, psi_b), v in zip(regressions, matrices[1:], strict=True)
@@ -245,10 +245,10 @@ class TridiagonalInverse:
 def invert_tridiagonal(
     fisher: KroneckerFisher, damping: Sequence[FactorDamping]
 ) -> TridiagonalInverse:
-    """Invert F-hat of the factors whose diagonal blocks are damped.
+    """Invert F-hat, with dampings added to the diagonal blocks of the factors.
 
-    Undamped, S_i is singular wherever a layer's inputs and sensitivities are both functions of the next
-    layer's; the limit of the inverse there depends on how the dampings go to zero. Costs one Cholesky
+    Without damping S_i is singular if a layer's inputs and sensitivities are both functions of the next
+    layer's. Then the limit of the inverse depends on how the dampings go to zero. The cost is one Cholesky
     factorisation and one eigendecomposition of the size of each factor.
 
     Parameters
@@ -256,7 +256,7 @@ def invert_tridiagonal(
     fisher : KroneckerFisher
         Of bandwidth at least 1 (or one layer).
     damping : sequence of (rho_A, rho_B)
-        Of each layer; positive.
+        One pair per layer; positive.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""The general law of Kronecker products in function space (docs/theory.md section 9), from which constants come.
+"""The general law of Kronecker products in function space, which gives constants (docs/theory.md section 9).
 
 Let ``A = sum_{n,t} alpha a a^T`` and ``B = sum_{n,c,t} beta delta delta^T`` with weights that do not depend on the
 sample. Then ``a A^-1 a^T = P_a / alpha`` and ``delta B^-1 delta^T = P_delta / beta``, with the projectors on the ranges
-of a and of delta, so that ``K_l = diag(1/(N alpha beta))`` where the ranks are full, and its trace is in proportion to
-the ranks where they are not.
+of a and of delta. If the ranks are full, ``K_l = diag(1/(N alpha beta))``. If they are not, its trace is proportional
+to the ranks.
 """
 
 from ngd_theory.networks import LayerSize
@@ -18,8 +18,8 @@ def kronecker_share(
 ) -> float:
     """``tr K_l / (NC)`` of ``G_l = A (x) B`` as rho -> 0.
 
-    ``T/(N alpha beta)`` where rank(a) = NT and rank(delta) = NCT; for lower ranks times their shares of these, which
-    supposes that leverages of inputs and of sensitivities do not go together.
+    It is ``T/(N alpha beta)`` if rank(a) = NT and rank(delta) = NCT. Lower ranks multiply it by rank(a)/(NT) and
+    rank(delta)/(NCT): this assumes that leverages of inputs and of sensitivities are not correlated.
 
     Parameters
     ----------
@@ -39,6 +39,6 @@ def kronecker_share(
 
 
 def mean_share(size: LayerSize, num_samples: int, output_dim: int, scale: float = 1.0) -> float:
-    """`kronecker_share` for means over samples, B times ``scale``: rank(a) rank(delta)/(NC) over the scale."""
+    """`kronecker_share` of means over samples with B times ``scale``: rank(a) rank(delta)/(NC scale)."""
     weights = 1 / num_samples, scale / (num_samples * size.positions)
     return kronecker_share(size, num_samples, output_dim, *weights)

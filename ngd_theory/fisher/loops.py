@@ -1,8 +1,8 @@
-"""Loops over many small dense problems, on each platform in the way that is fast and safe there.
+"""Loops over many small dense problems, fast and safe on each platform.
 
-On a CPU one problem at a time: two batched LAPACK calls that XLA runs side by side can wait for each
-other's threads for ever (jaxlib 0.10.2, two cores), and a loop of single calls is faster besides. On
-accelerators in batches of bounded memory.
+A CPU takes one problem at a time: two batched LAPACK calls that XLA runs side by side can wait for each
+other's threads for ever (jaxlib 0.10.2, two cores), and a loop of single calls is also faster. Accelerators
+take batches of bounded memory.
 """
 
 from collections.abc import Callable
@@ -51,10 +51,10 @@ def batch_size(*item_shape: int, itemsize: int, budget: int = 2**26) -> int:
 
 
 def _split(items, batch: int):
-    """Chunks (steps, batch, ...) and what is left over, fewer than ``batch``, or None.
+    """Chunks (steps, batch, ...), and the remaining items, fewer than ``batch``, or None.
 
-    A chunk takes every steps-th item: where the items are spread over devices in blocks, each device has its share
-    of every chunk (if the devices divide ``batch``, and ``batch`` the items).
+    A chunk takes every steps-th item. So if the items are spread over devices in blocks, each device has its share of
+    every chunk (given that the number of devices divides ``batch``, and ``batch`` divides the number of items).
     """
     size = jax.tree.leaves(items)[0].shape[0]
     batch = min(batch, size)

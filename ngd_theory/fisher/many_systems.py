@@ -19,11 +19,11 @@ from ngd_theory.fisher.solve import shifted
 from ngd_theory.linalg import cholesky_factor, cholesky_solve
 from ngd_theory.precision import full_precision
 
-#: Steps of conjugate gradients at most, as a share of N: more take as long as the factorisation.
+#: Most steps of conjugate gradients, as a fraction of N. More would take as long as the factorisation.
 MOST_STEPS = 0.4
-#: Steps after which units that do not converge fast enough are given up.
+#: Steps after which the iteration may stop because it converges too slowly.
 TRIED = 5
-#: Residuals are at most so many roundings of ``|A| |x| + |b|``, as those of a Cholesky factorisation are.
+#: Largest residual, in roundings of ``|A| |x| + |b|``. Those of a Cholesky factorisation are as large.
 ROUNDINGS = 4
 
 
@@ -36,9 +36,9 @@ def scaled_solve(
     symmetric_solve: Callable,
     transpose: bool = False,
 ) -> Float[Array, "N k"]:
-    """``(diag(s) Gamma + rho)^-1 rhs`` or its transpose's for rho > 0, with derivatives of the system itself.
+    """``(diag(s) Gamma + rho)^-1 rhs`` for rho > 0, or the same with the transposed matrix.
 
-    Unlike those of the root of s these exist where s = 0.
+    Derivatives are those of the linear system. They exist where s = 0; those of the root of s do not.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def scaled_solve(
     def transposed(w):
         return gram @ (squares * w) + rho * w
 
-    # Constants to a derivative, which is that of the system.
+    # Constant for derivatives: these come from the linear system.
     kernel, fixed, level = jax.lax.stop_gradient((gram, squares, rho))
     on, root, inverse = roots(fixed)
     inner = partial(symmetric_solve, kernel, root, level)
@@ -79,7 +79,7 @@ def scaled_solve(
 
 
 def roots(squares: Float[Array, "N u"]):
-    """Where s > 0, its root there and 0 elsewhere, and the root's inverse likewise."""
+    """The mask ``s > 0``, the root of s and its inverse; both are 0 where s is 0."""
     on = squares > 0
     root = jnp.sqrt(jnp.where(on, squares, 1))
     return on, jnp.where(on, root, 0), jnp.where(on, 1 / root, 0)
@@ -98,7 +98,7 @@ def all_units(
 ) -> Float[Array, "N M"]:
     """``(diag(root_i) Gamma diag(root_i) + rho)^-1 b_i`` of every unit i.
 
-    NaN for a unit whose matrix cannot be factorised, where conjugate gradients do not converge either.
+    NaN for a unit if conjugate gradients do not converge and its matrix cannot be factorised.
     """
     # Squares of numbers far from 1 leave the range of floats.
     scale = jnp.max(jnp.abs(rhs), axis=0, keepdims=True)
@@ -133,14 +133,14 @@ def conjugate_gradients(
     rho: Float[Array, ""],
     rhs: Float[Array, "N M"],
 ) -> tuple[Float[Array, "N M"], Bool[Array, " M"]]:
-    """Solutions of ``A_i x_i = b_i`` with ``A_i = root_i Gamma root_i + rho``, and where the residual is rounding's.
+    """Solve ``A_i x_i = b_i`` with ``A_i = root_i Gamma root_i + rho``; also say which units converged.
 
-    Preconditioned by the diagonal of A, which leaves ``c Gamma' c + 1 - c^2`` with Gamma' = Gamma scaled to a unit
-    diagonal and ``c^2 = root^2 Gamma_nn/(root^2 Gamma_nn + rho)``. Its condition number is at most that of Gamma' for
-    every root and damping, as 1 lies between the eigenvalues of Gamma'.
+    The preconditioner is the diagonal of A. It gives the matrix ``c Gamma' c + 1 - c^2``, where Gamma' is Gamma scaled
+    to a unit diagonal and ``c^2 = root^2 Gamma_nn/(root^2 Gamma_nn + rho)``. The condition number is at most that of
+    Gamma' for every root and damping, as 1 lies between the eigenvalues of Gamma'.
 
-    The residual is computed anew at the end, and is small beside ``|A| |x| + |b|`` with a lower bound of ``|A|``: its
-    largest diagonal entry.
+    At the end the residual is computed anew and compared with ``|A| |x| + |b|``. The largest diagonal entry of A, a
+    lower bound, takes the place of ``|A|``.
     """
     eps, most = float(jnp.finfo(kernel.dtype).eps), max(TRIED, int(MOST_STEPS * len(kernel)))
     diagonal = root**2 * jnp.diagonal(kernel)[:, None] + rho
@@ -161,7 +161,7 @@ def conjugate_gradients(
         squares = jnp.sum(residual * scaled, axis=0, keepdims=True)
         direction = scaled + _quotient(squares, state.product) * state.direction
         left, step = jnp.max(_quotient(_norm(residual), allowed(solution))), state.step + 1
-        # On a straight line from the first residual, in logarithms, to what is allowed after the most steps.
+        # The residual allowed at this step: log-linear down to the final one at the last step.
         line = (ROUNDINGS * eps) ** (step.astype(rhs.dtype) / most - 1)
         going = (left > 1) & (step < most) & ((step < TRIED) | (left <= line))
         return _Iterate(step, solution, residual, direction, squares, going)
@@ -176,7 +176,7 @@ def conjugate_gradients(
         jnp.any(rhs != 0),
     )
     found = jax.lax.while_loop(lambda state: state.going, advance, start).solution
-    # False for what is not a number.
+    # The comparison is False for NaN.
     bound = allowed(found)
     return found, ((_norm(rhs - product(found)) <= bound) & jnp.isfinite(bound))[0]
 
@@ -186,5 +186,5 @@ def _norm(x: Float[Array, "N M"]) -> Float[Array, "1 M"]:
 
 
 def _quotient(over, under):
-    """0 where the unit has nothing left to solve."""
+    """``over / under``; 0 for a unit that has nothing left to solve."""
     return jnp.where(under > 0, over / jnp.where(under > 0, under, 1), 0)

@@ -1,8 +1,8 @@
 """Dual solves without the kernel: preconditioned conjugate gradients on ``(R^T Theta R + rho) w = v``.
 
-A product with ``Theta = J J^T / N`` is a vjp and then a jvp, ``O(N C (P + M) T)`` a layer beside the matmuls with the
-weights' shapes, so that memory is that of the linearisation, of a tangent and of the preconditioner: nothing of size
-(NC)^2. The preconditioner is Nystrom's, from the kernel's columns at samples evenly spaced over the data set:
+A product with ``Theta = J J^T / N`` is a vjp and then a jvp: ``O(N C (P + M) T)`` per layer, besides the matmuls with
+the weights' shapes. Memory is needed for the linearisation, a tangent and the preconditioner; nothing has size (NC)^2.
+The preconditioner is Nystrom's, from the kernel's columns at samples that are evenly spaced over the data set:
 
     B B^T ~ Theta,    P^-1 = (s_k + rho) U (S + rho)^-1 U^T + (I - U U^T),
 
@@ -32,17 +32,17 @@ from ngd_theory.precision import full_precision
 @checked_fields
 @dataclass(frozen=True)
 class ConjugateGradients:
-    """How to iterate.
+    """Settings of the conjugate gradients.
 
     Attributes
     ----------
     tolerance : float or None
-        Of ``|v - (Theta + rho) w| / |v|``; 1e-10 in float64 and 1e-5 in float32 when None. Where round-off allows no
-        less, ``4 eps (|Theta| + rho) |w| / |v|`` counts instead: as exact as a factorisation would be.
+        Largest ``|v - (Theta + rho) w| / |v|``; 1e-10 in float64 and 1e-5 in float32 when None. If round-off does not
+        allow that, the limit is ``4 eps (|Theta| + rho) |w| / |v|``, as accurate as a factorisation.
     max_iterations : int
-        Of which not to converge is an error, not a worse answer.
+        If the solve has not converged by then, that is an error; no less accurate result is returned.
     rank : int
-        Columns of the kernel that the preconditioner is made of.
+        Number of kernel columns that make the preconditioner.
     """
 
     tolerance: float | None = None
@@ -57,7 +57,7 @@ class ConjugateGradients:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def tolerance_in(self, dtype) -> float:
-        """The tolerance, in this precision if it is None."""
+        """The tolerance, or its default for ``dtype`` if it is None."""
         if self.tolerance is not None:
             return self.tolerance
         return 1e-10 if jnp.finfo(dtype).bits == 64 else 1e-5
@@ -69,7 +69,7 @@ class ConjugateGradients:
         rhs: Float[Array, "N C"],
         rho: Float[Array, ""],
     ) -> "Solution":
-        """``(Theta + rho) w = rhs`` for the kernel of these layers, ``Theta = (1/N) sum_l J_l J_l^T``."""
+        """Solve ``(Theta + rho) w = rhs`` for the kernel of these layers, ``Theta = (1/N) sum_l J_l J_l^T``."""
         shape = rhs.shape
         basis, spectrum = nystrom(layers, self.rank)
         return conjugate_gradients(
@@ -89,10 +89,10 @@ class Solution(NamedTuple):
     Attributes
     ----------
     weights : (N*C,)
-        NaN where it did not converge: an error outside jit, not a worse answer.
+        NaN if the solve did not converge. A natural gradient outside jit then raises an error.
     iterations : int
     residual : float
-        ``|v - (Theta + rho) w| / |v|``, of a fresh product.
+        ``|v - (Theta + rho) w| / |v|``, from a fresh product.
     converged : bool
     """
 
@@ -110,7 +110,7 @@ def damped_solution(
     rho: Float[Array, ""],
     root: Float[Array, "N C K"] | None,
 ) -> Solution:
-    """``(Lambda Theta + rho) w = v`` for these layers' kernel; its derivatives are solved by the same iteration."""
+    """Solve ``(Lambda Theta + rho) w = v`` for these layers' kernel. Derivatives use the same iteration."""
 
     def products(layers):
         return lambda w: [kernel_product(layers, w[0].reshape(cotangent.shape)).reshape(-1, 1)]
@@ -135,7 +135,7 @@ def damped_solution(
 
 
 class _Iterated(NamedTuple):
-    """Conjugate gradients as what solves the inner system."""
+    """Conjugate gradients as the solver of the inner system."""
 
     iteration: ConjugateGradients
     layers: Sequence[LayerLinearization]
@@ -160,9 +160,9 @@ def kernel_product(
 def nystrom(
     layers: Sequence[LayerLinearization], rank: int
 ) -> tuple[Float[Array, "NC k"], Float[Array, " k"]]:
-    """Eigenvectors U and eigenvalues S of Nystrom's approximation to Theta, of rank at most about ``rank``.
+    """Eigenvectors U and eigenvalues S of Nystrom's approximation to Theta, of rank at most max(rank, C).
 
-    From the columns of whole samples: ``O(N C k (P + C M))`` a layer and ``O(N C k^2)``.
+    It uses the columns of whole samples and costs ``O(N C k (P + C M))`` per layer and ``O(N C k^2)``.
     """
     n, c = layers[0].sensitivities.shape[:2]
     samples = max(1, min(n, rank // c))
@@ -204,7 +204,7 @@ def conjugate_gradients(
     tolerance, max_iterations
         See `ConjugateGradients`.
     """
-    # Of length 1 or 0: the iteration is made of squares, which may be out of range where the rest is not.
+    # Scale to length 1 (or 0): the iteration uses squares, which may be out of range.
     size = norm(rhs)
     size = jnp.where(size > 0, size, 1)
     rhs = rhs / size
@@ -225,7 +225,7 @@ def conjugate_gradients(
 
     def unfinished(state):
         w, r, _, _, iteration = state
-        # A residual that is not a number is not above the bound: that stops it too.
+        # The comparison is False for NaN, which also stops the loop.
         return (norm(r) > bound(w)) & (iteration < max_iterations)
 
     def step(state):

@@ -1,4 +1,4 @@
-"""One factor of K-FAC and the identity in place of the other (docs/theory.md section 9)."""
+"""K-FAC with the identity in place of one factor (docs/theory.md section 9)."""
 
 from dataclasses import dataclass, field, replace
 
@@ -18,10 +18,10 @@ _ELSEWHERE = "the theory has no constant of it from sizes alone, so name it to r
 class KFACInput(WhitenedApproximation):
     """``G_l = A_l (x) I`` with ``A = (1/N) sum_{n,t} a a^T``: FOOF (Benzing 2022), K-FAC without its output factor.
 
-    The damping is that of G itself, ``(A + rho) (x) I``. At rho = 0 and full rank K_l consists of the blocks
-    ``delta_n delta_n^T`` of each sample: with growing width ``alpha_l = mean |delta_nc|^2``, which is
-    ``prod_k sigma_w^2 Qdot_k`` (1 for ReLU at sigma_w^2 = 2, so that alpha = L), with a dispersion of order M^(-1/2)
-    where Qdot is that of every sample. No function of the sizes is its constant: it depends on the weights' scale.
+    The damping is added to G itself, ``(A + rho) (x) I``. At rho = 0 and full rank K_l has one block
+    ``delta_n delta_n^T`` per sample. With growing width ``alpha_l = mean |delta_nc|^2`` becomes
+    ``prod_k sigma_w^2 Qdot_k`` (1 for ReLU at sigma_w^2 = 2, so alpha = L). The dispersion is of order M^(-1/2) if Qdot
+    is the same for all samples. The constant does not follow from the sizes: it depends on the weights' scale.
     """
 
     name = "kfac-input"
@@ -43,7 +43,7 @@ class KFACInput(WhitenedApproximation):
         return copies + 2 * max(side**2 for side in sides)
 
     def damping_bias(self, lin, damping):
-        """``rho / lambda_min(A)``, the largest of all layers."""
+        """``rho / lambda_min(A)``, the largest over all layers."""
         found = [
             damping / smallest_gram_eigenvalue(as_rows(y.inputs), 1 / lin.num_samples)
             for y in lin.layers
@@ -51,7 +51,7 @@ class KFACInput(WhitenedApproximation):
         return float(np.max(found))
 
     def broken_premises(self, sizes, num_samples, equal_leverages=False):
-        """Of layer 1, unless the leverages are equal."""
+        """Premise for layer 1, unless the leverages are equal."""
         if equal_leverages or any(s.positions > 1 for s in sizes):
             return {}
         return input_rank(self.name, sizes, num_samples, ", or forster = true without biases")
@@ -62,9 +62,9 @@ class KFACInput(WhitenedApproximation):
 class KFACOutput(WhitenedApproximation):
     """``G_l = I (x) B_l`` with ``B = (1/(N T)) sum_{n,c,t} delta delta^T``: K-FAC without its input factor.
 
-    The damping is that of G itself, ``I (x) (B + rho)``. At rho = 0 and full rank ``K_l = diag(|a_n|^2) (x) I`` in the
-    hidden layers: isotropic for layer 1 where the inputs have one norm, and as M^(-1/2) after it. The output layer's
-    is the kernel of its inputs over N: it never becomes isotropic, with a share of alpha of about 1/N.
+    The damping is added to G itself, ``I (x) (B + rho)``. At rho = 0 and full rank ``K_l = diag(|a_n|^2) (x) I`` in the
+    hidden layers. Layer 1 is isotropic if all inputs have the same norm; later layers become so as M^(-1/2). In the
+    output layer K is the kernel of its inputs over N: it never becomes isotropic; its share of alpha is about 1/N.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class KFACOutput(WhitenedApproximation):
         return copies + 2 * max(side**2 for side in sides)
 
     def damping_bias(self, lin, damping):
-        """``rho / lambda_min(B)``, the largest of all layers."""
+        """``rho / lambda_min(B)``, the largest over all layers."""
         root = self.kind.root(lin.outputs)
         found = [
             damping
@@ -111,13 +111,13 @@ class KFACOutput(WhitenedApproximation):
         return float(np.max(found))
 
     def broken_premises(self, sizes, num_samples, equal_leverages=False):
-        """Of hidden layers of full rank NC."""
+        """Premise for hidden layers of full rank NC."""
         if any(s.positions > 1 for s in sizes):
             return {}
         return width(self.name, sizes, num_samples * sizes[-1].output_dim)
 
 
 def _whitened(x, damping, scale, curvature=None):
-    """Rows of any leading shape times the inverse of ``scale Y^T Y + rho``, Y those of ``curvature`` or their own."""
+    """Rows of x times ``(scale Y^T Y + rho)^-1``, with Y the rows of ``curvature``, or of x if None."""
     y = None if curvature is None else as_rows(curvature)
     return precondition_rows(as_rows(x), damping, scale, y).reshape(x.shape)

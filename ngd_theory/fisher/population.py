@@ -1,12 +1,12 @@
-"""Natural gradients of some samples with the Fisher of more: the population's, estimated with unlabelled inputs.
+"""Natural gradients with the Fisher of a population, estimated with unlabelled inputs too.
 
-Of a pool S of samples, the first with labels or any others, G is made of all and the loss of the N labelled ones. Their
-cotangent v is one of the pool that is zero elsewhere, so that with the samples' own 1/N
+In a pool S of samples, N have labels (any of them). G is made of the whole pool, the loss of the labelled samples only.
+Their cotangent v becomes a cotangent of the pool by zeros elsewhere. With the loss's own 1/N
 
-    (G_S + rho)^-1 J^T v / N = (G_S + rho)^-1 J_S^T (|S|/N) E^T v / |S|,     E the rows of the labelled among S:
+    (G_S + rho)^-1 J^T v / N = (G_S + rho)^-1 J_S^T (|S|/N) E^T v / |S|,     E the rows of the labelled among S,
 
-a natural gradient of the pool. Nothing of the parameters' size is made that the approximation does not make itself, no
-1/rho cancels, and the limit rho -> 0 is there, as the labelled rows lie in the span of the pool's.
+which is a natural gradient of the pool. It needs no further arrays of the parameters' size, and no 1/rho cancels. The
+limit rho -> 0 exists, because the labelled rows lie in the span of the pool's rows.
 """
 
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ def population_gradient(
     Parameters
     ----------
     approximation : Approximation
-        G, made of all samples of the pool with 1/abs(S); of an empirical Fisher the targets are the pool's.
+        G, made of all samples of the pool with 1/abs(S). An empirical Fisher needs targets for the whole pool.
     pool : Linearization
         At all inputs S, with labels and without.
     labelled : sequence of int
-        The N samples of the pool that have labels, from 0.
+        Indices, from 0, of the N samples of the pool that have labels.
     cotangent : (N, C)
         The loss's residual there, in the order of ``labelled``.
     damping : float or scalar array
@@ -53,7 +53,7 @@ def population_gradient(
     Raises
     ------
     InputError
-        For numbers that are no samples of the pool, or twice there; else as `Approximation.natural_gradient`.
+        For no index, an index outside the pool or one given twice; else as `Approximation.natural_gradient`.
     SingularKernelError
         As `Approximation.natural_gradient`.
 
@@ -84,16 +84,16 @@ def population_maps(
     """K and Q of `population_gradient`: ``(1/N) J(.) (G_S + damping I)^-1 J^T`` at the labelled samples and at others.
 
     One linearised step is ``f <- f - eta K r`` at the N labelled samples and ``f(at) <- f(at) - eta Q r``. The exact
-    Fisher at rho = 0 has two regimes: while the pool's kernel has full rank ``abs(S) C`` below the number of
-    parameters, ``K = (abs(S)/N) I`` and no output moves on unlabelled samples; beyond it, G_S has full rank and
-    is the population's as abs(S) grows.
+    Fisher at rho = 0 has two regimes. As long as the pool's kernel has full rank ``abs(S) C``, below the number of
+    parameters, ``K = (abs(S)/N) I`` and the outputs of unlabelled samples do not move. Beyond that, G_S has full rank
+    and becomes the population's as abs(S) grows.
 
     Parameters
     ----------
     approximation, pool, labelled, damping
         As `population_gradient`.
     at : Linearization, optional
-        Of the same network and parameters at N' inputs; the pool itself may be given.
+        Linearisation of the same network and parameters at N' inputs, possibly the pool itself.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def population_maps(
 
 
 def _labelled(approximation, pool: Linearization, labelled: Sequence[int]) -> Array:
-    """The numbers of the labelled samples as an array of the device."""
+    """Check the indices of the labelled samples, and return them as a JAX array."""
     require_approximation(approximation)
     for number in labelled:
         if not 0 <= number < pool.num_samples:

@@ -14,7 +14,7 @@ PREMISES = ("input-rank", "width")
 def input_rank(
     name: str, sizes: Sequence[LayerSize], num_samples: int, mend: str
 ) -> dict[str, str]:
-    """``N <= P_1``, P_1 the numbers that a unit of layer 1 sees, its bias among them; by name what is wrong."""
+    """Check ``N <= P_1``, the inputs of a unit in layer 1 with its bias; return what is wrong, by name."""
     inputs = sizes[0].num_inputs
     if num_samples <= inputs:
         return {}
@@ -25,7 +25,7 @@ def input_rank(
 
 
 def width(name: str, sizes: Sequence[LayerSize], needed: int) -> dict[str, str]:
-    """``M >= needed`` for every hidden layer; by name what is wrong."""
+    """Check ``M >= needed`` for every hidden layer; return what is wrong, by name."""
     narrowest = min((size.num_units for size in sizes[:-1]), default=needed)
     if narrowest >= needed:
         return {}
@@ -38,9 +38,9 @@ def width(name: str, sizes: Sequence[LayerSize], needed: int) -> dict[str, str]:
 def of_both_factors(
     name: str, sizes: Sequence[LayerSize], num_samples: int, equal_leverages: bool
 ) -> dict[str, str]:
-    """Those of a Kronecker product of A and B: of layer 1 unless the leverages are equal, and of hidden layers.
+    """Check the premises of ``A (x) B``: for layer 1 (unless the leverages are equal) and for hidden layers.
 
-    None where positions share weights.
+    Empty if positions share weights.
     """
     if any(s.positions > 1 for s in sizes):
         return {}

@@ -1,4 +1,4 @@
-"""Quasi-diagonal Fisher (Ollivier 2015): of each unit the diagonal, and its bias against each weight."""
+"""Quasi-diagonal Fisher (Ollivier 2015): for each unit, the diagonal and the row of its bias."""
 
 from dataclasses import dataclass, field, replace
 
@@ -27,9 +27,9 @@ class UnitBlocks:
     slope : (P - 1, M)
         ``F_0i/F_00``; 0 where the bias has no Fisher information.
     rest : (P - 1, M)
-        ``F_ii - F_0i^2/F_00``: what is left of the diagonal beside the bias.
+        ``F_ii - F_0i^2/F_00``: the diagonal after elimination of the bias.
     flat : (P - 1, M)
-        Where that is round-off.
+        Where ``rest`` is round-off.
     damping : Damping
     """
 
@@ -40,16 +40,16 @@ class UnitBlocks:
     damping: Damping
 
     def solve(self, gradient: Float[Array, "P M"]) -> Float[Array, "P M"]:
-        """``(G + rho)^-1`` applied; at rho = 0 the limit, for a gradient in the range of G."""
+        """Apply ``(G + rho)^-1``; at rho = 0 its limit, for a gradient in the range of G."""
         given = self.corner, self.slope, self.rest, gradient
         return self.damping.select(_damped, self._limit, *given)
 
     def _limit(self, rho, corner, slope, rest, gradient):
         weights, bias = gradient[:-1], gradient[-1:]
-        # What the bias does not explain, of weights that have something of their own.
+        # The part that the bias does not explain, for weights that are not flat.
         own = (weights - slope * bias) / _in_range(rest, jnp.where(self.flat, 1, rest))
         own = jnp.where(self.flat, 0, own)
-        # Weights that have not move with the bias, as one direction.
+        # Flat weights move with the bias, as one direction.
         moving = jnp.where(self.flat, slope, 0)
         # A bias without information has no share, and no slopes.
         dead = corner == 0
@@ -59,12 +59,12 @@ class UnitBlocks:
         found = jnp.concatenate([own + moving * along, along])
         if rho is None:
             return found
-        # Zero, with the derivative by the damping.
+        # rho is 0 here: the term only gives the derivative by the damping.
         return found - rho.astype(found.dtype) * self._limit(None, corner, slope, rest, found)
 
 
 def _damped(rho, corner, slope, rest, gradient):
-    """By elimination of the bias, which leaves a diagonal and a positive matrix of rank one: nothing cancels."""
+    """Eliminate the bias. That leaves a diagonal and a positive matrix of rank one, so nothing cancels."""
     rho = rho.astype(gradient.dtype)
     weights, bias = gradient[:-1], gradient[-1:]
     whole, diagonal = _in_range(corner + rho), _in_range(rest + rho)
@@ -79,20 +79,20 @@ def _damped(rho, corner, slope, rest, gradient):
 
 
 def _in_range(size, number=None):
-    """The number (``size`` itself) where ``size`` is finite, else NaN: 1/infinity is a step that nobody misses."""
+    """``number`` (default: ``size``) where ``size`` is finite, else NaN: a step 1/infinity = 0 would go unnoticed."""
     return jnp.where(jnp.isfinite(size), size if number is None else number, jnp.nan)
 
 
 @approximation
 @dataclass(frozen=True)
 class QuasiDiagonal(Approximation):
-    """Of each unit's Fisher block the diagonal and the row of the bias, as Ollivier's quasi-diagonal reduction has it.
+    """Keeps the diagonal and the bias's row of each unit's Fisher block: Ollivier's quasi-diagonal reduction.
 
-    The bias is eliminated as the whole block would have it, and of what is left the diagonal kept: ``G_00 = F_00``,
-    ``G_0i = F_0i``, ``G_ii = F_ii`` and, between weights, ``G_ij = F_0i F_0j/F_00``. With zeros there instead G would
-    not be positive. The damping is that of G itself. F has the 1/N of the package, a sum over outputs, and over
-    positions inside the square. A constant added to the inputs of a layer changes nothing at rho = 0: that is what it
-    has over `EntryWise`, which it is for layers without a bias, and for parameters that are no layer's.
+    The bias is eliminated as in the whole block, and the diagonal of the rest is kept: ``G_00 = F_00``,
+    ``G_0i = F_0i``, ``G_ii = F_ii`` and, between weights, ``G_ij = F_0i F_0j/F_00``. With zeros between weights G need
+    not be positive. The damping is added to G itself. F has the 1/N of the package and a sum over outputs; the sum over
+    positions is inside the square. Unlike with `EntryWise`, a constant added to the inputs of a layer changes nothing
+    at rho = 0. For layers without a bias, and for parameters outside layers, both are the same.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class QuasiDiagonal(Approximation):
     kind: Kind = field(default=TrueFisher())
 
     def factor(self, lin, damping):
-        """Of every layer `UnitBlocks`, or the inverse diagonal where there is no bias."""
+        """`UnitBlocks` of every layer, or the inverse diagonal if it has no bias."""
         root, made = self.kind.root(lin.outputs), []
         for layer in lin.layers:
             curved = curvature_sensitivities(layer.sensitivities, root)
@@ -147,16 +147,16 @@ def _has_bias(layer: LayerLinearization) -> bool:
 
 
 def _quasi_diagonal(layer: LayerLinearization, damping: Damping) -> UnitBlocks:
-    """Of a layer's curvature sensitivities; its last input is the bias's."""
+    """`UnitBlocks` of a layer with curvature sensitivities; its last input belongs to the bias."""
     n, _, t, _ = layer.sensitivities.shape
     corner, slope, rest, size = (_at_one_position if t == 1 else _over_positions)(layer)
-    # The variance of weighted numbers keeps this much of their squares.
+    # Round-off of the weighted variance, relative to the weighted squares.
     flat = rest <= 100 * jnp.finfo(rest.dtype).eps * size
     return UnitBlocks(corner / n, slope, jnp.maximum(rest, 0) / n, flat, damping)
 
 
 def _ratio(over, under):
-    """0 where the denominator is."""
+    """``over / under``; 0 where the denominator is 0."""
     none = under == 0
     return jnp.where(none, 0, over / jnp.where(none, 1, under))
 
@@ -167,7 +167,7 @@ def _at_one_position(layer: LayerLinearization):
     weights = jnp.sum(layer.sensitivities[:, :, 0] ** 2, axis=1)  # (N, M)
     a, constant = layer.inputs[:, 0, :-1], layer.inputs[0, 0, -1]
     total = jnp.sum(weights, axis=0, keepdims=True)
-    # About the plain mean, where little cancels.
+    # Centred at the plain mean, so that little cancels.
     centre = jnp.mean(a, axis=0, keepdims=True)
     moved = a - centre
     first, second = moved.T @ weights, (moved**2).T @ weights
@@ -182,7 +182,7 @@ def _at_one_position(layer: LayerLinearization):
 
 @full_precision
 def _over_positions(layer: LayerLinearization):
-    """The same from rows of the Jacobian, sample by sample, twice: variances are sums of squares."""
+    """The same from rows of the Jacobian, in two passes over the samples: variances are sums of squares."""
     factors = layer.inputs, layer.sensitivities
     shape = layer.inputs.shape[-1], layer.sensitivities.shape[-1]
 

@@ -9,19 +9,19 @@ from ngd_theory import extensions
 from ngd_theory.errors import InputError
 from ngd_theory.fisher.base import Approximation
 
-#: Names go into command lines with commas, TOML and file names.
+#: Allowed names: they are used in comma-separated options, TOML and file names.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-#: Why what is from outside does not run unasked.
+#: Why an approximation from outside the package runs only if it is named.
 OUTSIDE = "from outside the package, so name it to run it"
 
 
 class Approximations(MutableMapping[str, type[Approximation]]):
-    """Classes by their names, in order; those of entry points are loaded when one is first looked up.
+    """Classes by their names, in order. Those of entry points are loaded at the first look-up.
 
     Parameters
     ----------
     own : iterable of classes
-        Of the package.
+        Those of the package.
     """
 
     def __init__(self, own: Iterable[type[Approximation]]):
@@ -31,13 +31,13 @@ class Approximations(MutableMapping[str, type[Approximation]]):
 
     def _all(self) -> dict[str, type[Approximation]]:
         if not self._complete:
-            # First, as what is loaded may look one up.
+            # Set first, because a loaded module may look up a class.
             self._complete = True
             try:
                 for origin, cls in extensions.installed():
                     self.add(cls, origin)
             except InputError:
-                # Said again at the next look, not only at the first.
+                # Raise again at the next look-up, not only at the first.
                 self._complete = False
                 raise
         return self._classes
@@ -77,7 +77,7 @@ class Approximations(MutableMapping[str, type[Approximation]]):
         self._classes[cls.name] = cls
 
     def named_only(self, name: str) -> str:
-        """Why it is verified only where it is named; empty where it always is."""
+        """Why it is verified only if it is named; empty if it is always verified."""
         cls = self[name]
         return cls.named_only or ("" if cls in self._own else OUTSIDE)
 
@@ -88,7 +88,7 @@ class Approximations(MutableMapping[str, type[Approximation]]):
 
 
 def _place(cls: type) -> tuple[str, str]:
-    """Of a class: one that is defined again at the same place, in a notebook, takes the place of the first."""
+    """Module and name of a class. One defined again at the same place, as in a notebook, replaces the first."""
     return cls.__module__, cls.__qualname__
 
 

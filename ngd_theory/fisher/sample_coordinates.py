@@ -1,15 +1,15 @@
-"""F-hat's natural gradient in coordinates of the samples: slower than by bases, and smooth in all that it is made of.
+"""F-hat's natural gradient in coordinates of the samples: slower than with bases, but smooth in all its inputs.
 
-The inverse of F-hat (`ngd_theory.fisher.kronecker`) sends matrices ``a_i^T X delta_i``, X an (N, NC) matrix of
-coordinates, to matrices of that form. With ``G_i = a_i a_i^T / N``, ``E_i = (delta_i delta_i^T / N) Lambda`` and the
-damped projectors ``Q_i = G_i (G_i + rho_A)^-1`` and ``R_i = E_i (E_i + rho_B)^-1`` it is
+The inverse of F-hat (`ngd_theory.fisher.kronecker`) maps matrices ``a_i^T X delta_i``, with X an (N, NC) matrix of
+coordinates, to matrices of the same form. With ``G_i = a_i a_i^T / N``, ``E_i = (delta_i delta_i^T / N) Lambda`` and
+the damped projectors ``Q_i = G_i (G_i + rho_A)^-1`` and ``R_i = E_i (E_i + rho_B)^-1`` it is
 
     Z_i - Q_{i+1} Q_i Z_i R_i R_{i+1} = Y - Q_{i+1} Y R_{i+1},     Z_L = Y,
     X_i = (G_i + rho_A)^-1 (Z_i - Q_{i-1} Z_{i-1} R_{i-1}) (E_i + rho_B)^-1,
 
-where Y holds the cotangents: ``Y[n, (n,c)] = v[n,c] / N``. No basis, root or eigenvector stands in it, so that it has
-derivatives where samples are equal, sensitivities zero or eigenvalues degenerate. They are the derivatives of
-`KFACTridiagonal`.
+where Y holds the cotangents: ``Y[n, (n,c)] = v[n,c] / N``. These equations contain no basis, root or eigenvector. So
+they have derivatives even if samples are equal, sensitivities are zero or eigenvalues are degenerate. `KFACTridiagonal`
+uses these derivatives.
 """
 
 from itertools import pairwise
@@ -29,7 +29,7 @@ from ngd_theory.precision import full_precision
 
 
 class SampleFactors(NamedTuple):
-    """One layer's Gram matrices, and its dampings.
+    """One layer's Gram matrices and dampings.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class SampleFactors(NamedTuple):
 def sample_factors(
     layer: LayerLinearization, root: Float[Array, "N C K"] | None, dampings
 ) -> SampleFactors:
-    """Gram matrices of one dense layer; ``dampings`` makes (rho_A, rho_B) of ``tr A`` and ``tr B``."""
+    """Gram matrices of one dense layer; ``dampings`` maps ``tr A`` and ``tr B`` to (rho_A, rho_B)."""
     n = len(layer.inputs)
     a = layer.inputs[:, 0]
     delta = layer.sensitivities.reshape(-1, layer.sensitivities.shape[-1])
@@ -111,10 +111,10 @@ def _right_projector(factors: SampleFactors, rows) -> Float[Array, "NC NC"]:
 
 
 def _stein(q, q_next, r, r_next, rhs, here: SampleFactors, following: SampleFactors, rows):
-    """``Z - Q' Q Z R R' = rhs`` (a Stein equation): solved in eigenbases, differentiated as it stands.
+    """Solve the Stein equation ``Z - Q' Q Z R R' = rhs`` in eigenbases; derivatives are those of the equation.
 
-    With roots ``W W = Q'`` and ``W' W' = D' (D' + rho)^-1`` of the next layer both sides become symmetric:
-    ``y - S y S' = c``, ``S = W Q W``, whose spectrum is ``1 - s s'``.
+    With roots ``W W = Q'`` and ``W' W' = D' (D' + rho)^-1`` of the next layer, both sides become symmetric:
+    ``y - S y S' = c`` with ``S = W Q W``. The spectrum is ``1 - s s'``.
     """
 
     def equation(z):

@@ -1,4 +1,4 @@
-"""Shampoo's preconditioner, with statistics a sample (Gupta, Koren & Singer 2018; docs/theory.md section 9)."""
+"""Shampoo's preconditioner, with per-sample statistics (Gupta, Koren & Singer 2018; docs/theory.md section 9)."""
 
 from dataclasses import dataclass, field, replace
 
@@ -20,22 +20,22 @@ from ngd_theory.precision import full_precision
 @approximation
 @dataclass(frozen=True)
 class Shampoo(WhitenedApproximation):
-    """``G_l = A^p (x) B^p``, A and B the second moments of samples' gradients.
+    """``G_l = A^p (x) B^p``, with A and B the second moments of the samples' gradients.
 
     ``A = (1/N) sum_nc g g^T``, ``B = (1/N) sum_nc g^T g`` with ``g_nc = sum_t a delta^T`` (P, M). For one position
-    ``A = (1/N) sum_n (sum_c |delta_nc|^2) a_n a_n^T`` and ``B = (1/N) sum_nc |a_n|^2 delta delta^T``. Published are
-    p = 1/2 (the square root of Shampoo's own, Morwani et al. 2024) and 1/4; p = 1 is a Kronecker product with weights
-    of its own, isotropic where norms are alike.
+    ``A = (1/N) sum_n (sum_c |delta_nc|^2) a_n a_n^T`` and ``B = (1/N) sum_nc |a_n|^2 delta delta^T``. Published powers
+    are p = 1/4 (Shampoo's own) and p = 1/2 (the square of its G, Morwani et al. 2024). p = 1 is a Kronecker product
+    with its own weights, isotropic if the norms are alike.
 
-    The damping is added to both moments before the power, ``(A + rho)^p (x) (B + rho)^p``, as Shampoo's epsilon is: rho
-    is on the scale of a moment. At p = 1/2 and 1/4 the spectra of the Gram matrices remain in K at every width.
+    The damping is added to both moments before the power, ``(A + rho)^p (x) (B + rho)^p``, like Shampoo's epsilon: rho
+    has the scale of a moment. At p = 1/2 and 1/4 the spectra of the Gram matrices remain in K at every width.
 
     Attributes
     ----------
     power : float
-        p > 0.
+        p, above 0 and at most 1.
     kind : TrueFisher, SampledFisher or EmpiricalFisher
-        Whose gradients; Shampoo's own is the empirical one.
+        Which Fisher the gradients belong to; Shampoo's own is the empirical one.
     """
 
     name = "shampoo"
@@ -52,7 +52,7 @@ class Shampoo(WhitenedApproximation):
 
     @property
     def requirements(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Below p = 1 none helps."""
+        """None for p = 1; for other powers K is not isotropic at any width."""
         return () if self.power == 1 else ("isotropic-at-some-width",)
 
     @full_precision
@@ -80,7 +80,7 @@ class Shampoo(WhitenedApproximation):
         return 2 * copies + 3 * max(a**2 + b**2 for a, b in sides)
 
     def damping_bias(self, lin, damping):
-        """``p rho (1/lambda_min(A) + 1/lambda_min(B))``, the largest of all layers."""
+        """``p rho (1/lambda_min(A) + 1/lambda_min(B))``, the largest over all layers."""
         root, found = self.kind.root(lin.outputs), []
         for layer in lin.layers:
             smallest = [smallest_gram_eigenvalue(x, 1.0) for x in _moment_rows(layer, root)]
@@ -90,7 +90,7 @@ class Shampoo(WhitenedApproximation):
 
 @full_precision
 def _moment_rows(layer, root) -> tuple[Float[Array, "n P"], Float[Array, "k M"]]:
-    """Rows X and D with ``A = X^T X`` and ``B = D^T D``, the 1/N inside."""
+    """Rows X and D with ``A = X^T X`` and ``B = D^T D``; they include the 1/N."""
     n, _, t, _ = layer.sensitivities.shape
     delta = curvature_sensitivities(layer.sensitivities, root)
     by_delta = jnp.einsum("nktm,nksm->nts", delta, delta) / n
@@ -101,10 +101,10 @@ def _moment_rows(layer, root) -> tuple[Float[Array, "n P"], Float[Array, "k M"]]
 
 
 def _roots(weights: Float[Array, "N T T"], positions: int) -> Float[Array, "N T T"]:
-    """Symmetric roots of each sample's weights; of one position without a factorisation."""
+    """Symmetric roots of each sample's weights; one position needs no factorisation."""
     if positions == 1:
         on = weights > 0
-        # Not the root of 0, whose derivative is infinite.
+        # Avoid the root of 0: its derivative is infinite.
         return jnp.where(on, jnp.sqrt(jnp.where(on, weights, 1)), 0)
     size = batch_size(positions, positions, itemsize=weights.itemsize)
     return map_items(lambda each: symmetric_roots(each)[0], weights, size)
@@ -119,7 +119,7 @@ def _powered(
     matrix = gram(rows.T if primal else rows)
 
     def limit(rho, x, rows, matrix):
-        # Zero, with the derivative by the damping.
+        # rho is 0 here; it only gives the derivative by the damping.
         rho = jnp.zeros((), x.dtype) if rho is None else rho.astype(x.dtype)
         if primal:
             return x @ spectral_function(_LimitPower(power), matrix, rho)
@@ -138,7 +138,7 @@ def _powered(
 
 @dataclass(frozen=True)
 class _LimitPower:
-    """``(lambda + rho)^-p lambda^-over`` at rho = 0; 0 for zero."""
+    """``(lambda + rho)^-p lambda^-over`` at rho = 0; 0 for zero eigenvalues."""
 
     power: float
     over: int = 0

@@ -19,19 +19,19 @@ def as_rows(x: Float[Array, "*_ p"]) -> Float[Array, "n p"]:
 
 
 def gram_rank(rows: np.ndarray) -> int:
-    """Rank of a matrix as the solves see it that cut off its Gram matrix's spectrum at round-off; reads values."""
+    """Number of singular values above round-off. It matches the rank that the solvers use. Reads values."""
     singular = np.linalg.svd(np.asarray(rows), compute_uv=False)
     return int(np.sum(singular > gram_floor(singular, max(rows.shape))))
 
 
 def orthonormal_range(rows: np.ndarray) -> np.ndarray:
-    """(n, rank) orthonormal columns that span the columns of an (n, P) matrix, cut off as `gram_rank`; reads values."""
+    """Orthonormal (n, rank) columns that span those of an (n, P) matrix, with the rank of `gram_rank`; reads values."""
     left, singular, _ = np.linalg.svd(np.asarray(rows), full_matrices=False)
     return left[:, singular > gram_floor(singular, max(rows.shape))]
 
 
 def gram_floor(singular: np.ndarray, size: int) -> float:
-    """Singular values whose squares are ``size * eps`` of the largest's square; all, where that is out of range."""
+    """Level of a zero singular value: ``sqrt(size * eps)`` of the largest; infinite if its square is out of range."""
     largest, limits = float(np.max(singular, initial=0.0)), np.finfo(singular.dtype)
     if not float(limits.tiny) ** 0.5 < largest < float(limits.max) ** 0.5:
         return np.inf
@@ -51,7 +51,7 @@ def smallest_gram_eigenvalue(rows, scale: float) -> float:
 
 
 def but_round_off(rest: Float[Array, "*B p"], whole: Float[Array, "*B p"]) -> Float[Array, "*B p"]:
-    """Rows of a difference without those that are round-off beside the ``whole`` rows."""
+    """Zero the rows of the difference ``rest`` that are round-off beside the rows ``whole``."""
     floor = 100 * jnp.finfo(rest.dtype).eps * jnp.max(jnp.abs(whole))
     return jnp.where(jnp.max(jnp.abs(rest), axis=-1, keepdims=True) > floor, rest, 0)
 
@@ -72,7 +72,7 @@ class DampedMatrix:
     matrix : (n, n)
     damping : Damping
     inner : (n, n)
-        Its Cholesky factor, a constant to derivatives; the pseudo-inverse at rho = 0.
+        Cholesky factor of the sum, constant for derivatives; the pseudo-inverse at rho = 0.
     """
 
     matrix: Array
@@ -82,7 +82,7 @@ class DampedMatrix:
     @classmethod
     @full_precision
     def of(cls, matrix: Float[Array, "n n"], damping: Damping) -> "DampedMatrix":
-        """Factor it; what is not positive definite at ``rho > 0`` becomes NaN."""
+        """Factor it. The factor is NaN if the sum is not positive definite at ``rho > 0``."""
 
         def positive(rho, matrix):
             return cholesky_factor(jax.lax.stop_gradient(shifted(matrix, rho)))
@@ -93,12 +93,12 @@ class DampedMatrix:
 
     @full_precision
     def solve(self, rhs: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        """``(matrix + rho I)^-1 rhs``, differentiated as that system; at rho = 0 ``pinv(matrix) rhs``."""
+        """``(matrix + rho I)^-1 rhs``, with derivatives of the system; at rho = 0 ``pinv(matrix) rhs``."""
 
         def positive(rho, matrix, inner, rhs):
             system, factor = shifted(matrix, rho), jax.lax.stop_gradient(inner)
             if self.damping.zero is None:
-                # Under vmap a pseudo-inverse comes here too, which no triangular solve should see.
+                # Under vmap this also gets pseudo-inverses, which are no input for a triangular solve.
                 eye = jnp.eye(len(factor), dtype=factor.dtype)
                 factor = jnp.where(self.damping.value > 0, factor, eye)
             return factored_solve(system, factor, rhs)
@@ -131,8 +131,8 @@ def limit_solve(
 ) -> Float[Array, "n k"]:
     """``pinv(matrix) rhs`` for a symmetric, possibly indefinite matrix.
 
-    ``rho``, if it is there, is zero; through it the result has the derivative by the damping,
-    ``-pinv(matrix)^2 rhs`` on the range of the matrix.
+    ``rho`` is zero or None. Through it the result has a derivative by the damping, ``-pinv(matrix)^2 rhs`` on the
+    range of the matrix.
     """
     return limit_of_inverse(rho, pinv(matrix), rhs)
 
@@ -140,7 +140,7 @@ def limit_solve(
 def limit_of_inverse(
     rho: Float[Array, ""] | None, inverse: Float[Array, "n n"], rhs: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
-    """`limit_solve` with the pseudo-inverse at hand."""
+    """`limit_solve` with a given pseudo-inverse."""
     found = inverse @ rhs
     return found if rho is None else found - rho.astype(found.dtype) * (inverse @ found)
 

@@ -1,19 +1,19 @@
-"""Unit-wise Fisher: one block an output unit or channel, its row of W and its bias (docs/theory.md section 3).
+"""Unit-wise Fisher: one block per unit or channel, for its row of W and its bias (docs/theory.md section 3).
 
 Unit i has the Jacobian rows ``J_i[(n,c)] = sum_t delta_i[n,c,t] a[n,t]``. With several positions its dual problem has
 N*C unknowns,
 
     K_i = delta_i (a a^T) delta_i^T / N,     natural gradient of unit i = (delta_i a)^T (K_i + rho)^-1 v / N.
 
-For a dense layer (T = 1) the C rows of a sample are multiples of one, so that N unknowns are left, whatever C is: with
+For a dense layer (T = 1) the C rows of a sample are multiples of one row, so N unknowns are left for every C. With
 ``s_n = sum_c delta_i[n,c]^2`` and ``u_n = sum_c delta_i[n,c] v[n,c]``
 
     natural gradient of unit i = a^T (diag(s) a a^T / N + rho)^-1 u / N,
 
-which is smooth in delta where a sample's delta is zero; ``|delta|`` is not.
+This is smooth in delta where a sample's delta is zero; ``|delta|`` is not.
 
-Either problem comes from the Gram matrix ``a a^T`` (NT x NT) that all units share, or from rows that are made for each
-unit and solved on their smaller side: whichever takes fewer operations.
+Both problems come from the Gram matrix ``a a^T`` (NT x NT) that all units share, or from rows that are made for each
+unit and solved on their smaller side, whichever takes fewer operations.
 """
 
 from dataclasses import dataclass
@@ -43,13 +43,13 @@ from ngd_theory.precision import full_precision
 class UnitWise(Approximation):
     """Block-diagonal over units: ``K = sum_i K_i (K_i + rho)^-1``, true Fisher under MSE.
 
-    Each block is ``(1/N) sum_{n,c} J_i J_i^T``. Units of a dense layer are solved
-    together by conjugate gradients, ``O(M N^2)`` a step of theirs, and factorised where these do not converge. Others,
-    and maps, take a Cholesky of size N*r, or P where that is smaller, for each unit in batches of bounded memory:
-    ``O(M (N r)^3)`` a layer with r = 1 for a dense layer and C for a convolution. The gradient is one matmul.
+    Each block is ``(1/N) sum_{n,c} J_i J_i^T``. The units of a dense layer are solved together by conjugate gradients,
+    at ``O(M N^2)`` per step; units that do not converge are factorised. Other layers, and maps, need a Cholesky
+    factorisation of size N*r, or P if that is smaller, for each unit, in batches of bounded memory. That costs
+    ``O(M (N r)^3)`` per layer, with r = 1 for a dense layer and C for a convolution. The gradient is one matmul.
 
-    At rho = 0 second derivatives are by forward over reverse mode only: units are a loop there, whose second reverse
-    derivative JAX refuses.
+    At rho = 0 second derivatives work only in forward over reverse mode: units are a loop there, and JAX cannot
+    differentiate it twice in reverse mode.
     """
 
     name = "unit-wise"
@@ -59,31 +59,31 @@ class UnitWise(Approximation):
     asymptotic = True
     requirements = ("distinct-inputs", "full-rank-inputs", "many-units", "active-units")
 
-    # Units are factored one after another as they are applied: all factors together are M matrices of N x N.
+    # Units are factored when they are applied: all factors together would be M matrices of N x N.
     def precondition(self, lin, cotangent, factors):
         """Per layer: solve each unit's dual problem, then one matmul with the inputs."""
         return lin.like_params([_layer_gradient(y, cotangent, factors) for y in lin.layers])
 
     def layer_terms(self, lin, factors, at):
-        """Sum over units of ``J_i(at) J_i^T``-sized projections."""
+        """Each layer's sum over units of ``(1/N) J_i(at) (G_i + rho)^-1 J_i^T``."""
         return [_layer_map(x, y, factors) for x, y in zip(lin.layers, at.layers, strict=True)]
 
     def workspace(self, sizes, num_samples, itemsize):
         """The Gram matrix of the positions, a batch of units, and coefficients like the sensitivities of one output."""
         largest = max(num_samples * s.positions for s in sizes)
-        # Of a dense layer all units at once: right-hand sides, and what conjugate gradients hold.
+        # A dense layer holds all units at once: right-hand sides and the arrays of conjugate gradients.
         held = max(
             num_samples * s.num_units * (s.positions if s.positions > 1 else 10) for s in sizes
         )
         return largest**2 + 2**26 // itemsize + held
 
     def damping_bias(self, lin, damping):
-        """Root mean square over samples of what damping takes, ``rho/(rho + |delta_i[n]|^2 mu_n)``, a mean over units.
+        """Root mean square over samples of what damping removes: the mean over units of ``rho/(rho + s mu_n)``.
 
-        ``1/mu_n`` is the n-th diagonal entry of ``(a a^T/N)^-1``. By the Schur complement
-        ``(K_i + rho)^-1_nn <= 1/(rho + delta^2 mu_n)``, so this bounds the diagonal of ``K(0) - K(rho)`` over alpha.
-        One sample may lose most: where a sensitivity is near 0, which makes it of order sqrt(rho), not rho. None where
-        positions share weights: their Gram matrix is singular at once.
+        s is ``|delta_i[n]|^2``, and ``1/mu_n`` is the n-th diagonal entry of ``(a a^T/N)^-1``. By the Schur complement
+        ``(K_i + rho)^-1_nn <= 1/(rho + s mu_n)``, so this bounds the diagonal of ``K(0) - K(rho)`` over alpha. A sample
+        with a sensitivity near 0 may lose most, which makes the bias of order sqrt(rho), not rho. None if positions
+        share weights: their Gram matrix is then singular.
         """
         if damping == 0:
             return 0.0
@@ -113,7 +113,7 @@ class UnitWise(Approximation):
         return float(every.mean()) if every.size else None
 
     def broken_premises(self, sizes, num_samples, equal_leverages=False):
-        """Of the inputs of layer 1, and of those of later layers, as many as a hidden layer has units."""
+        """Premises: layer 1 has at least N inputs, and hidden layers at least N units (N - 1 with biases)."""
         if any(s.positions > 1 for s in sizes):
             return {}
         biased = sizes[-1].num_inputs - sizes[-2].num_units if len(sizes) > 1 else 0
@@ -137,7 +137,7 @@ def _spreads(layer: LayerLinearization):
     n = layer.sensitivities.shape[0]
     a = np.asarray(layer.inputs)[:, 0]
     gram = a @ a.T / n
-    # The inverse of round-off alone would be infinite.
+    # Keeps the inverse finite when the Gram matrix is zero.
     floor = max(round_off(np.linalg.eigvalsh(gram)), np.finfo(gram.dtype).tiny ** 0.5)
     inverse = np.linalg.inv(gram + floor * np.eye(n))
     squares = np.sum(np.asarray(layer.sensitivities)[:, :, 0] ** 2, axis=1)
@@ -214,7 +214,7 @@ def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping: Da
 
     units = (jnp.moveaxis(layer.sensitivities, -1, 0), jnp.moveaxis(there.sensitivities, -1, 0))
     rows = there.sensitivities.shape[0] * there.sensitivities.shape[1]
-    # A CPU takes them one at a time. Rows have P columns; by Gram matrices a half-made kernel has N T.
+    # For accelerators: a CPU takes one unit at a time. Rows have P columns; an unfinished kernel has N T.
     columns = max(n * c, layer.inputs.shape[-1] if by_rows else n * t)
     size = batch_size(max(n * c, rows), columns, itemsize=layer.inputs.itemsize)
     total = sum_items(unit, units, jnp.zeros((rows, n, c), layer.inputs.dtype), size)
@@ -222,7 +222,7 @@ def _layer_map(layer: LayerLinearization, there: LayerLinearization, damping: Da
 
 
 def _map_by_rows(layer: LayerLinearization, there: LayerLinearization, damping: Damping):
-    """A unit's share of the map from its sensitivities at both: (N'*C, N*C), or (N', C, N, C) for one position."""
+    """Function of a unit's sensitivities at both: its share of the map, (N'*C, N*C), or (N', C, N, C) for T = 1."""
     n, _, t, _ = layer.sensitivities.shape
 
     def several(delta, delta_there):
@@ -276,7 +276,7 @@ def _scaled_solve(
     damping: Damping,
     transpose: bool = False,
 ) -> Float[Array, "N k"]:
-    """``(diag(s) Gamma + rho)^-1 rhs`` of one unit, or its transpose's; at rho = 0 zero where s is."""
+    """``(diag(s) Gamma + rho)^-1 rhs`` of one unit, or with the transposed matrix; at rho = 0 it is 0 where s is 0."""
 
     def positive(rho, gram, square, rhs):
         return scaled_solve(gram, square, rhs, rho, by_cholesky, transpose)

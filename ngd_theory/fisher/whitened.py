@@ -9,11 +9,11 @@ from ngd_theory.networks import LayerLinearization, Linearization
 
 
 class WhitenedApproximation(Approximation):
-    """``(G_l + rho)^-1 J_l^T`` is made of rows like J_l: inputs ``a'`` in place of a, sensitivities ``delta'``.
+    """``(G_l + rho)^-1 J_l^T`` has rows like those of J_l, with ``a'`` and ``delta'`` in place of a and delta.
 
-    So it is for every damped Kronecker product ``(A + rho_A) (x) (B + rho_B)``, with ``a' = a (A + rho_A)^-1`` and
-    ``delta' = delta (B + rho_B)^-1``. A natural gradient is a vjp with them, a map the kernel between the Jacobian's
-    rows and them.
+    This holds for every damped Kronecker product ``(A + rho_A) (x) (B + rho_B)``, with ``a' = a (A + rho_A)^-1`` and
+    ``delta' = delta (B + rho_B)^-1``. A natural gradient is a vjp with these whitened rows. A map is the kernel between
+    the Jacobian's rows and the whitened rows.
     """
 
     by_layers = True

@@ -1,10 +1,10 @@
 """The one place that imports neural-tangents, on every JAX and without TensorFlow.
 
-neural-tangents 0.6.5, its last release, asks JAX for names that have moved, so that ``import
-neural_tangents`` fails on JAX >= 0.6, and its ``experimental`` package imports TensorFlow. While it is
-imported here, and only then, the moved names stand where it looks for them, taken from their public
-places, and ``neural_tangents.experimental`` is an empty module. Names that are in place are left alone
-(one that JAX serves only with a deprecation warning is not); afterwards everything is as it was.
+neural-tangents 0.6.5, its last release, asks JAX for names that have moved. So ``import neural_tangents``
+fails on JAX >= 0.6. Its ``experimental`` package imports TensorFlow. Only during the import here, the moved
+names are put where it looks for them, taken from their public places, and ``neural_tangents.experimental``
+is an empty module. Names that exist are left alone, except those that JAX serves only with a deprecation
+warning. Afterwards everything is as it was.
 
 Its wheel also installs top-level packages ``tests`` and ``examples``; nothing here imports them.
 """
@@ -45,7 +45,7 @@ def neural_tangents() -> ModuleType:
     Raises
     ------
     NeuralTangentsError
-        With what to install. Nothing of the failed import is left behind: it can be tried again.
+        If it is missing or cannot be imported: the message says what to install. The import can be tried again.
     """
     global _loaded
     with _LOCK:
@@ -74,7 +74,7 @@ def _load() -> ModuleType:
             f"was tested with JAX {', '.join(TESTED_JAX)}: install one of these, and {INSTALL}. "
             'For dense and residual networks source="closed-form" does not need it.'
         ) from error
-    # So that `import neural_tangents.experimental` means the real one again.
+    # Now `import neural_tangents.experimental` means the real one again.
     if getattr(module, "experimental", None) is not sys.modules.get(f"{_NAME}.experimental"):
         delattr(module, "experimental")
     return module
@@ -82,13 +82,13 @@ def _load() -> ModuleType:
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Put what neural-tangents looks for in its old places; take it away at the end."""
+    """Put the moved names where neural-tangents looks for them; remove them at the end."""
     with ExitStack() as undo:
         moved = {
             n: getattr(extend_core, n) for n in ("Jaxpr", "JaxprEqn", "Literal", "Var", "Primitive")
         }
         _attributes(undo, importlib.import_module("jax.core"), moved)
-        # Only the key of two rules for structured derivatives.
+        # It is only the key of two rules for structured derivatives.
         zeros_like = {"zeros_like_p": extend_core.Primitive("zeros_like")}
         _attributes(undo, importlib.import_module("jax.interpreters.ad"), zeros_like)
         safe = {"safe_map": _safe_map, "safe_zip": _safe_zip}
@@ -102,7 +102,7 @@ def _stand_ins() -> Iterator[None]:
 
 def _attributes(undo: ExitStack, module: ModuleType, values: dict) -> None:
     for name, value in values.items():
-        # Not hasattr: a deprecated name would answer it with a warning.
+        # Not hasattr: that gives a warning for a deprecated name.
         if name not in vars(module):
             setattr(module, name, value)
             undo.callback(delattr, module, name)

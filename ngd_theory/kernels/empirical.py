@@ -1,6 +1,6 @@
 """Finite-width neural tangent kernels from a linearisation (docs/theory.md section 1).
 
-All kernels here are unnormalised, ``J J'^T`` without 1/N, rows and columns indexed ``n*C + c``.
+All kernels here are unnormalised, ``J J'^T`` without 1/N. Rows and columns have the index ``n*C + c``.
 """
 
 from functools import partial
@@ -30,7 +30,7 @@ def layer_kernel(
     """``J_l J'_l^T`` of one layer, from its factors.
 
     ``sum_{t,s} (a[n,t].a'[m,s]) (delta[n,c,t].delta'[m,d,s])``. With one position (dense layers) this is the
-    entry-wise product of two Gram matrices. With more, whichever takes fewer operations of two ways:
+    entry-wise product of two Gram matrices. With more, it is computed in the way that takes fewer operations:
 
     - Gram matrices of all positions, ``N N' T T' (P + C C' M)``, some samples at a time;
     - rows of the Jacobian, ``(N C T + N' C' T') P M + N C N' C' P M``, some units at a time.
@@ -40,7 +40,7 @@ def layer_kernel(
     layer, other : LayerLinearization
         Of N and N' samples; ``other = None`` means ``layer``.
     memory_budget : int
-        Bytes beside the arguments and the result; a single sample's or unit's share is held anyway.
+        Bytes beside the arguments and the result. At least one sample's or unit's share is always held.
 
     Returns
     -------
@@ -50,11 +50,11 @@ def layer_kernel(
     Raises
     ------
     InputError
-        If the two are of layers with different inputs or units, or ``memory_budget`` is below 1.
+        If the two layers have different inputs or units, or ``memory_budget`` is below 1.
     """
     if memory_budget < 1:
         raise InputError(f"memory_budget is {memory_budget}; it must be at least 1 byte")
-    # None stays None through jit, where one layer given twice is seen to be one no more.
+    # Inside jit one layer given twice would look like two; None stays None.
     other = None if other is layer else other
     given = [layer] if other is None else [layer, other]
     sizes = [(one.inputs.shape[-1], one.sensitivities.shape[-1]) for one in given]
@@ -116,7 +116,7 @@ def weighted_layer_kernel(
         return found.reshape(prod(found.shape[:2]), -1)
 
     def add(total, wanted):
-        # The last batch starts early enough to be whole; what it repeats has weight 0.
+        # The last batch starts early enough to be whole; units that it repeats have weight 0.
         first = jnp.minimum(wanted, k - units)
         fresh = jnp.arange(units) + first >= wanted
 
@@ -175,6 +175,16 @@ def layerwise_ntk(
     ------
     InputError
         If the two linearisations are of different networks.
+
+    Examples
+    --------
+    >>> import jax, ngd_theory as ngd
+    >>> net = ngd.networks.mlp(8, [64, 64], 1, "tanh")
+    >>> params = net.init(jax.random.key(0))
+    >>> x = jax.random.normal(jax.random.key(1), (4, 8))
+    >>> lin = ngd.networks.linearize(net, params, x)
+    >>> ngd.kernels.layerwise_ntk(lin).shape
+    (3, 4, 4)
     """
     return _layerwise(*_same_layers(lin, other))
 
@@ -199,6 +209,16 @@ def ntk(lin: Linearization, other: Linearization | None = None) -> Float[Array, 
     ------
     InputError
         If the two linearisations are of different networks.
+
+    Examples
+    --------
+    >>> import jax, ngd_theory as ngd
+    >>> net = ngd.networks.mlp(8, [64, 64], 1, "tanh")
+    >>> params = net.init(jax.random.key(0))
+    >>> x = jax.random.normal(jax.random.key(1), (4, 8))
+    >>> lin = ngd.networks.linearize(net, params, x)
+    >>> ngd.kernels.ntk(lin).shape
+    (4, 4)
     """
     return _total(*_same_layers(lin, other))
 
@@ -215,7 +235,7 @@ def _total(layers, others):
 
 
 def _same_layers(lin: Linearization, other: Linearization | None):
-    """The layers of both, those of the second None where they are the first's."""
+    """The layers of both. If the second is the first, its layers are None."""
     if other is None or other is lin:
         return lin.layers, (None,) * len(lin.layers)
     if [layer.layout for layer in lin.layers] != [layer.layout for layer in other.layers]:

@@ -1,4 +1,4 @@
-"""Activations and the one number the theory needs of them, gamma = P(phi' != 0)."""
+"""Activations, and the one number that the theory needs: gamma = P(phi' != 0)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Activation:
         return self.function(u)
 
 
-# Functions of this module: a pickled network names them, and its copy is equal.
+# Named functions, not lambdas: a pickled network refers to them by name, so its copy is equal.
 def _relu(u):
     return jax.nn.relu(u)
 

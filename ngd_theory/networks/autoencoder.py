@@ -29,11 +29,11 @@ def autoencoder(
     activation: str | Activation = "tanh",
     code_activation: str | Activation = "identity",
 ) -> Network:
-    """Build an encoder and its mirror image, ``L = 2 len(encoder_widths)`` affine layers.
+    """Build an encoder and its mirror image, with ``L = 2 len(encoder_widths)`` affine layers.
 
     Every layer is ``u = W h + b`` with no factor in front: ``weight_std = sqrt(fan_in)`` and
-    ``bias_std = 1`` in the terms of `Dense`. `sparse_init` draws parameters that fit; the
-    ``init`` of the network, with its entries N(0, 1), saturates every unit.
+    ``bias_std = 1`` in the terms of `Dense`. Draw the parameters with `sparse_init`: the network's
+    own ``init`` draws entries from N(0, 1), which saturate every unit.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ def autoencoder(
     encoder_widths : sequence of int
         Widths after the input, the code last; `AUTOENCODERS` has the published ones.
     activation : {"relu", "tanh", "erf", "gelu", "identity"}
-        Of all hidden layers but the code. The outputs have none: they are logits.
+        Activation of all hidden layers except the code. The outputs have none: they are logits.
     code_activation : like ``activation``
-        Of the code.
+        Activation of the code.
 
     Raises
     ------

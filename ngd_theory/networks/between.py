@@ -1,8 +1,8 @@
-"""What the maps after a layer do to its pre-activations, read off several points.
+"""What the maps after a layer do to its pre-activations, found at several random points.
 
-The theory knows the ranks where every number after the maps is made of positions of one unit that nothing else is
-made of: activations, pooling, slices, other orders. Two cotangents are pulled back: random weights r_i, and i*r_i.
-Where a pre-activation feeds only entry i, the ratio of the two results is i.
+The theory knows the ranks if every entry after the maps depends on positions of one unit, and no two entries share a
+position: activations, pooling, slices, reorderings. To find the entry i that a pre-activation feeds, cotangents are
+pulled back: random weights r_i, and r_i times each digit of i. If it feeds only entry i, the ratios give the digits.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,15 +17,15 @@ import numpy as np
 from ngd_theory.errors import InputError, NotPredictedError, shown
 from ngd_theory.networks.activations import ACTIVATIONS, Activation
 
-#: Centre and spread of the random points: the first for the slopes of a Gaussian, the others where one side is flat.
+#: Centre and spread of the random points: first N(0, 1), then close to 0 and on either side of it.
 POINTS = ((0.0, 1.0), (0.0, 0.1), (3.0, 0.5), (-3.0, 0.5))
 #: Random points at each of them.
 DRAWS = 6
-#: Entry-wise maps are read off so many numbers, whatever the width.
+#: Entry-wise maps are examined on this many numbers, whatever the width.
 FEW = 256
-#: Digits of an entry's number are told apart in float32, too.
+#: Base of the digits of an entry's number, small enough to tell digits apart in float32.
 BASE = 64
-#: Most numbers that are looked at, position by position, where maps choose among positions.
+#: Largest count of numbers in all points of `_peaks` together.
 MOST = 2**30
 
 
@@ -36,14 +36,14 @@ class Between:
     Attributes
     ----------
     shape : tuple of int or None
-        Of one sample after the maps; None for entry-wise ones, which keep it.
+        Shape of one sample after the maps; None for entry-wise maps, which keep the shape.
     feeds : int array like one sample's pre-activations, or None
-        Number of the entry after the maps that each feeds, -1 for none; None where each feeds its own.
+        Number of the entry that each pre-activation feeds, -1 for none. None if each feeds its own entry.
     linear : bool
     active : float
-        Share of the entries that move with u, at u ~ N(0, 1).
+        Share of the entries after the maps that depend on u, at u ~ N(0, 1).
     chooses : bool
-        Whether an entry listens to some of its positions only, to others at other points: max pooling.
+        Whether an entry depends on only some of its positions, and on others at another point: max pooling.
     """
 
     shape: tuple[int, ...] | None
@@ -54,7 +54,7 @@ class Between:
 
 
 def composed(after: tuple[Callable, ...]) -> Callable:
-    """One function that applies them in turn."""
+    """One function that applies the maps in turn."""
 
     def apply(h):
         for function in after:
@@ -78,20 +78,20 @@ def shape_after(after: tuple[Callable, ...], shape: tuple[int, ...]) -> tuple[in
 
 
 def between(after: tuple[Callable, ...], shape: tuple[int, ...]) -> Between:
-    """Look at the maps after a layer.
+    """Find out what the maps after a layer do.
 
     Parameters
     ----------
     after : tuple of functions
     shape : tuple of int
-        Of one sample's pre-activations; the last axis is the units.
+        Shape of one sample's pre-activations; the last axis is the units.
 
     Raises
     ------
     NotPredictedError
-        Where the theory does not know the ranks after such maps: "its map ..." in words.
+        If the theory does not know the ranks after such maps; the message says why.
     InputError
-        For a map that cannot be hashed: what is found is kept for the next call.
+        If a map cannot be hashed. The result is cached for the next call, which needs a hash.
     """
     for function in after:
         try:
@@ -106,7 +106,7 @@ def between(after: tuple[Callable, ...], shape: tuple[int, ...]) -> Between:
     if not after:
         return Between(None, None, linear=True, active=1.0)
     if len(after) == 1 and isinstance(phi := after[0], Activation) and phi in ACTIVATIONS.values():
-        # Nothing is compiled for the package's own.
+        # The package's own activations are known, so nothing is compiled.
         return Between(None, None, phi.name == "identity", phi.active_fraction)
     found = _look(after, (FEW,))
     own = np.arange(FEW)
@@ -143,7 +143,7 @@ def _look(after: tuple[Callable, ...], shape: tuple[int, ...]) -> Between:
             straight &= np.allclose(slopes, here, rtol=1e-4, atol=0)
             if (centre, spread) == POINTS[0]:
                 active.append(len(np.unique(fed[fed >= 0])) / prod(out))
-        # Around one side of zero activations do not switch, but what chooses among positions does.
+        # Away from zero an activation does not switch, but a map that chooses among positions does.
         steady &= centre == 0 or all(np.array_equal(seen[0], live) for live in seen)
     if not steady and (feeds < 0).any():
         for u in _peaks(rng, shape):
@@ -165,9 +165,9 @@ def _look(after: tuple[Callable, ...], shape: tuple[int, ...]) -> Between:
 def _compiled(
     after: tuple[Callable, ...], shape: tuple[int, ...], rng
 ) -> tuple[Callable, tuple[int, ...]]:
-    """A function from two samples to their values and what the first one's cotangents are pulled back to; a shape."""
+    """A function of two samples that gives values and pulled-back cotangents of the first; the shape after the maps."""
     function = composed(after)
-    # Compiled ahead, so that it runs where this is called inside jit.
+    # Compiled ahead of time, so that it also runs if this is called inside jit.
     given = jax.ShapeDtypeStruct((2, *shape), jnp.result_type(float))
     out = jax.eval_shape(function, given)
     count = prod(out.shape[1:])
@@ -213,7 +213,7 @@ def _fed(value, pulled, count: int) -> np.ndarray:
 
 
 def _peaks(rng, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Points at which one position after the other is the largest, and the smallest."""
+    """Points at which each position in turn is the largest, then the smallest."""
     positions = prod(shape[:-1])
     if 2 * positions * prod(shape) > MOST:
         raise NotPredictedError(

@@ -15,13 +15,13 @@ class Block:
     affine : Affine
         Such as `ngd_theory.networks.layers.Dense`.
     after : tuple of functions
-        Each of (N, ...) arrays, sample by sample. The theory states ranks and constants where every number after them
-        is made of positions of one unit that nothing else is made of (activations, pooling, slices, other orders), and
-        says so where it states none. Networks with other maps are linearised and trained all the same.
+        Each maps (N, ...) arrays, sample by sample. The theory states ranks and constants if every entry after the
+        maps depends on positions of one unit, and no two entries share a position (activations, pooling, slices,
+        reorderings). For other maps it says that it states none; such networks can still be linearised and trained.
     active_fraction : float
         gamma of the layer's units.
     linear : bool
-        Whether ``after`` is linear. This and ``active_fraction`` are compared with what the maps do at random points.
+        Whether ``after`` is linear. This and ``active_fraction`` are checked against the maps at random points.
     """
 
     affine: Affine
@@ -31,5 +31,5 @@ class Block:
 
     @property
     def smooth(self) -> bool:
-        """Whether all maps after the layer say that they have derivatives of all orders."""
+        """Whether all maps after the layer are declared to have derivatives of all orders."""
         return all(getattr(function, "smooth", False) for function in self.after)

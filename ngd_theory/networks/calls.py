@@ -1,4 +1,4 @@
-"""What a forward function is handed: its layers by name, each to be called as often and wherever it likes."""
+"""The layers that a forward function receives, by name. It may call each anywhere and any number of times."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Call:
     layer : int
         Its number, from 0.
     shape : tuple of int
-        Of one sample's pre-activations.
+        Shape of one sample's pre-activations.
     steps : tuple of int
         Lengths of the loops (`Layers.scan`) around it, outermost first.
     """
@@ -35,15 +35,14 @@ class Call:
 class Layers:
     """The layers of a network with their parameters, while its forward function runs.
 
-    ``layers["a"](h)`` is the pre-activation of layer "a" at ``h``, an array with the samples first. What the layer was
-    given is recorded, and its pre-activation is shifted where `linearize` asks for it: these two are all that a
-    linearisation needs of a network.
+    ``layers["a"](h)`` is the pre-activation of layer "a" at ``h``, an array with the samples first. Each call records
+    ``h``, and shifts the pre-activation if `linearize` asks for it. A linearisation needs nothing else from a network.
     """
 
     def __init__(self, names: Sequence[str], affine: Sequence[Layer], params, shifts=None):
         self._numbers = {name: number for number, name in enumerate(names)}
         self._affine, self._params, self._shifts = affine, params, shifts
-        #: Calls so far, and what the layer was given at each: (*steps, N, ...).
+        #: The calls so far, and the input of the layer at each: (*steps, N, ...).
         self.calls: list[Call] = []
         self.given: list[Array] = []
 
@@ -70,10 +69,10 @@ class Layers:
         Parameters
         ----------
         step : ``(layers, carry, x) -> (carry, y)``
-            ``layers`` is to be used inside; it has the same layers.
+            Use this ``layers`` inside the step; it has the same layers.
         carry : pytree
         xs : pytree of (S, ...) arrays, optional
-            Scanned over their first axis. None for ``length`` steps without.
+            Scanned over their first axis. None for ``length`` steps without input.
         length : int, optional
 
         Returns
@@ -93,7 +92,7 @@ class Layers:
 
         shifts = self._shifts
         if shifts is not None:
-            # How many of the shifts are the loop's own: counted without computing anything.
+            # Counts how many of the shifts belong to the loop, without computing anything.
             jax.eval_shape(lambda: jax.lax.scan(lambda c, x: body(c, (x, None)), carry, xs, length))
             shifts = shifts[first : first + len(calls)]
         carry, (ys, given) = jax.lax.scan(body, carry, (xs, shifts), length)
@@ -104,15 +103,15 @@ class Layers:
 
 
 def traced_shapes(function: Callable, *args):
-    """`jax.eval_shape` that notices what a function kept of a trace that has ended.
+    """`jax.eval_shape` that also detects values kept from a trace that has ended.
 
     Raises
     ------
     jax.errors.UnexpectedTracerError
-        For a value that was recorded inside `jax.jit`, `jax.lax.scan` or the like of the function's own.
+        If the function keeps a value from inside its own `jax.jit`, `jax.lax.scan` or the like.
     """
     traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-    # To JAX such a value is a constant of the program.
+    # JAX treats such a value as a constant of the program.
     for value in traced.consts:
         if not is_known(value):
             raise jax.errors.UnexpectedTracerError(f"a value of an inner trace: {value}")

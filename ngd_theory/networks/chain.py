@@ -1,4 +1,4 @@
-"""A chain of blocks: the forward function whose ranks the theory counts before any number is drawn."""
+"""A chain of blocks: a forward function whose ranks the theory counts before any parameter is drawn."""
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -37,7 +37,7 @@ class Chain:
 
     @property
     def smooth(self) -> bool:
-        """Whether all maps say that they have no kink."""
+        """Whether all maps are declared to have no kink."""
         return all(block.smooth for block in self.blocks)
 
     def with_layers(self, layers: tuple[Layer, ...]) -> "Chain":
@@ -54,8 +54,8 @@ class Chain:
             geometry, linear = geometries(network.input_shape, blocks)
         except NotPredictedError as error:
             return network.plain_sizes(str(error))
-        # Linear images and sensitivities have no more dimensions than what they pass through. Patches overlap: no bound
-        # is known for those of a linear image.
+        # Linear images and sensitivities have at most as many dimensions as the sizes that they pass through. Patches
+        # overlap, so no bound is known for the patches of a linear image.
         images = accumulate([prod(network.input_shape), *(g.seen for g in geometry)], min)
         numbers = [g.live_units * g.windows for g in geometry]
         passed = list(
@@ -96,7 +96,7 @@ class Chain:
 def chain(
     input_shape: tuple[int, ...], blocks: tuple[Block, ...], activation: str = "identity"
 ) -> Network:
-    """A network of blocks in a row, whose isotropy constants the theory predicts from sizes.
+    """Build a network of blocks in a row; the theory predicts its isotropy constants from sizes.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def chain(
     Raises
     ------
     InputError
-        For no block, or shapes that do not fit.
+        If there is no block, or shapes do not fit.
     """
     if not blocks:
         raise InputError("blocks is empty; a network has one affine layer at least")

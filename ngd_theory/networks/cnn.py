@@ -45,11 +45,11 @@ def cnn(
     pool: int | Sequence[int] = 1,
     parameterization: str = "ntk",
 ) -> Network:
-    """Build a convolutional network, ``L = len(channels) + 1`` affine layers, the last one dense.
+    """Build a convolutional network of ``L = len(channels) + 1`` affine layers; the last one is dense.
 
     Every convolution is followed by the activation and then by average pooling. Weights are HWIO, with
-    entries N(0, 1); layer l multiplies by ``weight_std / sqrt(fan_in)`` with fan-in ``k^2 C_in``, and with all
-    that it sees in the dense layer.
+    entries N(0, 1). Each layer multiplies by ``weight_std / sqrt(fan_in)``; the fan-in is ``k^2 C_in`` for a
+    convolution and the number of inputs for the dense layer.
 
     Parameters
     ----------
@@ -58,19 +58,19 @@ def cnn(
         M_1 .. M_{L-1}.
     output_dim : int
         C.
-    kernel_size, stride : int or one int a convolution
-        Square kernels; the stride is that of rows and columns.
+    kernel_size, stride : int, or one int per convolution
+        Kernels are square; rows and columns have the same stride.
     padding : {"same", "valid", "circular"}
-        Zeros, none, or the image as a torus.
+        Zeros, no padding, or wrap-around (the image as a torus).
     activation : {"relu", "tanh", "erf", "gelu", "identity"}
     readout : {"flatten", "pool"}
         The dense layer sees all positions, or their mean.
     weight_std, bias_std : float
         sigma_w > 0 and sigma_b >= 0. ``bias_std == 0`` leaves the biases out.
-    pool : int or one int a convolution
-        Window of the average pooling after it; 1 for none. What does not fill a window is dropped.
+    pool : int, or one int per convolution
+        Window of the average pooling after a convolution; 1 for none. Edges that do not fill a window are dropped.
     parameterization : {"ntk", "mup"}
-        As in `mlp`, M the channels before the output layer: positions do not count.
+        As in `mlp`; M is the number of channels before the output layer, not multiplied by positions.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def cnn(
 
 
 def _of_each(name: str, value: int | Sequence[int], count: int) -> list[int]:
-    """One whole number a convolution."""
+    """One whole number per convolution."""
     if not isinstance(value, Sequence | np.ndarray):
         return [require_size(name, value)] * count
     if len(value) != count:

@@ -29,7 +29,7 @@ def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-#: Padding -> (how much before and after, what `jax.numpy.pad` fills it with).
+#: Padding -> (function for the amounts before and after, mode of `jax.numpy.pad`).
 PADDINGS: MappingProxyType[str, tuple[Callable[[int, int, int], tuple[int, int]], str]] = (
     MappingProxyType(
         {"same": (_same, "constant"), "valid": (_valid, "constant"), "circular": (_same, "wrap")}
@@ -38,7 +38,7 @@ PADDINGS: MappingProxyType[str, tuple[Callable[[int, int, int], tuple[int, int]]
 
 
 def _numpy_of(array) -> Any:
-    """An array of the host stays there: `geometry` counts without compiling anything."""
+    """NumPy for arrays on the host, so that `geometry` compiles nothing; JAX's NumPy for others."""
     return np if isinstance(array, np.ndarray) else jnp
 
 
@@ -47,8 +47,8 @@ def _numpy_of(array) -> Any:
 class Convolution(Affine):
     """A convolution of one, two, three or more dimensions: T positions share a weight (*k, C_in/G, M).
 
-    Its inputs a are the patches that the kernel sees, in the weight's own order (row, column, channel); the fan-in is
-    ``prod(k) C_in / G``. With G > 1 groups of channels the layer is G convolutions side by side, each a part of it.
+    Its inputs a are the patches that the kernel sees, in the order of the weight (row, column, channel). The fan-in is
+    ``prod(k) C_in / G``. With G > 1 groups of channels the layer is G convolutions side by side, each of them one part.
 
     Attributes
     ----------
@@ -56,11 +56,11 @@ class Convolution(Affine):
         (length, C_in), (H, W, C_in) or (D, H, W, C_in).
     units : int
         M, the output channels.
-    kernel_size, stride, dilation : int or one int a dimension
+    kernel_size, stride, dilation : int, or one int per dimension
         A dilation of d leaves d - 1 places between neighbours of the kernel.
     padding : {"same", "valid", "circular"}, or (before, after) of every dimension
-        Zeros, nothing, or the image as a torus; the first and the last give ``ceil(size/stride)`` positions. Pairs tell
-        how many zeros to add.
+        Zeros, no padding, or wrap-around (the image as a torus). "same" and "circular" give ``ceil(size/stride)``
+        positions. Pairs say how many zeros to add.
     weight_std, bias_std : float
         See `Affine`.
     groups : int
@@ -117,7 +117,7 @@ class Convolution(Affine):
         return len(self.input_shape) - 1
 
     def _each(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
-        """One number a dimension."""
+        """One number per dimension."""
         return value if isinstance(value, tuple) else (value,) * self.dimensions
 
     @property
@@ -129,13 +129,13 @@ class Convolution(Affine):
 
     @property
     def _part(self) -> "Convolution":
-        """One of the groups."""
+        """The convolution of one group."""
         shape = (*self.input_shape[:-1], self.input_shape[-1] // self.groups)
         return replace(self, input_shape=shape, units=self.units // self.groups, groups=1)
 
     @property
     def parts(self) -> tuple[ParameterLayout, ...]:
-        """One layout a group of channels."""
+        """One layout per group of channels."""
         return (self._part.layout,) * self.groups
 
     def split(self, params):
@@ -148,7 +148,7 @@ class Convolution(Affine):
         return {k: joined([part[k] for part in parts], -1) for k in parts[0]}
 
     def factors(self, given, deltas):
-        """One pair a group: groups share neither inputs nor units."""
+        """One pair per group, because groups share neither inputs nor units."""
         if self.groups == 1:
             return super().factors(given, deltas)
         images = [jnp.split(h, self.groups, axis=-1) for h in given]
@@ -165,7 +165,7 @@ class Convolution(Affine):
 
     @property
     def _extents(self) -> tuple[int, ...]:
-        """Places from the first to the last that the kernel sees, in each dimension."""
+        """Extent of the dilated kernel in each dimension, from its first place to its last."""
         pairs = zip(self._each(self.kernel_size), self._each(self.dilation), strict=True)
         return tuple((k - 1) * d + 1 for k, d in pairs)
 
@@ -179,17 +179,17 @@ class Convolution(Affine):
 
     @property
     def thin(self) -> "Convolution":
-        """One channel to one."""
+        """The same convolution from one channel to one channel."""
         return replace(self, input_shape=(*self.input_shape[:-1], 1), units=1, groups=1)
 
     def patches(self, h: Float[AnyArray, "N *S C"]) -> Float[AnyArray, "N T fan_in"]:
-        """Shifted copies of the image side by side: prod(k/stride) times its memory. Of one group only."""
+        """Shifted copies of the image side by side, in prod(k/stride) times its memory. For one group only."""
         stack = _numpy_of(h).stack
         found = stack(list(self._shifts(h)), axis=-2)
         return found.reshape(len(h), self.positions, -1)
 
     def weigh(self, weight, h):
-        """By patches and one matmul on a CPU, where XLA's convolutions have slow gradients; else XLA's own."""
+        """By patches and one matmul on a CPU, where XLA's convolutions have slow gradients; elsewhere by XLA's own."""
         if self.groups > 1:
             return self._by_convolution(weight, h)
         return jax.lax.platform_dependent(
@@ -225,7 +225,7 @@ class Convolution(Affine):
         return _numpy_of(h).pad(h, ((0, 0), *self._pads, (0, 0)), mode=mode)
 
     def _shifts(self, h: Float[AnyArray, "N *S C"]):
-        """What each place of the kernel sees of the image, (N, *sizes, C)."""
+        """For each place of the kernel, the part of the image that it sees, (N, *sizes, C)."""
         padded = self._padded(h)
         sizes, strides = self.output_shape[:-1], self._each(self.stride)
         dilations = self._each(self.dilation)
@@ -239,7 +239,7 @@ class Convolution(Affine):
 
 
 def _windows(h: Float[Array, "N *S C"], window: int) -> tuple[Array, tuple[int, ...]]:
-    """Each spatial axis as two, of windows and of places within, and the axes of the places."""
+    """Split each spatial axis into windows and places within a window; also return the axes of the places."""
     sizes = [size // window for size in h.shape[1:-1]]
     kept = h[:, *(slice(size * window) for size in sizes)]
     split = [n for size in sizes for n in (size, window)]
@@ -249,15 +249,15 @@ def _windows(h: Float[Array, "N *S C"], window: int) -> tuple[Array, tuple[int, 
 
 @dataclass(frozen=True)
 class AveragePool:
-    """Means over windows that do not overlap; what is left at the edge is dropped.
+    """Means over windows that do not overlap; an incomplete window at the edge is dropped.
 
     Attributes
     ----------
     window : int
-        Places of a window along each spatial axis.
+        Length of a window along each spatial axis.
     """
 
-    #: Whether it does to every channel what it does to one.
+    #: Whether it acts on every channel separately and in the same way.
     each_channel: ClassVar[bool] = True
     smooth: ClassVar[bool] = True
     window: int
@@ -270,21 +270,21 @@ class AveragePool:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Maxima over windows that do not overlap; what is left at the edge is dropped.
+    """Maxima over windows that do not overlap; an incomplete window at the edge is dropped.
 
     Attributes
     ----------
     window : int
-        Places of a window along each spatial axis.
+        Length of a window along each spatial axis.
     """
 
     each_channel: ClassVar[bool] = True
     window: int
 
     def __call__(self, h: Float[Array, "N *S C"]) -> Float[Array, "N *_ C"]:
-        """Pool; the first of equal places is chosen."""
+        """Pool; of equal entries the first one is chosen."""
         windows, axes = _windows(h, self.window)
-        # Chosen by place: who compares with the maximum may find no equal in what a compiler computes a second time.
+        # By index, not by comparison with the maximum: a compiler may compute an entry twice with other rounding.
         flat = jnp.moveaxis(windows, axes, range(-len(axes), 0))
         flat = flat.reshape(*flat.shape[: -len(axes)], -1)
         place = jnp.argmax(flat, axis=-1, keepdims=True)
@@ -311,5 +311,5 @@ class Flatten:
     smooth: ClassVar[bool] = True
 
     def __call__(self, h: Float[Array, "N *S"]) -> Float[Array, "N D"]:
-        """Flatten, the channels fastest."""
+        """Flatten; the channel index varies fastest."""
         return h.reshape(len(h), -1)

@@ -18,8 +18,8 @@ from ngd_theory.networks.layout import EmbeddingLayout
 class Embedding(Layer):
     """A vector of M units for each token: ``u = weight_std W[token]``, the entries of W from N(0, 1).
 
-    It is a dense layer of one-hot inputs without a bias. One entry of an input is not zero, so that there is no
-    1/sqrt(V) in the NTK parameterisation.
+    It is a dense layer of one-hot inputs without a bias. Only one entry of an input is not zero, so the NTK
+    parameterisation has no 1/sqrt(V) here.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Embedding(Layer):
 
     @property
     def shapes(self):
-        """The weight's."""
+        """Shape of the weight."""
         return self.parts[0].shapes
 
     def __call__(self, params, h: Array):
@@ -66,7 +66,7 @@ class Embedding(Layer):
         return replace(self, weight_std=1.0)
 
     def factors(self, given, deltas):
-        """One pair, with inputs in as many coordinates as the samples can hold tokens."""
+        """One pair; its inputs have one coordinate per token that the samples can hold."""
         # Clipped as in the call.
         tokens = jnp.clip(joined([h.reshape(len(h), -1) for h in given], 1), 0, self.vocabulary - 1)
         dtype = deltas[0].dtype

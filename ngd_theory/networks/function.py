@@ -1,8 +1,8 @@
 """Linearise any ``apply(params, x)``: groups of parameters in place of affine layers.
 
 A function of unknown structure has no layer inputs and sensitivities, only its Jacobian. A group of p parameters
-is written as one layer with the constant input 1 and p units whose sensitivities are the Jacobian's columns: what
-needs no more than kernels and products with the Jacobian works as it stands.
+is written as one layer with the constant input 1 and p units whose sensitivities are the Jacobian's columns. Code that
+needs only kernels and products with the Jacobian then works unchanged.
 """
 
 import re
@@ -33,34 +33,44 @@ def linearize_function(
 ) -> Linearization:
     """Linearise any function ``apply(params, x)`` of flax, equinox, stax or your own about ``params``.
 
-    The result serves exact, block-diagonal, block-tridiagonal, entry-wise and identity, with a block a group, and every
-    kernel and prediction. What is made of a layer's inputs and units (K-FAC, unit-wise) needs `linearize`.
+    The result works with exact, block-diagonal, block-tridiagonal, entry-wise and identity (one block per group), and
+    with every kernel and prediction. Approximations that use a layer's inputs and units (K-FAC, unit-wise) need
+    `linearize`.
 
     Parameters
     ----------
     apply : callable
         ``(params, x) -> (N, C)``, differentiable. Output n depends on sample n only: no normalisation over the batch.
-    params : pytree
-        Of floating arrays.
+    params : pytree of floating arrays
     x : (N, *sample_shape)
     groups : sequence of str, optional
-        The groups, in the order of the network (neighbours are coupled by block-tridiagonal): each the beginning of
-        the names of its leaves, keys joined by "/", such as ``"params/Dense_0"``. Every leaf belongs to one. By
-        default the children of the first node with more than one, ``Dense_2`` before ``Dense_10``.
+        The groups, in the order of the network: block-tridiagonal couples neighbours. A group is given by the beginning
+        of the names of its leaves (keys joined by "/"), such as ``"params/Dense_0"``. Every leaf belongs to one group.
+        By default the groups are the children of the first node with more than one, ``Dense_2`` before ``Dense_10``.
 
     Returns
     -------
     Linearization
-        Its vjp, jvp and natural gradients are trees like ``params``; ``.layers[g]`` is group g, with inputs (N, 1, 1)
-        of ones and the Jacobian as sensitivities (N, C, 1, parameters of the group): N C P numbers in all, twice that
-        while they are put together, where `linearize` holds factors.
+        Its vjp, jvp and natural gradients are trees like ``params``. ``.layers[g]`` is group g, with inputs (N, 1, 1)
+        of ones and the Jacobian as sensitivities (N, C, 1, parameters of the group). These are N C P numbers in all,
+        and twice as many while they are put together; `linearize` holds only factors.
 
     Raises
     ------
     InputError
-        For outputs that are not (N, C) or not of float32 or float64, parameters that are no floating arrays, or groups
-        that overlap or leave parameters out; outside jit, for a NaN or infinity in ``params``, ``x`` or the outputs,
-        and for samples that see each other.
+        For outputs that are not (N, C) or not of float32 or float64, parameters that are not floating arrays, or groups
+        that overlap or leave parameters out. Outside jit also for a NaN or infinity in ``params``, ``x`` or the
+        outputs, and for outputs that depend on other samples.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, ngd_theory as ngd
+    >>> def apply(params, x):
+    ...     return jnp.tanh(x @ params["in"]) @ params["out"]
+    >>> params = {"in": jnp.ones((3, 5)), "out": jnp.ones((5, 1))}
+    >>> lin = ngd.networks.linearize_function(apply, params, jnp.ones((4, 3)))
+    >>> ngd.kernels.ntk(lin).shape
+    (4, 4)
     """
     if not is_floating(x):
         raise InputError(
@@ -111,14 +121,14 @@ def linearize_function(
 
 
 def _check_samples(apply, params, x, outputs) -> None:
-    """Raise `InputError` where outputs of all samples at once are not those of each by itself; not inside jit."""
+    """Raise `InputError` if outputs of all samples at once differ from those of each by itself; not inside jit."""
     all_at_once = apply(params, x)
     if is_known(outputs) and is_known(all_at_once):
         check_together(all_at_once, outputs)
 
 
 def check_together(all_at_once, outputs) -> None:
-    """Raise `InputError` where outputs of all samples at once are not those of each by itself."""
+    """Raise `InputError` if outputs of all samples at once differ from those of each by itself."""
     check_finite("apply(params, x)", all_at_once, "its range must be that of its type")
     apart, together = np.asarray(outputs), np.asarray(all_at_once)
     difference, scale = np.max(np.abs(together - apart)), np.max(np.abs(together))
@@ -150,7 +160,7 @@ def _grouping(paths, structure, groups: Sequence[str] | None) -> Grouping:
 
 
 def _type(leaf):
-    """Its dtype; the name of its class where it is no array, as a module's activation."""
+    """Its dtype, or the name of its class if it is not an array, such as the activation of a module."""
     try:
         # JAX reads a text as the name of a dtype.
         return type(leaf).__name__ if isinstance(leaf, str) else jnp.result_type(leaf)
@@ -163,14 +173,14 @@ def _name(path) -> str:
 
 
 def _children(paths) -> tuple[str, ...]:
-    """Names of the first node's children where there is more than one."""
+    """Names of the children of the first node with more than one child."""
     depth = 0
     while (
         all(len(path) > depth for path in paths) and len({path[: depth + 1] for path in paths}) == 1
     ):
         depth += 1
     children = dict.fromkeys(path[: depth + 1] for path in paths)
-    # JAX sorts the keys of a dict as text.
+    # JAX sorts the keys of a dict as text, which puts 10 before 2.
     if all(isinstance(path[-1], jax.tree_util.DictKey) for path in children if path):
         children = sorted(
             children,

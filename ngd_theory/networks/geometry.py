@@ -1,8 +1,8 @@
-"""What of a layer's positions, units and inputs counts: the sharing of weights, without any weight.
+"""Count the positions, units and inputs of a layer that matter when weights are shared; no weight is needed.
 
-All of it is read off what each layer's `patches` makes of an image of pixel numbers and what the maps after it feed
-(`between`), so that a new layer type or pooling needs nothing here. Masks of None are all ones, and channels that are
-treated alike are counted on one: layers of any width take no memory.
+The counts come from each layer's `patches` of an image of pixel numbers, and from what the maps after it feed
+(`between`). So a new type of layer or pooling needs no change here. A mask of None means all ones. If all channels are
+treated alike, only one is counted, so that wide layers take no memory.
 """
 
 from dataclasses import dataclass, replace
@@ -18,28 +18,28 @@ from ngd_theory.networks.between import DRAWS, FEW, Between, between
 from ngd_theory.networks.block import Block
 from ngd_theory.networks.layers import Affine
 
-#: Max pooling of 36 positions leaves some out at a sample even with 2,000 channels; of 4, none with 24.
+#: Max pooling over 36 positions leaves some unused at a sample even with 2,000 channels; over 4, none with 24.
 MOST_TO_CHOOSE = 9
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Counts of one layer; all are T, or 1, for the plainest.
+    """Counts of one layer.
 
     Attributes
     ----------
     live_positions : int
-        Positions that the outputs depend on: pooling drops an edge, a stride passes over some.
+        Positions that the outputs depend on. Pooling can drop an edge, and a stride can skip some.
     live_units : int
-        Units that the outputs depend on: M but where the maps after the layer leave some out.
+        Units that the outputs depend on: M, unless the maps after the layer leave some out.
     windows : int
-        Groups of live positions whose sensitivities differ by the activation's slope alone, such as a pooling window.
+        Groups of live positions whose sensitivities differ only by the activation's slope, such as a pooling window.
     distinct_positions : int
-        Positions that see something different.
+        Positions whose patches differ.
     distinct_inputs : int
-        Inputs of the layer that are not padding at every position, and no copies of others; the bias is one.
+        Inputs that are neither padding at every position nor copies of another input. The bias counts as one.
     seen : int
-        Numbers of the image before the layer that a live position sees.
+        Numbers in the image before the layer that some live position sees.
     """
 
     live_positions: int
@@ -58,7 +58,7 @@ def geometries(
     Raises
     ------
     NotPredictedError
-        Where the theory does not know the ranks behind one of the maps; it names the layer.
+        If the theory does not know the ranks after one of the maps; the message names the layer.
     """
     thin = _thin(blocks)
     if thin is not None:
@@ -69,7 +69,7 @@ def geometries(
 
 
 def _thin(blocks: tuple[Block, ...]) -> tuple[Block, ...] | None:
-    """The blocks with one channel each; None where a layer or a map may not treat all channels alike."""
+    """The blocks with one channel each; None if a layer or a map may not treat all channels alike."""
     maps = [function for block in blocks for function in block.after]
     alike = all(isinstance(f, Activation) or getattr(f, "each_channel", False) for f in maps)
     layers = [block.affine.thin for block in blocks]
@@ -99,7 +99,7 @@ def _count(
 ) -> tuple[list[Geometry], list[bool]]:
     index, block = 0, blocks[0]
     try:
-        # Deep networks repeat their blocks.
+        # Results are kept, because deep networks repeat their blocks.
         maps, looked, shapes = [], {}, [input_shape]
         for index in range(len(blocks)):
             block = blocks[index]
@@ -157,7 +157,7 @@ def _check_claims(block: Block, found: Between) -> None:
 def _geometry(
     block: Block, found: Between, shape: tuple[int, ...], wanted: np.ndarray | None
 ) -> tuple[Geometry, np.ndarray | None]:
-    """Counts of a layer of which the ``wanted`` numbers after its maps matter, and which numbers before it then do."""
+    """Counts of a layer if only the ``wanted`` numbers after its maps matter; which numbers before it then matter."""
     layer, layout = block.affine, block.affine.layout
     live, windows = _pulled_back(block, found, wanted)
     if layer.sees_all:
@@ -181,7 +181,7 @@ def _geometry(
 
 
 def _patches(layer, shape: tuple[int, ...]) -> np.ndarray:
-    """What each position sees of an image of pixel numbers, from 1: (T, fan_in); 0 is padding."""
+    """The pixel numbers (from 1) that each position sees, (T, fan_in); 0 is padding."""
     count = prod(shape)
     dtype = np.float64 if layer.takes_numpy else np.float32
     if count > 2 / np.finfo(dtype).eps:
@@ -196,7 +196,7 @@ def _patches(layer, shape: tuple[int, ...]) -> np.ndarray:
 def _pulled_back(
     block: Block, found: Between, wanted: np.ndarray | None
 ) -> tuple[np.ndarray | None, int]:
-    """Which pre-activations (T, M) the ``wanted`` numbers depend on, and how many of those a unit has."""
+    """Which pre-activations (T, M) the ``wanted`` numbers depend on, and how many wanted numbers one unit feeds."""
     units = block.affine.units
     if found.feeds is None:
         if wanted is None:

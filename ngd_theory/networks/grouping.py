@@ -13,19 +13,19 @@ from ngd_theory.networks.layers import Layer
 
 @dataclass(frozen=True)
 class Parts:
-    """Layers that are several side by side, such as a convolution in groups.
+    """Layers that may consist of several parts side by side, such as a convolution in groups.
 
     Attributes
     ----------
     layers : tuple of Layer
     """
 
-    #: Whether what is joined are affine layers, with inputs and units of their own.
+    #: Whether the joined pieces are affine layers, with inputs and units of their own.
     has_layers: ClassVar[bool] = True
     layers: tuple[Layer, ...]
 
     def join(self, parts: Sequence[dict[str, Array]]) -> tuple[dict[str, Array], ...]:
-        """One dict a part to one dict a layer."""
+        """Join one dict per part into one dict per layer."""
         rest = iter(parts)
         return tuple(layer.join([next(rest) for _ in layer.parts]) for layer in self.layers)
 
@@ -44,13 +44,13 @@ class Grouping:
     names : tuple of str
         The groups, in order.
     structure : jax tree definition
-        Of the parameters (`jax.tree.structure`).
+        Structure of the parameters (`jax.tree.structure`).
     leaves : tuple of str
         Name of each leaf, in the order of the tree.
     members : tuple of tuple of str
         Names of each group's leaves.
     dtypes : tuple of str
-        Of the leaves.
+        Types of the leaves.
     """
 
     has_layers: ClassVar[bool] = False
@@ -61,7 +61,7 @@ class Grouping:
     dtypes: tuple[str, ...]
 
     def join(self, groups: Sequence[dict[str, Array]]):
-        """One dict a group to a tree like the parameters."""
+        """Join one dict per group into a tree like the parameters."""
         found = {name: value for group in groups for name, value in group.items()}
         leaves = [
             found[name].astype(dtype) for name, dtype in zip(self.leaves, self.dtypes, strict=True)
@@ -69,7 +69,7 @@ class Grouping:
         return jax.tree.unflatten(self.structure, leaves)
 
     def split(self, tree) -> tuple[dict[str, Array], ...]:
-        """A tree like the parameters to one dict a group."""
+        """Split a tree like the parameters into one dict per group."""
         if jax.tree.structure(tree) != self.structure:
             raise InputError(
                 f"a tree like the parameters is wanted, {self.structure}; got {jax.tree.structure(tree)}"

@@ -1,4 +1,4 @@
-"""Parameterisations and initial parameters other than the NTK's."""
+"""The standard parameterisation, and initial parameters other than those of the NTK."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def scaled_init(
         In any parameterisation.
     key : jax.random key
     gain : float
-        2 keeps the variance of a signal through ReLUs.
+        The default 2 keeps the variance of a signal through ReLU layers.
     dtype : floating dtype, optional
         JAX's default float when None.
 
@@ -67,22 +67,22 @@ def sparse_init(
     bias: float = 0.0,
     dtype=None,
 ) -> tuple[dict[str, Array], ...]:
-    """Draw parameters whose units listen to few inputs each (Martens 2010, section 5).
+    """Draw parameters that connect each unit to few inputs (Martens 2010, section 5).
 
-    Every unit has ``min(num_connections, fan_in)`` incoming weights other than zero, at places
-    drawn without replacement; their effective values ``(weight_std / sqrt(fan_in)) W`` are from
-    N(0, scale^2). A unit's input neither vanishes nor saturates, however wide the layer before. For tanh
+    Every unit has ``min(num_connections, fan_in)`` incoming weights other than zero, at places drawn
+    without replacement. Their effective values ``(weight_std / sqrt(fan_in)) W`` are from N(0, scale^2).
+    So the input of a unit neither vanishes nor saturates, however wide the previous layer is. For tanh
     units Sutskever et al. (2013) take ``scale=0.25, bias=0.5``, which imitates logistic units.
 
     Parameters
     ----------
     network : Network
-        A convolution's units listen to few of the numbers of a patch.
+        In a convolution each unit is connected to few of the numbers in a patch.
     key : jax.random key
     num_connections : int
     scale : float
     bias : float
-        Effective value of every bias, where a layer has them.
+        Effective value of every bias, if a layer has biases.
     dtype : floating dtype, optional
         JAX's default float when None.
 
@@ -94,8 +94,8 @@ def sparse_init(
     Raises
     ------
     InputError
-        If ``num_connections`` is below 1, ``scale`` not positive and finite, ``bias`` not finite, one of them
-        beyond the range of ``dtype``, or that not floating.
+        If ``num_connections`` is below 1, ``scale`` is not positive and finite, ``bias`` is not finite, one of them
+        is beyond the range of ``dtype``, or ``dtype`` is not floating.
     """
     if num_connections < 1:
         raise InputError(f"num_connections is {num_connections}; it must be at least 1")
@@ -129,7 +129,7 @@ def _sparse_layer(
 ) -> dict[str, Array]:
     fan_in, units = layer.layout.fan_in, layer.units
     place_key, value_key = jax.random.split(key)
-    # The places of the largest of fan_in random numbers: a draw without replacement, for all units.
+    # The largest of fan_in random numbers mark the places: a draw without replacement, for all units at once.
     scores = jax.random.uniform(place_key, (units, fan_in), jnp.float32)
     _, places = jax.lax.top_k(scores, min(num_connections, fan_in))
     values = jax.random.normal(value_key, places.shape, dtype)

@@ -1,9 +1,8 @@
 """Affine layers in the NTK parameterisation.
 
-A layer maps h to ``u = (weight_std / sqrt(fan_in)) W h + bias_std b`` at each of its T positions. It
-shows the rest of the package only its scaled, bias-augmented inputs ``a (N, T, P)`` and how the
-P x M matrix of its parameters is stored, so a new layer type is one subclass of `Affine`; of `Layer`, where it is no
-such matrix.
+A layer maps h to ``u = (weight_std / sqrt(fan_in)) W h + bias_std b`` at each of its T positions. The rest of the
+package sees only its scaled, bias-augmented inputs ``a (N, T, P)`` and how its P x M matrix of parameters is stored.
+So a new layer type is one subclass of `Affine`, or of `Layer` if its parameters are not such a matrix.
 """
 
 import abc
@@ -21,7 +20,7 @@ from ngd_theory.errors import InputError
 from ngd_theory.networks.checks import require_scales, require_size
 from ngd_theory.networks.layout import Layout, ParameterLayout
 
-#: On a device or the host.
+#: An array on a device or on the host.
 AnyArray = Array | np.ndarray
 
 
@@ -39,7 +38,7 @@ class Layer(abc.ABC):
     @property
     @abc.abstractmethod
     def parts(self) -> tuple[Layout, ...]:
-        """How parameters are stored: a layout for each of its factors, which are one but for layers side by side."""
+        """How parameters are stored: one layout per part. Only layers side by side have more than one part."""
 
     @property
     @abc.abstractmethod
@@ -56,14 +55,14 @@ class Layer(abc.ABC):
 
     @abc.abstractmethod
     def factors(self, given: Sequence[Array], deltas: Sequence[Array]) -> list[tuple]:
-        """Its factors of the Jacobian: one ``(inputs, sensitivities, layout)`` a part.
+        """Its factors of the Jacobian: one ``(inputs, sensitivities, layout)`` per part.
 
         Parameters
         ----------
         given : sequence of (N, ...) arrays
-            What the layer was given at each call.
+            Input of the layer at each call.
         deltas : sequence of (K, N, ...) arrays
-            Derivatives of K combinations of the outputs by the pre-activations of that call.
+            Derivatives of K combinations of the outputs with respect to the pre-activations of that call.
 
         Returns
         -------
@@ -73,10 +72,10 @@ class Layer(abc.ABC):
 
     @abc.abstractmethod
     def standard(self) -> "Layer":
-        """The layer with ``u = W h + b``: no factor in front, and a bias where it has one."""
+        """The layer with ``u = W h + b``: no factor in front, and a bias if the layer has one."""
 
     def split(self, params: dict[str, Array]) -> tuple[dict[str, Array], ...]:
-        """The layer's parameters, or something like them, as one dict a part."""
+        """The layer's parameters, or a dict like them, as one dict per part."""
         return (params,)
 
     def join(self, parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
@@ -85,7 +84,7 @@ class Layer(abc.ABC):
 
 
 class Affine(Layer):
-    """A layer that is a matrix of inputs and units, at each of its positions.
+    """A layer whose parameters are one matrix (inputs by units), applied at each of its positions.
 
     Attributes
     ----------
@@ -95,9 +94,9 @@ class Affine(Layer):
         sigma_w and sigma_b of docs/theory.md section 1. ``bias_std == 0`` means the layer has no bias.
     """
 
-    #: Whether `patches` leaves NumPy's arrays on the host: then counting sizes (`geometry`) compiles nothing.
+    #: Whether `patches` keeps NumPy arrays on the host, so that counting sizes (`geometry`) compiles nothing.
     takes_numpy: ClassVar[bool] = False
-    #: Whether there is one position, which sees every number before it once: then nothing has to be counted.
+    #: Whether there is one position that sees every input exactly once, so that nothing has to be counted.
     sees_all: ClassVar[bool] = False
     weight_std: float
     bias_std: float
@@ -119,7 +118,7 @@ class Affine(Layer):
 
     @abc.abstractmethod
     def patches(self, h: Float[AnyArray, "N *S"]) -> Float[AnyArray, "N T fan_in"]:
-        """What each position sees of h, in the order of the weight's rows."""
+        """The entries of h that each position sees, in the order of the weight's rows."""
 
     @abc.abstractmethod
     def weigh(
@@ -139,9 +138,9 @@ class Affine(Layer):
 
     @property
     def thin(self) -> "Affine | None":
-        """The layer with one unit on an image of one channel, where it treats all alike; None where it may not.
+        """The layer with one input channel and one unit; None if it may not treat all channels alike.
 
-        `geometry` counts on it, whatever the number of channels.
+        `geometry` counts on this layer, whatever the number of channels.
         """
         return None
 
@@ -158,7 +157,7 @@ class Affine(Layer):
         return jnp.concatenate([a, jnp.full((*a.shape[:2], 1), self.bias_std, a.dtype)], axis=-1)
 
     def factors(self, given, deltas):
-        """One pair, of its `inputs`."""
+        """One pair, with its `inputs`."""
         inputs = joined([self.inputs(h) for h in given], 1)
         return [(inputs, by_position(deltas), self.layout)]
 
@@ -188,29 +187,29 @@ class Affine(Layer):
 
 
 def require_layer(layer: Layer, *sizes: str) -> None:
-    """Raise `InputError` unless the sizes and scales of a layer are those of one."""
+    """Raise `InputError` unless the sizes and scales of a layer are valid."""
     for name in sizes:
         require_size(name, getattr(layer, name))
     require_scales(getattr(layer, "weight_std", 1.0), getattr(layer, "bias_std", 0.0))
 
 
 def by_position(deltas: Sequence[Array]) -> Float[Array, "N K T M"]:
-    """Derivatives (K, N, *T, M) by the pre-activations of each call as sensitivities, all positions together."""
+    """Join derivatives (K, N, *T, M), one array per call, into sensitivities over all positions."""
     found = [jnp.moveaxis(d, 0, 1).reshape(d.shape[1], d.shape[0], -1, d.shape[-1]) for d in deltas]
     return joined(found, 2)
 
 
 def joined(arrays: Sequence[Array], axis: int) -> Array:
-    """Side by side along ``axis``; one array stays as it is."""
+    """Concatenate along ``axis``; a single array is returned as it is."""
     return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays, axis)
 
 
 @checked_fields
 @dataclass(frozen=True)
 class Dense(Affine):
-    """A fully connected layer of M units, over the last axis of what it is given.
+    """A fully connected layer of M units, on the last axis of its input.
 
-    At (N, fan_in) it has one position (T = 1); at (N, *positions, fan_in) it is applied at each of them.
+    An input (N, fan_in) has one position (T = 1). For (N, *positions, fan_in) the layer is applied at each position.
 
     Attributes
     ----------
@@ -246,7 +245,7 @@ class Dense(Affine):
 
     @property
     def thin(self):
-        """Itself: nothing of it is counted."""
+        """Itself, because nothing is counted for a dense layer."""
         return self
 
     def patches(self, h):

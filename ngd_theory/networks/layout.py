@@ -141,18 +141,18 @@ class GroupLayout:
 @pytree("tokens")
 @dataclass(frozen=True)
 class EmbeddingLayout:
-    """How the (V, M) parameter matrix of an embedding is stored, of which few rows meet a set of samples.
+    """How the (V, M) parameter matrix of an embedding is stored.
 
-    The inputs of the layer are one-hot. They are written in D coordinates, one for each token that the samples hold, in
-    place of V: what is orthogonal to all of them is never formed.
+    The inputs of the layer are one-hot, and a set of samples holds few of the V tokens. So inputs are written in D
+    coordinates, one for each token that the samples hold. Directions orthogonal to all of them are never formed.
 
     Attributes
     ----------
     vocabulary, units : int
         V and M.
     tokens : (D,)
-        The token of each coordinate; V where a coordinate stands for none. None before there are samples: two layouts
-        are equal whatever their tokens.
+        The token of each coordinate; V if a coordinate stands for no token. None before there are samples. Tokens are
+        ignored when two layouts are compared.
     """
 
     vocabulary: int
@@ -192,7 +192,7 @@ class EmbeddingLayout:
         return {"weight": whole.at[self.tokens].set(matrix, mode="drop")}
 
     def to_matrix(self, params: dict[str, Array]) -> Float[Array, "D M"]:
-        """Rows of the tokens, zero for no token; all where there are no samples."""
+        """Rows of the tokens, zero for no token; all rows if there are no samples."""
         if self.tokens is None:
             return params["weight"]
         return jnp.take(params["weight"], self.tokens, axis=0, mode="fill", fill_value=0)

@@ -1,7 +1,7 @@
 """The factored Jacobian: layer inputs and output sensitivities (docs/theory.md section 1).
 
-For every affine layer ``J_l[(n,c)] = sum_t delta_l[n,c,t] (x) a_l[n,t]``. All that the package does
-with a network it does with ``a`` and ``delta``; the (NC, P) Jacobian is never formed.
+For every affine layer ``J_l[(n,c)] = sum_t delta_l[n,c,t] (x) a_l[n,t]``. The package works only with
+``a`` and ``delta``; the (NC, P) Jacobian is never formed.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class LayerLinearization:
     sensitivities : (N, C, T, M)
         ``delta[n,c,t] = d f_c(x_n) / d u[n,t]``.
     layout : ParameterLayout, GroupLayout or EmbeddingLayout
-        Of an embedding, P is the number of tokens that the samples can hold, not the vocabulary.
+        For an embedding, P is the number of tokens that the samples can hold, not the vocabulary.
     """
 
     made_by: ClassVar[str] = "a layer of ngd.networks.linearize(network, params, x).layers"
@@ -55,9 +55,9 @@ class LayerLinearization:
         return replace(self, inputs=self.inputs[samples], sensitivities=self.sensitivities[samples])
 
     def in_coordinates_of(self, other: "LayerLinearization") -> "LayerLinearization":
-        """The same layer with inputs in the coordinates of ``other``'s, which two embeddings need not share.
+        """The same layer with inputs in the coordinates of ``other``; embeddings may use different ones.
 
-        Products with the inputs of ``other`` are the same; what is orthogonal to all of them is left out.
+        Products with the inputs of ``other`` stay the same. Parts orthogonal to all of these inputs are left out.
         """
         own, theirs = self.layout, other.layout
         if not (isinstance(own, EmbeddingLayout) and isinstance(theirs, EmbeddingLayout)):
@@ -82,10 +82,10 @@ class Linearization:
     layers : tuple of LayerLinearization
         First layer to last.
     grouping : Grouping, Parts, ModelTree or None
-        How parameters are made of those of the layers where they are no tuple of them: the "layers" are groups of the
-        parameters of some function (`linearize_function`), or parts of layers.
+        How the parameters are made from those of ``layers``. None if they are a tuple with one dict per layer. Else the
+        "layers" are groups of the parameters of a function (`linearize_function`), or parts of layers.
     names : tuple of str
-        Of the layers, for `describe`.
+        Names of the layers, for `describe`.
     """
 
     made_by: ClassVar[str] = "ngd.networks.linearize(network, params, x)"
@@ -106,11 +106,11 @@ class Linearization:
 
     @property
     def has_layers(self) -> bool:
-        """Whether its layers have inputs and units of their own, as those of a function have not."""
+        """Whether its layers have inputs and units of their own; False for a function."""
         return self.grouping is None or self.grouping.has_layers
 
     def describe(self) -> str:
-        """A table of the layers in words: name, shapes of its parameters, whether it has factors, positions."""
+        """A table of the layers as text: name, shapes of parameters, whether it has factors, number of positions."""
         rows = [("", "layer", "parameters", "is")]
         names = self.names or ("",) * len(self.layers)
         for number, (name, layer) in enumerate(zip(names, self.layers, strict=True), start=1):
@@ -132,15 +132,15 @@ class Linearization:
         return replace(self, layers=tuple(x.in_coordinates_of(y) for x, y in pairs))
 
     def take(self, samples: Int[Array, " B"]) -> "Linearization":
-        """The linearisation at B of the samples, by their numbers: a mini-batch.
+        """The linearisation at B of the samples, given by index: a mini-batch.
 
-        Numbers are not checked: one beyond N is read as JAX reads it.
+        Indices are not checked: JAX decides what an index beyond N gives.
         """
         layers = tuple(layer.take(samples) for layer in self.layers)
         return replace(self, outputs=self.outputs[samples], layers=layers)
 
     def vjp(self, cotangent: Float[Array, "N C"]) -> PyTree[Array]:
-        """``J^T cotangent``, like the parameters; no 1/N. One (P, NT, M) matmul a layer."""
+        """``J^T cotangent``, like the parameters; no 1/N. One (P, NT, M) matmul per layer."""
         return self.like_params([layer.vjp(cotangent) for layer in self.layers])
 
     def jvp(self, tangent) -> Float[Array, "N C"]:
@@ -149,7 +149,7 @@ class Linearization:
         return sum(terms[1:], terms[0])
 
     def like_params(self, layers: Sequence[dict[str, Array]]):
-        """One dict a layer to something like the parameters."""
+        """Join one dict per layer into a tree like the parameters."""
         return tuple(layers) if self.grouping is None else self.grouping.join(layers)
 
     def by_layer(self, tangent) -> Sequence[dict[str, Array]]:
@@ -161,9 +161,9 @@ class Linearization:
 def linearize(network: Network, params, x: Shaped[Array, "N *S"]) -> Linearization:
     """Linearise ``network`` about ``params`` at the inputs ``x``.
 
-    One forward pass and C backward passes (one vmapped vector-Jacobian product through shifts of the
-    pre-activations), none of which touches a weight gradient. The result takes ``sum_l N T (P + C M)``
-    numbers; on a CPU the backward passes of a convolution hold C N T P more, one layer at a time.
+    It takes one forward pass and C backward passes (one vmapped vector-Jacobian product through shifts of the
+    pre-activations), and computes no weight gradient. The result holds ``sum_l N T (P + C M)`` numbers.
+    On a CPU the backward passes of a convolution hold C N T P more, one layer at a time.
 
     Parameters
     ----------
@@ -178,8 +178,18 @@ def linearize(network: Network, params, x: Shaped[Array, "N *S"]) -> Linearizati
     Raises
     ------
     InputError
-        If ``params`` or ``x`` do not fit the network, are not of float32 or float64, or hold a NaN or infinity (which
-        is seen outside jit, vmap and grad only).
+        If ``params`` or ``x`` do not fit the network, are not of float32 or float64, or hold a NaN or infinity (this
+        is checked only outside jit, vmap and grad).
+
+    Examples
+    --------
+    >>> import jax, ngd_theory as ngd
+    >>> net = ngd.networks.mlp(8, [64, 64], 1, "tanh")
+    >>> params = net.init(jax.random.key(0))
+    >>> x = jax.random.normal(jax.random.key(1), (4, 8))
+    >>> lin = ngd.networks.linearize(net, params, x)
+    >>> lin.outputs.shape, lin.layers[1].inputs.shape, lin.layers[1].sensitivities.shape
+    ((4, 1), (4, 1, 64), (4, 1, 1, 64))
     """
     _check(network, params, x)
     return _linearize(network, params, x)
@@ -204,7 +214,7 @@ def _part(number: int, count: int) -> str:
 def backpropagate(
     network: Network, params, x: Shaped[Array, "N *S"], rows: Callable
 ) -> tuple[Float[Array, "N C"], tuple[LayerLinearization, ...]]:
-    """Outputs, and the factors of K chosen combinations of them: one forward pass and K backward ones.
+    """Outputs, and the factors of K combinations of them, by one forward pass and K backward passes.
 
     Parameters
     ----------
@@ -212,7 +222,7 @@ def backpropagate(
     params : like ``network.init(key)``
     x : (N, *input_shape)
     rows : ``outputs (N, C) -> (N, K, C)``
-        The combinations, held fixed: sampled scores, say, or the rows of ``R^T``.
+        The combinations, held fixed, such as sampled scores or the rows of ``R^T``.
 
     Returns
     -------
@@ -230,7 +240,7 @@ def backpropagate(
 
 
 def _check(network: Network, params, x) -> None:
-    """Raise what `linearize` promises."""
+    """Raise the errors that `linearize` documents."""
     network.check(params, x)
     require_precision(jnp.result_type(*floating((x, params))))
     check_finite("x", x)
@@ -238,7 +248,7 @@ def _check(network: Network, params, x) -> None:
 
 
 def backpropagate_unchecked(network: Network, params, x, rows: Callable):
-    """`backpropagate` of what is checked."""
+    """`backpropagate` without its checks."""
     dtype = jnp.result_type(*floating((x, params)))
     x, params = jax.tree.map(
         lambda leaf: jnp.asarray(leaf, dtype if is_floating(leaf) else None), (x, params)
@@ -258,7 +268,7 @@ def floating(tree) -> list:
 
 
 def require_precision(dtype) -> None:
-    """Raise `InputError` unless numbers are of 4 or 8 bytes: no LAPACK factorises what is shorter."""
+    """Raise `InputError` unless numbers have 4 or 8 bytes: LAPACK factorises no shorter ones."""
     if jnp.finfo(dtype).bits < 32:
         raise InputError(
             f"inputs and parameters are of type {jnp.dtype(dtype).name}, which no solve takes: give one of them as "

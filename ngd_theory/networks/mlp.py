@@ -25,7 +25,7 @@ def mlp(
     *,
     parameterization: str = "ntk",
 ) -> Network:
-    """Build a multi-layer perceptron, ``L = len(hidden_widths) + 1`` affine layers.
+    """Build a multi-layer perceptron of ``L = len(hidden_widths) + 1`` affine layers.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ def mlp(
     weight_std, bias_std : float
         sigma_w > 0 and sigma_b >= 0 of docs/theory.md section 1. ``bias_std == 0`` leaves the biases out.
     parameterization : {"ntk", "mup"}
-        "mup" divides the output layer, weight and bias, by sqrt(M), M the units before it: outputs are those of
-        "ntk" over sqrt(M), kernels over M (scale a damping likewise), and training moves the features at every width.
-        In the abc-parameterisation (Yang & Hu 2021) the layers have a = 0, 1/2, ..., 1/2 and, for the last, 1 ("ntk":
-        1/2), all b = 0; learning rates have c = -1 for gradient descent ("ntk": 0) and c = 0 for natural gradients. See
-        docs/theory.md section 11.
+        "mup" divides the output layer, weight and bias, by sqrt(M), where M is the number of units before it. Outputs
+        are those of "ntk" divided by sqrt(M), and kernels those divided by M; divide a damping by M too. Training then
+        moves the features at every width. In the abc-parameterisation (Yang & Hu 2021) the layers have a = 0, 1/2, ...,
+        1/2 and, for the last, 1 ("ntk": 1/2), all with b = 0. Learning rates have c = -1 for gradient descent ("ntk":
+        0) and c = 0 for natural gradients. See docs/theory.md section 11.
 
     Raises
     ------

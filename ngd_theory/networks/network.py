@@ -21,7 +21,7 @@ from ngd_theory.networks.sizes import LayerSize, plain_size
 
 @dataclass(frozen=True)
 class Network:
-    """A network, in the NTK parameterisation unless it says so. Static and hashable; parameters apart.
+    """A network, in the NTK parameterisation unless stated otherwise. It is hashable and holds no parameters.
 
     Made by `network`, or by a constructor such as `mlp`.
 
@@ -38,10 +38,10 @@ class Network:
     smooth : bool
         Whether no map of the network is known to have a kink.
     vocabulary : int or None
-        Where inputs are whole numbers (tokens): how many there are.
+        Number of tokens, if inputs are whole numbers (tokens).
     readout_scale : float
-        What the last layer's scales have in them beyond the NTK parameterisation: 1/sqrt(M) under
-        ``parameterization="mup"``. Kernels have the square of it.
+        Extra factor in the scales of the last layer, compared with the NTK parameterisation: 1/sqrt(M) for
+        ``parameterization="mup"``. Kernels have its square.
     """
 
     made_by: ClassVar[str] = "ngd.networks.mlp(3, [64], 1), say"
@@ -65,7 +65,7 @@ class Network:
 
     @property
     def blocks(self) -> tuple:
-        """The blocks of a chain; `NotPredictedError` where the forward function is none."""
+        """The blocks of a chain; raises `NotPredictedError` if the forward function is not a chain."""
         if not self.is_chain:
             raise NotPredictedError(_NO_CHAIN)
         return self.function.blocks  # pyright: ignore[reportFunctionMemberAccess]
@@ -82,12 +82,12 @@ class Network:
 
     @cached_property
     def layouts(self) -> tuple:
-        """How the parameters of each factor pair of a linearisation are stored: one a layer, or one a part of it."""
+        """How the parameters are stored: one layout per layer, or one per part of a layer."""
         return tuple(layout for layer in self.affine for layout in layer.parts)
 
     @cached_property
     def parts(self) -> "Parts | None":
-        """How parameters are made of the parts of layers; None where each layer is one part."""
+        """How the parameters are made from the parts of layers; None if each layer is one part."""
         return None if all(len(y.parts) == 1 for y in self.affine) else Parts(self.affine)
 
     @cached_property
@@ -110,7 +110,7 @@ class Network:
 
     @cached_property
     def _structure(self) -> tuple[tuple[Call, ...], int]:
-        """Calls and C: the forward function is traced, nothing is computed."""
+        """The calls and C. The forward function is traced; nothing is computed."""
         real = jnp.result_type(float)
         params = tuple(
             {k: jax.ShapeDtypeStruct(s, real) for k, s in layer.shapes.items()}
@@ -150,11 +150,11 @@ class Network:
 
     @cached_property
     def layer_sizes(self) -> tuple[LayerSize, ...]:
-        """Sizes of the affine layers (of their parts, where they have several), first to last.
+        """Sizes of the affine layers (of their parts, if they have several), first to last.
 
-        Counted from shapes for a chain of blocks; maps other than activations are looked at at a few random points.
-        Where the theory knows no ranks, the sizes say why (`LayerSize.unknown`), and raise `NotPredictedError` when
-        asked for a rank. `ngd_theory.theory.measured_sizes` measures them on a linearisation.
+        For a chain of blocks they are counted from shapes; maps other than activations are examined at random points.
+        If the theory knows no ranks, the sizes say why (`LayerSize.unknown`) and raise `NotPredictedError` when asked
+        for a rank. `ngd_theory.theory.measured_sizes` measures ranks on a linearisation.
         """
         count = getattr(self.function, "layer_sizes", None)
         return self.plain_sizes(_NO_CHAIN) if count is None else count(self)
@@ -183,7 +183,7 @@ class Network:
 
     @checked
     def init(self, key, dtype=None) -> tuple[dict[str, Array], ...]:
-        """Draw parameters, every entry from N(0, 1) but for the ones and zeros of `ScaleShift`.
+        """Draw parameters, every entry from N(0, 1) except the ones and zeros of `ScaleShift`.
 
         Parameters
         ----------
@@ -194,12 +194,12 @@ class Network:
         Returns
         -------
         tuple of dict
-            One a layer: ``{"weight": (fan_in, M)[, "bias": (M,)]}``, HWIO weights for convolutions.
+            One per layer: ``{"weight": (fan_in, M)[, "bias": (M,)]}``, HWIO weights for convolutions.
 
         Raises
         ------
         InputError
-            For what is no key, or no floating dtype.
+            If ``key`` is not a key, or ``dtype`` not a floating type.
         """
         dtype = require_floating(dtype)
         keys = jax.random.split(key, self.depth)
@@ -211,16 +211,16 @@ class Network:
         return self.forward(params, x, None)[0]
 
     def forward(self, params, x, shifts) -> tuple[Array, list[Array]]:
-        """Outputs and what the layer was given at every call, with pre-activations shifted by ``shifts``.
+        """Outputs, and the layer input at every call, with ``shifts`` added to the pre-activations.
 
-        The derivative of the outputs by ``shifts[i]`` is the sensitivity at call i.
+        The derivative of the outputs with respect to ``shifts[i]`` is the sensitivity at call i.
         """
         layers = Layers(self.names, self.affine, params, shifts)
         outputs = self.function(layers, x)
         return outputs, layers.given
 
     def preactivations(self, params, given: Sequence[Array]) -> list[Array]:
-        """What the layer made at every call, (*steps, N, *shape), of what `forward` says that it was given."""
+        """Pre-activations at every call, (*steps, N, *shape), from the layer inputs that `forward` recorded."""
         found = []
         for call, h in zip(self.calls, given, strict=True):
             layer = partial(self.affine[call.layer], params[call.layer])
@@ -230,7 +230,7 @@ class Network:
         return found
 
     def zero_shifts(self, num_samples: int, dtype) -> list[Array]:
-        """Shifts of the pre-activations, one a call: zeros (*steps, N, *shape)."""
+        """Shifts of the pre-activations, one per call: zeros (*steps, N, *shape)."""
         return [jnp.zeros((*c.steps, num_samples, *c.shape), dtype) for c in self.calls]
 
     def factors(self, given: Sequence[Array], deltas: Sequence[Array]) -> list[tuple]:
@@ -239,9 +239,9 @@ class Network:
         Parameters
         ----------
         given : sequence of (*steps, N, ...) arrays
-            What `forward` recorded, one a call.
+            The layer inputs that `forward` recorded, one per call.
         deltas : sequence of (K, *steps, N, *shape) arrays
-            What K cotangents of the outputs are pulled back to, one a call.
+            K cotangents of the outputs, pulled back to the pre-activations; one array per call.
         """
         by_layer: list[list] = [[] for _ in self.layers]
         for call, h, delta in zip(self.calls, given, deltas, strict=True):
@@ -317,14 +317,14 @@ def network(
     smooth: bool = False,
     vocabulary: int | None = None,
 ) -> Network:
-    """Make a network of a forward function and its layers.
+    """Make a network from a forward function and its layers.
 
     Parameters
     ----------
     forward : ``(layers, x) -> (N, C)``
-        Calls ``layers["name"](h)`` as often and wherever it likes: skip connections, branches, attention, tied weights.
-        Between the calls stands any JAX function without parameters. Loops that call a layer are Python loops or
-        ``layers.scan``. Output n may depend on sample n only. A function of a module can be pickled, a lambda cannot.
+        It may call ``layers["name"](h)`` anywhere and any number of times: skip connections, branches, attention, tied
+        weights. Any JAX function without parameters may stand between the calls. A loop that calls a layer is a Python
+        loop or ``layers.scan``. Output n may depend on sample n only. A module's function can be pickled, a lambda not.
     layers : mapping from names to `Layer`
         `Dense`, `Convolution`, `Embedding`, `ScaleShift`, or one of your own. Parameters are a tuple in this order.
     input_shape : sequence of int
@@ -332,20 +332,21 @@ def network(
     activation : str
         Name of the hidden activation, for reports.
     smooth : bool
-        Say so where the function has derivatives of all orders: then claims about the order of the lazy family ask for
-        more (docs/theory.md section 8).
+        Whether the function has derivatives of all orders. Claims about the order of the lazy family are then stricter
+        (docs/theory.md section 8).
     vocabulary : int, optional
-        Where inputs are tokens: how many there are.
+        Number of tokens, if inputs are tokens.
 
     Raises
     ------
     InputError
-        For a layer that is never called or not there, outputs that are not (N, C), samples that see each other, a layer
-        called inside `jax.lax.scan`, `jax.vmap` or `jax.jit`.
+        For a layer that is never called or does not exist, outputs that are not (N, C), outputs that depend on other
+        samples, or a layer called inside `jax.lax.scan`, `jax.vmap` or `jax.jit`.
 
     Examples
     --------
     >>> import jax
+    >>> from ngd_theory.networks import Dense, network
     >>> def forward(layers, x):
     ...     h = layers["in"](x)
     ...     h = h + layers["hidden"](jax.nn.relu(h))
@@ -373,7 +374,7 @@ def network(
 
 
 def _check_tokens(net: Network, params, x) -> None:
-    """Raise `InputError` where an embedding is given more tokens than it has."""
+    """Raise `InputError` if an embedding is given a token beyond its vocabulary."""
     if net.vocabulary is None:
         return
     given = jax.jit(lambda params, x: net.forward(params, x, None)[1])(params, x)
@@ -387,7 +388,7 @@ def _check_tokens(net: Network, params, x) -> None:
 
 
 def _check_samples(net: Network) -> None:
-    """Raise `InputError` where the outputs of a sample depend on another one, or are no numbers."""
+    """Raise `InputError` if the outputs of a sample depend on another sample, or are not finite."""
     if net.calls[-1].layer != net.depth - 1:
         last = net.names[net.calls[-1].layer]
         raise InputError(
@@ -424,7 +425,7 @@ def _check_samples(net: Network) -> None:
 
 
 def _unrolled(h: Array, delta: Array, loops: int) -> list[tuple[Array, Array]]:
-    """What one call in ``loops`` nested loops was at every step: inputs (N, ...), sensitivities (K, N, ...)."""
+    """Split one call in ``loops`` nested loops into its steps: inputs (N, ...), sensitivities (K, N, ...)."""
     if not loops:
         return [(h, delta)]
     return [

@@ -1,4 +1,4 @@
-"""Normalisation over the units of each position, without parameters (those are `ScaleShift`)."""
+"""Normalisation over the units of each position, without parameters (`ScaleShift` has these)."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def rms_norm(h: Float[Array, "*_ M"]) -> Float[Array, "*_ M"]:
 
 
 def no_norm(h: Float[Array, "*_ M"]) -> Float[Array, "*_ M"]:
-    """What it is given."""
+    """The input, unchanged."""
     return h
 
 

@@ -40,17 +40,17 @@ def recurrent(
     weight_std: float = 1.0,
     bias_std: float = 0.0,
 ) -> Network:
-    """Build a recurrent network, three affine layers: "in" and "hidden", called at every step, and "out".
+    """Build a recurrent network of three affine layers: "in" and "hidden", called at every step, and "out".
 
-    ``h_t = phi(W h_{t-1} + U x_t)`` from ``h_0 = 0``; the outputs are read off ``h_T``. To a linearisation the steps
-    are positions, as those of a convolution (T = ``num_steps``).
+    ``h_t = phi(W h_{t-1} + U x_t)`` from ``h_0 = 0``; "out" maps ``h_T`` to the outputs. A linearisation treats the
+    steps as positions, like those of a convolution (T = ``num_steps``).
 
     Parameters
     ----------
     num_steps : int
         T; inputs are (N, T, token_dim).
     token_dim, width, output_dim : int
-        Numbers of a token, M, C.
+        Numbers per token, M, C.
     activation : {"relu", "tanh", "erf", "gelu", "identity"}
     weight_std, bias_std : float
         sigma_w > 0 and sigma_b >= 0, of all three layers.

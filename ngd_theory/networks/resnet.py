@@ -49,16 +49,16 @@ def resnet(
     kernel_size: int = 3,
     parameterization: str = "ntk",
 ) -> Network:
-    """Build a residual network, ``L = blocks + 2`` affine layers called "in", "block_1" ... and "out".
+    """Build a residual network of ``L = blocks + 2`` affine layers, called "in", "block_1" ... and "out".
 
-    ``h_b = h_{b-1} + s W_b phi(norm(h_{b-1}))``: normalisation before the activation, one affine layer a block, nothing
-    on the skip connection. With images the layers but "out" are convolutions of stride 1, and "out" sees the mean over
-    positions.
+    ``h_b = h_{b-1} + s W_b phi(norm(h_{b-1}))``: normalisation before the activation, one affine layer per block,
+    nothing on the skip connection. For images all layers except "out" are convolutions of stride 1, and "out" sees the
+    mean over positions.
 
     Parameters
     ----------
     input_shape : int, or (*sizes, C_in)
-        Numbers of a sample, or the shape of an image.
+        Numbers per sample, or the shape of an image.
     width : int
         M.
     blocks : int
@@ -69,13 +69,13 @@ def resnet(
     weight_std, bias_std : float
         sigma_w > 0 and sigma_b >= 0.
     norm : {"layer", "rms", "none"}
-        Without parameters; over the channels of each position.
+        Normalisation over the channels of each position, without parameters.
     residual_scale : float, optional
-        s; ``1/sqrt(B)`` when None, with which the kernels stay finite as B grows.
+        s; ``1/sqrt(B)`` if None, so that the kernels stay finite as B grows.
     kernel_size : int
-        Of the convolutions.
+        Kernel size of the convolutions.
     parameterization : {"ntk", "mup"}
-        As in `mlp`, M the width.
+        As in `mlp`; M is the width.
 
     Raises
     ------

@@ -15,11 +15,11 @@ from ngd_theory.networks.layout import GroupLayout
 @checked_fields
 @dataclass(frozen=True)
 class ScaleShift(Layer):
-    """``u = gamma * h + beta``, unit by unit: the parameters of a normalisation, which itself has none.
+    """``u = gamma * h + beta``, unit by unit: the parameters that a normalisation usually learns.
 
-    A unit's input is its own, so that the layer is no matrix: it is a small group of 2 M parameters, with the constant
-    input 1 and the columns of its Jacobian as sensitivities. To K-FAC its block is then exact; to unit-wise every
-    parameter is a unit. gamma begins at 1 and beta at 0.
+    Each unit has its own input, so the layer is not a matrix. It is a small group of 2 M parameters, with the constant
+    input 1 and the columns of its Jacobian as sensitivities. So K-FAC uses its exact block, and unit-wise treats every
+    parameter as a unit. gamma starts at 1 and beta at 0.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class ScaleShift(Layer):
 
     @property
     def shapes(self):
-        """The scale's and the shift's."""
+        """Shapes of the scale and the shift."""
         return self.parts[0].shapes
 
     def standard(self):
@@ -65,7 +65,7 @@ class ScaleShift(Layer):
         return {name: fill[name](shape, dtype) for name, shape in self.shapes.items()}
 
     def factors(self, given, deltas):
-        """One pair, of the group of its parameters."""
+        """One pair, for the group of its parameters."""
         total = 0.0
         for h, delta in zip(given, deltas, strict=True):
             delta = by_position([delta])

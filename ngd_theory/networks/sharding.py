@@ -25,19 +25,19 @@ def device_mesh(
     width: int = 1,
     devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> Mesh:
-    """A mesh with ``width`` devices a row: units are spread over a row, samples over the rows.
+    """A mesh with ``width`` devices per row: units are spread along a row, samples over the rows.
 
     Parameters
     ----------
     width : int
-        A divisor of the number of devices. Neighbours, such as the devices of one host, make a row.
+        A divisor of the number of devices. Consecutive devices, such as those of one host, form a row.
     devices : sequence of jax devices, optional
-        All, of all hosts, by default.
+        By default all devices of all hosts.
 
     Raises
     ------
     InputError
-        For a width that does not divide the number of devices, or none of them.
+        If ``width`` does not divide the number of devices, or there is no device.
     """
     devices = jax.devices() if devices is None else devices
     if len(devices) == 0:
@@ -49,12 +49,12 @@ def device_mesh(
 
 @checked
 def shard_parameters(mesh: Mesh, network: Network, params):
-    """Place parameters: the units of hidden layers, and the inputs of the output layer, along the axis "width".
+    """Spread the units of hidden layers, and the inputs of the output layer, along the axis "width".
 
     Parameters
     ----------
     mesh : Mesh
-        With an axis "width", as of `device_mesh`.
+        With an axis "width", such as that of `device_mesh`.
     network : Network
     params : like ``network.init(key)``
 
@@ -65,7 +65,7 @@ def shard_parameters(mesh: Mesh, network: Network, params):
     Raises
     ------
     InputError
-        For a hidden layer whose number of units the axis does not divide.
+        If the axis does not divide the number of units of a hidden layer.
     """
     count = mesh.shape[WIDTH]
     placed = []
@@ -85,7 +85,7 @@ def shard_parameters(mesh: Mesh, network: Network, params):
 
 
 def _spec(shape: tuple[int, ...], hidden: bool, count: int) -> PartitionSpec:
-    """Of a weight (..., M) or a bias (M,)."""
+    """Partition of a weight (..., M) or a bias (M,)."""
     if hidden:
         return PartitionSpec(*[None] * (len(shape) - 1), WIDTH)
     rows = len(shape) == 2 and shape[0] % count == 0
@@ -93,18 +93,18 @@ def _spec(shape: tuple[int, ...], hidden: bool, count: int) -> PartitionSpec:
 
 
 def shard_samples(mesh: Mesh, *arrays: Array) -> tuple[Array, ...]:
-    """Place arrays with samples first along the axis "samples".
+    """Spread arrays, samples first, along the axis "samples".
 
     Parameters
     ----------
     mesh : Mesh
     *arrays : (N, ...)
-        Inputs, targets; the same on every host.
+        Such as inputs and targets; the same on every host.
 
     Raises
     ------
     InputError
-        For a number of samples that the axis does not divide.
+        If the axis does not divide the number of samples.
     """
     count = mesh.shape[SAMPLES]
     for array in arrays:
@@ -120,7 +120,7 @@ def _place(mesh: Mesh, value: Array, spec: PartitionSpec) -> Array:
 
 
 def on_host(array) -> np.ndarray:
-    """An array whole in this process, wherever its parts are."""
+    """The whole array in this process, wherever its parts are."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)

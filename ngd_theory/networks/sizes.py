@@ -1,4 +1,4 @@
-"""The sizes and ranks of an affine layer that the theory's constants are made of."""
+"""The sizes and ranks of an affine layer that the theory's constants depend on."""
 
 from dataclasses import dataclass
 
@@ -28,15 +28,16 @@ class LayerSize:
     geometry : Geometry
         Which positions and inputs count.
     linear_input_rank : int or None
-        A bound on rank(a) when no nonlinearity stands before the layer, else None.
+        A bound on rank(a) if no nonlinearity stands before the layer, else None.
     linear_sensitivity_rank : int or None
-        A bound on the outputs that delta, which is then the same for every sample, tells apart when no
-        nonlinearity stands after the layer, else None.
+        If no nonlinearity stands after the layer, delta is the same for every sample; then a bound on the number of
+        outputs that delta tells apart. Else None.
     linear_image_rank : int or None
-        Where the whole network is linear: the dimensions before the layer, and one of biases, that J_l is linear in.
+        If the whole network is linear: the number of dimensions before the layer (plus one for biases) that J_l is
+        linear in. Else None.
     unknown : str or None
-        Why the theory knows no ranks of this network: its methods then raise `NotPredictedError`, and ``geometry`` is
-        that of a layer without maps.
+        If set, why the theory knows no ranks of this network. Methods then raise `NotPredictedError`, and ``geometry``
+        is that of a layer without maps.
     """
 
     positions: int
@@ -52,7 +53,7 @@ class LayerSize:
 
     @property
     def known_geometry(self) -> Geometry:
-        """``geometry``; raises `NotPredictedError` where it is not known."""
+        """``geometry``; raises `NotPredictedError` if it is not known."""
         if self.unknown is not None:
             raise NotPredictedError(self.unknown)
         return self.geometry
@@ -80,8 +81,9 @@ class LayerSize:
     def unit_rank(self, output_dim: int) -> float:
         """Mean rank of one live unit's (C, T) sensitivities at one sample.
 
-        ``min(C, R)`` with R windows of positions that have an active one, each position active by itself with
-        probability gamma. Neighbouring positions are not independent, but with many of them R is hardly ever below C.
+        It is the mean of ``min(C, R)``, where R is the number of windows with an active position, and each position is
+        active independently with probability gamma. Neighbouring positions are not independent, but if there are many
+        positions, R is hardly ever below C.
         """
         live, windows = self.known_geometry.live_positions, self.known_geometry.windows
         active = 1 - (1 - self.active_fraction) ** (live / windows)
@@ -95,7 +97,7 @@ class LayerSize:
 
 
 def plain_size(layout: Layout, positions: int, output_dim: int, unknown: str) -> LayerSize:
-    """Sizes of a layer of which ``positions`` and shapes are all that is known."""
+    """Sizes of a layer if only its shapes and ``positions`` are known."""
     inputs, units = layout.num_inputs, layout.num_units
     geometry = Geometry(positions, units, positions, positions, inputs, inputs)
     return LayerSize(positions, inputs, units, 1.0, output_dim, geometry, unknown=unknown)

@@ -17,7 +17,7 @@ from ngd_theory.networks.network import Network
 from ngd_theory.networks.normalization import NORMS
 from ngd_theory.networks.resnet import require_residual_scale
 
-#: How the outputs are read off the last features (N, T, M).
+#: Maps from the last features (N, T, M) to the inputs of the output layer.
 TOKEN_READOUTS = {"mean": lambda h: h.mean(1), "last": lambda h: h[:, -1]}
 
 
@@ -76,43 +76,43 @@ def transformer(
     norm: str = "layer",
     residual_scale: float | None = None,
 ) -> Network:
-    """Build a transformer encoder with normalisation first, ``L = 6 blocks + 2`` affine layers.
+    """Build a transformer encoder of ``L = 6 blocks + 2`` affine layers, with normalisation first.
 
-    They are called "in", then "q_b", "k_b", "v_b", "o_b", "up_b", "down_b" of each block b, and "out". There are no
-    positions in it: tokens are a set, but for ``causal`` and the readout "last".
+    They are called "in", then "q_b", "k_b", "v_b", "o_b", "up_b", "down_b" of each block b, and "out". There is no
+    positional encoding: the order of tokens matters only with ``causal`` or the readout "last".
 
     Parameters
     ----------
     num_tokens : int
         T.
     token_dim : int or None
-        Numbers of a token; inputs are (N, T, token_dim). None for inputs that are tokens of a ``vocabulary``.
+        Numbers per token; inputs are (N, T, token_dim). None if inputs are tokens of a ``vocabulary``.
     width : int
         M, a multiple of ``heads``.
     blocks, output_dim : int
         B and C.
     activation : {"relu", "tanh", "erf", "gelu", "identity"}
-        Between "up" and "down".
+        Activation between "up" and "down".
     weight_std, bias_std : float
         sigma_w > 0 and sigma_b >= 0.
     vocabulary : int, optional
-        How many tokens there are: then inputs are whole numbers (N, T), and "in" is an embedding.
+        Number of possible tokens. If given, inputs are whole numbers (N, T), and "in" is an embedding.
     heads : int
     hidden_ratio : int
-        Units of "up" are this times M.
+        "up" has ``hidden_ratio * M`` units.
     causal : bool
-        Whether a token sees itself and those before it only.
+        Whether a token sees only itself and the tokens before it.
     readout : {"mean", "last"}
-        "out" sees the mean over tokens, or the last one.
+        "out" sees the mean over tokens, or the last token.
     norm : {"layer", "rms", "none"}
-        Without parameters, before "q", "k", "v", "up" and "out".
+        Normalisation before "q", "k", "v", "up" and "out", without parameters.
     residual_scale : float, optional
-        Of both branches of a block; ``1/sqrt(2 B)`` when None.
+        Scale of both branches of a block; ``1/sqrt(2 B)`` if None.
 
     Raises
     ------
     InputError
-        For a size below 1, an unknown name, or both or none of ``token_dim`` and ``vocabulary``.
+        For a size below 1, an unknown name, or unless exactly one of ``token_dim`` and ``vocabulary`` is given.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Beside dynamics: K-FAC as a practical optimiser, in optax's interface."""
+"""Beside the floor of dynamics: K-FAC as a practical optimiser, with optax's interface."""
 
 from ngd_theory.optim.algorithm import KFACState
 from ngd_theory.optim.checkpoint import load_state, save_state

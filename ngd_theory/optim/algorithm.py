@@ -23,16 +23,16 @@ from ngd_theory.optim.quadratic_model import (
     step_at,
 )
 
-#: What a step measures, as fields of the state.
+#: Fields of the state that a step measures.
 _MEASURED = (
     *("damping", "factor_damping", "step_size", "momentum", "model_change", "reduction_ratio"),
     *("reach", "size", "applied"),
 )
-#: Iterations that all refresh the inverses, as the statistics are young.
+#: This many first steps all refresh the inverses, because the statistics are averages of few batches then.
 YOUNG = 3
-#: A scale that is nearer to 1 than this is taken for 1; one above `MOST_APPLIED` is taken for something else.
+#: A scale closer to 1 than `LEAST_SEEN` counts as 1. One above `MOST_APPLIED` is not a scaling of the update.
 LEAST_SEEN, MOST_APPLIED = 0.01, 10
-#: gamma does not fall below it: from 0 no factor would bring it back.
+#: Lower bound of gamma: from 0 no factor could raise it again.
 SMALLEST_FACTOR_DAMPING = 1e-8
 
 
@@ -42,21 +42,21 @@ class KFACState(NamedTuple):
     Attributes
     ----------
     count, skipped : int32
-        Steps taken, and those of them that changed nothing because a number was not finite.
+        Steps taken, and how many of them changed nothing because a number was not finite.
     stale : int32
-        Refreshes that left the last inverse in place because the factors could not be factorised.
+        Refreshes that kept the last inverse because the factors could not be factorised.
     key : (2,) uint32
         Random bits for the sampled targets.
     factors : pytree
         Running averages of the preconditioner's statistics.
     inverse : pytree
-        Of the factors as they were at the last refresh.
+        Inverse of the factors at the last refresh.
     previous : like the parameters
         The last update.
     reach, size : scalar arrays
-        Inner product of the parameters with the last update, and with themselves, when it was made.
+        Inner products of the parameters with the last update, and with themselves, when the update was made.
     applied : scalar array
-        How much of the last update the parameters have been moved by: 1, or what a later transformation left of it.
+        Factor with which the last update was applied: 1, or the scale of a later transformation.
     average : like the parameters, or ()
         Running average of the iterates.
     damping, factor_damping : scalar arrays
@@ -64,7 +64,7 @@ class KFACState(NamedTuple):
     step_size, momentum, model_change : scalar arrays
         alpha, mu and ``M(d) - M(0)`` of the last step.
     reduction_ratio : scalar array
-        Of the objective's change to the model's when last measured; infinite before.
+        Ratio of the objective's change to the model's, when last measured; infinite before that.
     """
 
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  (as in optax's states)
@@ -90,7 +90,7 @@ class KFACState(NamedTuple):
 
 @dataclass(frozen=True)
 class Algorithm:
-    """The algorithm; its methods are traced, it has no state."""
+    """The algorithm. Its methods are traced, and it has no state."""
 
     network: Network
     loss: losses.Loss
@@ -98,7 +98,7 @@ class Algorithm:
 
     @property
     def preconditioner(self) -> Preconditioner:
-        """By the option ``structure``."""
+        """The preconditioner that the option ``structure`` names."""
         return PRECONDITIONERS[self.options.structure]
 
     def __post_init__(self):
@@ -154,12 +154,12 @@ class Algorithm:
         )
 
     def update(self, grads, state: KFACState, params, x, y):
-        """One step; what a batch with a number that is not finite would change stays as it was."""
+        """One step; if a number of the batch is not finite, the update is zero and statistics and dampings stay."""
         o, before = self.options, state
         # Rounding of the parameters as they are stored.
         eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params))
         params, grads = _single(params), _single(grads)
-        # The number of this step among those that count: a skipped one leaves no trace in what follows.
+        # The number of this step without skipped ones, which must not change the later steps.
         k = state.count - state.skipped + 1
         x, y = (jnp.asarray(rows, state.damping.dtype) for rows in (x, y))
         next_key, draw = jax.random.split(jax.random.wrap_key_data(state.key))
@@ -167,7 +167,7 @@ class Algorithm:
             state.factors, params, _first(x, o.statistics_fraction), jax.random.key_data(draw), k
         )
         grads = jax.tree.map(lambda g, p: g + o.l2 * p, grads, params)
-        # The batch entry by entry: of large numbers the sum is infinite.
+        # The batch is checked entry by entry, because a sum of large numbers can be infinite.
         usable &= _finite(grads) & jnp.isfinite(x).all() & jnp.isfinite(y).all()
         if varies(o.damping):
             given = jnp.asarray(value_at(o.damping, state.count), state.damping.dtype)
@@ -196,10 +196,10 @@ class Algorithm:
         update = jax.tree.map(
             lambda d, p: best.step_size * d + best.momentum * p, proposal, previous
         )
-        # Not a conditional around it all: its branches would not share the forward pass with the gradient.
+        # Not one conditional around everything: its branches would not share the forward pass with the gradient.
         usable &= _finite(update)
         update = _where(usable, update, jax.tree.map(jnp.zeros_like, update))
-        # What a later transformation left of the last step it is taken to leave of this one.
+        # A later transformation is assumed to scale this step like the last one.
         slope = dot(grads, update)
         state = state._replace(
             skipped=state.skipped + (~usable).astype(jnp.int32),
@@ -222,7 +222,7 @@ class Algorithm:
         return update, state
 
     def check(self, grads, state, params, x, y) -> None:
-        """Shapes and types; of targets that can be read, whether they are any."""
+        """Check shapes and types, and the values of targets that can be read."""
         require_type("state", state, KFACState, KFACState.made_by)
         for name, value in (("x", x), ("y", y)):
             if not is_real(value):
@@ -235,7 +235,7 @@ class Algorithm:
         self.network.check_tree("moments in state.previous", state.previous)
 
     def _observe(self, factors, params, x, key, k):
-        """Statistics after the rows x of step k, where they are due; how they correct an inverse; if all is finite."""
+        """Statistics, updated by the rows x if due at step k; a function that corrects an inverse; if all is finite."""
         o, preconditioner = self.options, self.preconditioner
         due = (k <= YOUNG) | (k % o.statistics_period == 0)
 
@@ -243,7 +243,7 @@ class Algorithm:
             layers = self._layers(params, x, key)
             fresh = preconditioner.statistics(layers)
             usable = _finite(fresh)
-            # The number of this update among all of them.
+            # The number of this update of the statistics.
             young = jnp.minimum(k, YOUNG)
             number = young + k // o.statistics_period - young // o.statistics_period
             seen = layers if preconditioner.corrects else ()
@@ -252,7 +252,7 @@ class Algorithm:
         def kept():
             return factors, _zeros(jax.eval_shape(blended)[1]), jnp.array(True)
 
-        # Outside a conditional it shares its forward pass.
+        # Outside a conditional it shares the forward pass with the rest of the step.
         found = blended() if o.statistics_period == 1 else jax.lax.cond(due, blended, kept)
 
         def correct(inverse):
@@ -272,11 +272,11 @@ class Algorithm:
             drawn = jax.vmap(self.loss.sample_score, in_axes=(0, None), out_axes=1)(keys, outputs)
             return drawn / self.options.num_draws**0.5
 
-        # Numbers are not looked at: what is not finite is skipped, inside jit and outside.
+        # Values are not checked here: a batch that is not finite is skipped, inside jit and outside.
         return backpropagate_unchecked(self.network, params, x, scores)[1]
 
     def _tied_or_given(self, damping, count):
-        """Gamma where it is not searched for."""
+        """Gamma if it is not searched for."""
         o = self.options
         if o.factor_damping is None:
             return _bounded(jnp.sqrt(damping + o.l2))
@@ -303,10 +303,10 @@ class Algorithm:
         return step_at(model, proposal, previous, pushed_previous, alpha, mu)
 
     def _refresh(self, state: KFACState, k, count, correct, propose):
-        """Gamma and the inverse that step k uses, and whether new ones were due and none could be made.
+        """Gamma and the inverse that step k uses, and whether a refresh was due but failed.
 
-        Those kept (always for k = 0), fresh ones, or the best of three. A factorisation that breaks down leaves the
-        last inverse in place.
+        They are the last ones (always for k = 0), fresh ones, or the best of three. If a factorisation breaks down, the
+        last inverse is kept.
         """
         o = self.options
 
@@ -344,7 +344,7 @@ class Algorithm:
         return jax.lax.switch(jnp.where(searching, 2, due.astype(int)), [keep, refresh, search])
 
     def _judge(self, state: KFACState, k, params, update, x, y):
-        """Compare the objective before and after; adapt lambda, take back a step that made it worse."""
+        """Compare the objective before and after; adapt lambda, and with ``reject_worse`` undo a worse step."""
         o = self.options
         due = (k % o.damping_period == 0) & o.adapt_damping
 
@@ -355,13 +355,13 @@ class Algorithm:
 
         nothing = jnp.zeros_like(state.damping)
         change, rounding = jax.lax.cond(due | o.reject_worse, compare, lambda: (nothing, nothing))
-        # Within rounding, or where the model itself says worse (a fixed step), the ratio says nothing of it.
+        # The ratio means nothing if the model's change is within rounding, or positive (a fixed step).
         due &= ~(state.model_change >= -rounding)
         ratio = change / jnp.where(due, state.model_change, 1)
         grown = state.damping / o.damping_factor
         lowered = jnp.maximum(state.damping * o.damping_factor, o.min_damping)
         adapted = jnp.where(ratio > 0.75, lowered, state.damping)
-        # What is not a number is no reduction.
+        # A NaN counts as no reduction.
         adapted = jnp.where(ratio >= 0.25, adapted, grown)
         state = state._replace(
             damping=jnp.where(due, adapted, state.damping),
@@ -379,20 +379,20 @@ class Algorithm:
 
 
 def _single(tree):
-    """Numbers of 2 bytes as float32: no solve takes shorter ones."""
+    """Convert numbers of 2 bytes to float32: no solver takes shorter ones."""
     return jax.tree.map(
         lambda leaf: leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf, tree
     )
 
 
 def _applied(state: KFACState, params, eps: float):
-    """How much of the last update d the parameters p have been moved by: a of ``p' = u p + a d``.
+    """Factor a with which the last update d was applied to the parameters p: ``p' = u p + a d``.
 
-    u is 1, or what weight decay left. From ``p'.d`` and ``|p'|^2``,
+    u is 1, or the factor of weight decay. From ``p'.d`` and ``|p'|^2``,
 
         u^2 = (|p'|^2 - (p'.d)^2/|d|^2) / (|p|^2 - (p.d)^2/|d|^2),    a = (p'.d - u p.d)/|d|^2.
 
-    The last a where rounding (``eps``) hides it, and 1 where the parameters were moved by something else.
+    The result is the last a if rounding (``eps``) hides the new one, and 1 if something else moved the parameters.
     """
     square, reached, size = (
         dot(state.previous, state.previous),
@@ -418,7 +418,7 @@ def _first(x, fraction: float):
 
 
 def _blend(old, new, keep: float, count, usable):
-    """``eps old + (1 - eps) new`` with ``eps = min(1 - 1/k, keep)``; ``old`` where ``new`` is not usable."""
+    """``eps old + (1 - eps) new`` with ``eps = min(1 - 1/k, keep)``; ``old`` if ``new`` is not usable."""
 
     def blend(a, b):
         eps = jnp.minimum(1 - 1 / count.astype(a.dtype), keep)

@@ -1,4 +1,4 @@
-"""Training that goes on where it was stopped: a pytree of arrays in a plain .npz file, bit by bit."""
+"""Stop training and resume it later: a pytree of arrays in a plain .npz file, restored bit by bit."""
 
 import os
 import zipfile
@@ -16,22 +16,22 @@ from ngd_theory.files import written
 
 @checked
 def save_state(path: str | os.PathLike[str], tree) -> None:
-    """Write a pytree of arrays, whole or not at all.
+    """Write a pytree of arrays; a file is written completely or not at all.
 
     The file is an uncompressed .npz without pickled objects; `jax.tree_util.keystr` names the arrays.
 
     Parameters
     ----------
     path : path
-        Taken as it is, without a suffix added.
+        Used as it is; no suffix is added.
     tree : pytree of arrays
         Such as ``(params, state)`` of an optimiser.
 
     Raises
     ------
     InputError
-        For a leaf that is no array of numbers as NumPy knows them: a typed PRNG key (save
-        ``jax.random.key_data`` of it), bfloat16, a Python number; and where no file can be written.
+        For a leaf that is not an array of a NumPy type, such as a typed PRNG key (save ``jax.random.key_data``
+        of it), bfloat16 or a Python number; and if the file cannot be written.
     """
     arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(tree)}
     try:
@@ -59,12 +59,12 @@ def load_state(path: str | os.PathLike[str], like) -> Any:
     Returns
     -------
     like ``like``
-        NumPy arrays where it has them, JAX arrays elsewhere.
+        NumPy arrays where ``like`` has them, JAX arrays elsewhere.
 
     Raises
     ------
     InputError
-        If the file cannot be read, or a leaf is missing, not wanted, or of another shape or dtype: the first is named.
+        If the file cannot be read, or a leaf is missing, not wanted, or of another shape or dtype (the first is named).
     """
     found = _read(Path(path))
     leaves = _named_leaves(like)
@@ -107,6 +107,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 name.removesuffix(".npy"): np.lib.format.read_array(file.open(name))
                 for name in file.namelist()
             }
-    # Damage looks like anything: encryption, other formats, headers that are no Python.
+    # A damaged file can raise any error: encryption, other formats, invalid headers.
     except Exception as error:
         raise InputError(f"cannot read {path}: {error}; save_state writes such files") from None

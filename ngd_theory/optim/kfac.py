@@ -46,83 +46,83 @@ def kfac(
 ) -> optax.GradientTransformationExtraArgs:
     """K-FAC: the natural gradient with Kronecker factors, damped, re-scaled and with momentum.
 
-    The proposal is ``-Fk^-1 grad h``, Fk = F-breve, F-hat or another preconditioner of running averages of sampled
-    statistics with damping gamma; the update ``alpha * proposal + mu * previous`` minimises the quadratic
-    model with the exact Fisher of the batch plus (lambda + l2) I. The objective is
-    ``h = loss + (l2/2) |params|^2`` with the batch average of `ngd_theory.losses`.
+    The objective is ``h = loss + (l2/2) |params|^2``, where the loss is the batch average of `ngd_theory.losses`. The
+    proposal is ``-Fk^-1 grad h``. Fk is F-breve, F-hat or another preconditioner with damping gamma, made from running
+    averages of sampled statistics. The update ``alpha * proposal + mu * previous`` minimises the quadratic model, whose
+    curvature is the exact Fisher of the batch plus (lambda + l2) I.
 
     Parameters
     ----------
     network : Network
     loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
     structure : {"block-diagonal", "block-tridiagonal", "ekfac", "kfac-input", "shampoo"}
-        What stands for Fk: F-breve, F-hat, EKFAC, K-FAC's inputs alone (FOOF), or Shampoo at power 1/2
+        The choice of Fk: F-breve, F-hat, EKFAC, K-FAC's inputs alone (FOOF), or Shampoo at power 1/2
         (`ngd_theory.optim.preconditioners`). Statistics, periods, re-scaling and momentum are the same for all.
     l2 : float
-        Weight of the penalty; it is added here, also to the gradient.
+        Weight of the penalty. The optimiser adds it itself, also to the gradient.
     damping : float or function of the step
-        Initial lambda, in units of the objective over squared parameters; lambda itself if it is not adapted.
+        Initial lambda, or lambda itself if it is not adapted. Its unit: objective per squared parameter.
     min_damping : float
-        lambda does not fall below it. On mini-batches the reduction ratio flatters the model, which was made
-        from the same rows: in long runs lambda then falls until the steps diverge. 1e-4 helps on the autoencoders.
+        Lower bound of lambda. On mini-batches the reduction ratio is too good, because the model was made from the
+        same rows. In long runs lambda then falls until the steps diverge. 1e-4 helps on the autoencoders.
     adapt_damping : bool
-        Levenberg and Marquardt's rule every ``damping_period`` (T1) steps: lambda times ``damping_rate^T1`` where the
-        objective fell by over 3/4 of what the model said, divided by it below 1/4. A smaller ``damping_rate`` suits
-        short runs that need a large lambda at the start.
+        Apply the Levenberg-Marquardt rule every ``damping_period`` (T1) steps: multiply lambda by ``damping_rate^T1``
+        if the objective fell by over 3/4 of what the model predicted, and divide by it if by less than 1/4. A smaller
+        ``damping_rate`` suits short runs that need a large lambda at the start.
     factor_damping : float or function of the step, optional
-        Initial gamma; ``sqrt(lambda + l2)`` when None. A function is read where inverses are refreshed.
+        Initial gamma; ``sqrt(lambda + l2)`` if None. A function is evaluated when inverses are refreshed.
     adapt_factor_damping : bool
-        Every ``factor_damping_period`` (T2) steps take the best of gamma and gamma times and over
-        ``(19/20)^(T2/2)``. If False, gamma is ``sqrt(lambda + l2)`` at each refresh, or ``factor_damping`` if given.
+        Every ``factor_damping_period`` (T2) steps take the best of three values: gamma, and gamma multiplied or divided
+        by ``(19/20)^(T2/2)``. If False, gamma is ``factor_damping``, or ``sqrt(lambda + l2)`` at each refresh if None.
     inverse_period : int
-        T3; the first three steps refresh the inverses too.
+        T3, the steps between two refreshes of the inverses; the first three steps refresh them too.
     statistics_period : int
-        Steps between two updates of the statistics; the first three steps make one too.
+        Steps between two updates of the statistics; the first three steps update them too.
     statistics_fraction, curvature_fraction : float
-        tau_1 and tau_2: the share of the batch, its first rows, that the statistics and the exact Fisher take.
-        Rows must be in random order.
+        tau_1 and tau_2: the shares of the batch that the statistics and the exact Fisher use. They use the first rows,
+        so rows must be in random order.
     num_draws : int
-        Targets drawn a row for the statistics.
+        Number of targets drawn per row for the statistics.
     decay : float
         Statistics keep ``min(1 - 1/k, decay)`` of the past at step k.
     averaging : float
-        Iterates likewise with xi = min(1 - 1/k, averaging), see `averaged_params`; 0 keeps no average. The paper has
-        0.99.
+        The average of the iterates keeps xi = min(1 - 1/k, averaging) of the past, see `averaged_params`; 0 keeps no
+        average. The paper uses 0.99.
     step_size, momentum : float or function of the step, optional
-        None for alpha and mu of the model. ``momentum=0`` alone re-scales without momentum; both given are fixed
-        (no re-scaling).
+        If both are None, alpha and mu minimise the model. ``momentum=0`` alone re-scales without momentum. If both are
+        given, they are fixed (no re-scaling).
     largest_change : float or function of the step, optional
         Clips a fixed step [KFC]: alpha is shortened until ``alpha^2 |d^T grad|``, the proposal's squared length in
         the approximate Fisher, is at most this.
     reject_worse : bool
-        Evaluate the objective after every step and take back one that makes it worse; lambda grows then.
+        Evaluate the objective after every step, and undo a step that makes it worse; lambda then grows.
     seed : int
-        Of the sampled targets.
+        Seed of the sampled targets.
 
     Returns
     -------
     optax.GradientTransformationExtraArgs
         ``update(grads, state, params, x=x, y=y)``, to be jitted by the user. ``grads`` is the gradient of
-        the loss over the batch, without the l2 term. Where its options are plain numbers it can be pickled, and its
+        the loss over the batch, without the l2 term. If all options are plain numbers, it can be pickled, and its
         copies are equal to it.
 
-        A function of the step is given the number of steps taken, as optax's schedules are. `optax.inject_hyperparams`
-        takes `ngd_theory.optim.STATIC_ARGS` for what does not vary. Where a later transformation scales the updates
-        (`optax.chain`), with weight decay or without, the next step sees by how much: lambda, the averaged iterate and
-        a momentum that is taken from the model are of the steps that were made. A fixed momentum is of the updates.
-        Parameters of 2 bytes are computed with in float32, in which the updates are given too.
+        A function of the step is given the number of steps taken, like optax's schedules. `optax.inject_hyperparams`
+        takes `ngd_theory.optim.STATIC_ARGS` as ``static_args``. If a later transformation scales the updates
+        (`optax.chain`), with weight decay or without, the next step finds the scale. Lambda, the averaged iterate and a
+        momentum from the model then follow the steps that were really made; a fixed momentum follows the updates.
+        Parameters of 2 bytes are converted to float32, and their updates are float32 too.
 
         A batch with numbers that are not finite in ``x``, ``y`` or ``grads`` gives a zero update and leaves statistics,
-        inverses and dampings as they were, inside jit and outside: ``state.skipped`` counts. Layers without any signal
-        are damped like others.
+        inverses and dampings as they were, inside jit and outside. ``state.skipped`` counts such batches. Layers
+        without any signal are damped like others.
 
     Raises
     ------
     InputError
-        For an option out of its range or inside jit, a damping that both varies and is adapted, and from ``init`` and
-        ``update`` for parameters, gradients, a state or a batch that do not fit the network, options beyond the range
-        of the parameters' type, an update without ``params``, ``x`` or ``y``, and targets that the loss has no meaning
-        for (their values outside jit only).
+        For an option that is out of range or traced by jit, or a damping that both varies and is adapted. ``init`` and
+        ``update`` raise it for parameters, gradients, a state or a batch that do not fit the network, options beyond
+        the range of the parameters' type, an update without ``params``, ``x`` or ``y``, and targets that are invalid
+        for the loss (values are checked only outside jit).
 
     Examples
     --------
@@ -166,18 +166,18 @@ def kfac(
     return optax.GradientTransformationExtraArgs(_Init(method, seed), _Update(method))
 
 
-#: What `optax.inject_hyperparams(kfac, static_args=STATIC_ARGS)` is not to vary.
+#: The arguments that `optax.inject_hyperparams(kfac, static_args=STATIC_ARGS)` must not vary.
 STATIC_ARGS = tuple(name for name in signature(kfac).parameters if name not in SCHEDULED)
 
 
 @checked
 def averaged_params(state: KFACState, params):
-    """The average of the iterates where the state keeps one, else ``params``.
+    """The average of the iterates if the state keeps one, else ``params``.
 
     Raises
     ------
     InputError
-        For parameters of other shapes than those that the state was made of.
+        If the shapes of ``params`` differ from those of the state.
     """
     found, wanted = (jax.tree.map(np.shape, tree) for tree in (params, state.previous))
     if found != wanted:
@@ -187,7 +187,7 @@ def averaged_params(state: KFACState, params):
 
 @dataclass(frozen=True)
 class _Init:
-    """The transformation's ``init``; unlike a function made inside another it can be pickled and compared."""
+    """The transformation's ``init``; unlike a closure, it can be pickled and compared."""
 
     method: Algorithm
     seed: int

@@ -28,7 +28,7 @@ def nesterov_momentum(count, largest: float, period: int = 250):
 
 
 class AveragedState(NamedTuple):
-    """The state of `averaged`: ``average`` is that of the iterates."""
+    """The state of `averaged`; ``average`` is the average of the iterates."""
 
     inner: Any
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  (as in optax's states)
@@ -38,7 +38,7 @@ class AveragedState(NamedTuple):
 def averaged(
     inner: optax.GradientTransformationExtraArgs, averaging: float
 ) -> optax.GradientTransformationExtraArgs:
-    """``inner`` that keeps a running average of the iterates, ``min(1 - 1/k, averaging)`` of the past at step k."""
+    """``inner`` with a running average of the iterates; it keeps ``min(1 - 1/k, averaging)`` of the past at step k."""
 
     def init(params):
         return AveragedState(inner.init(params), jnp.zeros((), jnp.int32), params)
@@ -60,7 +60,7 @@ def averaged(
 def nag(network: Network, loss: Loss, l2: float, options: dict[str, Any]):
     """Nesterov's accelerated gradient.
 
-    Options ``learning_rate``, ``momentum`` (its largest), ``period``, and ``averaging`` of the iterates (0: none).
+    Options ``learning_rate``, ``momentum`` (largest value), ``period``, and ``averaging`` of the iterates (0: none).
     """
     largest, period = options.pop("momentum", 0.99), options.pop("period", 250)
     averaging = options.pop("averaging", 0.0)
@@ -97,7 +97,7 @@ def _options_of(make: Callable) -> tuple[str, ...]:
 OPTIMIZERS: Mapping[str, Builder] = MappingProxyType(
     {"kfac": natural, "nag": nag, "adam": adam, "kfac-jax": kfac_jax}
 )
-#: What each takes in ``options``.
+#: The names that each optimiser takes in ``options``.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "kfac": _options_of(kfac),
     "kfac-jax": _options_of(KFACJax),

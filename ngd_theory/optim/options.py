@@ -12,14 +12,14 @@ from ngd_theory.arguments import checked_fields, is_known, require_known
 from ngd_theory.errors import InputError, choose, shown
 from ngd_theory.optim.preconditioners import PRECONDITIONERS
 
-#: A number, or one that varies: a function of the number of steps taken, or an array that another program gives.
+#: A number, or one that varies: a function of the number of steps taken, or an array from another program.
 Scheduled: TypeAlias = float | Callable | Float[Array, ""]
 #: Options that may vary.
 SCHEDULED = ("damping", "factor_damping", "step_size", "momentum", "largest_change")
-#: Dampings change by no smaller one at once: long periods would make it zero.
+#: Lower bound of the factor of one change of a damping; long periods would make it zero.
 SMALLEST_FACTOR = 1e-8
-#: Numbers that the steps take, in the type of the parameters.
-OF_THE_STEPS = (*("l2", "damping", "min_damping", "factor_damping", "step_size", "largest_change"),)
+#: Numbers that the steps use in the type of the parameters.
+OF_THE_STEPS = ("l2", "damping", "min_damping", "factor_damping", "step_size", "largest_change")
 
 
 def varies(value: Any) -> bool:
@@ -35,7 +35,7 @@ def value_at(value: Any, count: Array) -> Any:
 @checked_fields
 @dataclass(frozen=True)
 class Options:
-    """See `ngd_theory.optim.kfac`, whose arguments these are."""
+    """The arguments of `ngd_theory.optim.kfac`; see there."""
 
     structure: str
     l2: float
@@ -70,10 +70,10 @@ class Options:
         fixed = {name: value for name, value in given.items() if name not in free}
         require_known("kfac", fixed)
         for name, value in fixed.items():
-            # Numbers of the host: an array would be compiled into the steps, and has no hash.
+            # Python numbers, because an array would be compiled into the steps, and has no hash.
             if not isinstance(value, str | bool | int | None):
                 object.__setattr__(self, name, float(value))
-        # Arrays that can be read are held to the same ranges.
+        # Arrays that can be read must be in the same ranges.
         arrays = {n: given[n] for n in free if not callable(given[n]) and is_known(given[n])}
         fixed |= {name: float(value) for name, value in arrays.items()}
         counts = ("damping_period", "factor_damping_period", "inverse_period", "statistics_period")
@@ -107,14 +107,14 @@ class Options:
         if momentum is not None and not 0 <= momentum < 1:
             raise InputError(f"momentum is {self.momentum}; it must be in [0, 1), or None")
         if self.step_size is not None and self.momentum is None:
-            raise InputError("momentum=None takes it from the quadratic model with step_size=None")
+            raise InputError("momentum=None takes it from the quadratic model: use step_size=None")
         if self.largest_change is not None and self.step_size is None:
             raise InputError("largest_change clips a fixed step; give step_size and momentum too")
         if self.step_size is None and ("momentum" in free or momentum):
             raise InputError("with step_size=None momentum is None (from the same model) or 0")
 
     def _check_free(self, free: set[str]) -> None:
-        """What varies is no start of an adaptation."""
+        """Raise `InputError` if a damping varies and is adapted too."""
         for name in ("damping", "factor_damping"):
             if name in free and getattr(self, f"adapt_{name}"):
                 raise InputError(
@@ -129,10 +129,10 @@ class Options:
 
     @property
     def damping_factor(self) -> float:
-        """omega_1: what lambda is multiplied by."""
+        """omega_1: the factor for lambda."""
         return max(self.damping_rate**self.damping_period, SMALLEST_FACTOR)
 
     @property
     def factor_damping_factor(self) -> float:
-        """omega_2: what gamma is multiplied by."""
+        """omega_2: the factor for gamma."""
         return max((19 / 20) ** (self.factor_damping_period / 2), SMALLEST_FACTOR)

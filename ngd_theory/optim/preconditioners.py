@@ -1,8 +1,8 @@
-"""What the optimiser multiplies gradients by: statistics of a batch, and an inverse made of their running averages.
+"""Preconditioners of the optimiser: statistics of a batch, and an inverse made from their running averages.
 
-Every one works a layer at a time on its (P, M) matrix of parameters, with inputs a (N, T, P) and sensitivities delta
-(N, K, T, M) of targets drawn from the model (docs/theory.md sections 6 and 9). ``gamma^2`` is the damping on the scale
-of the preconditioner itself.
+Each works on one layer at a time, on its (P, M) matrix of parameters. The inputs are a (N, T, P); the sensitivities
+delta (N, K, T, M) are those of targets drawn from the model (docs/theory.md sections 6 and 9). ``gamma^2`` is the
+damping on the scale of the preconditioner itself.
 """
 
 import abc
@@ -33,7 +33,7 @@ Matrix = Float[Array, "_ _"]
 
 
 class Preconditioner(abc.ABC):
-    """How statistics are made of a batch, and inverted. It has no state of its own."""
+    """Makes statistics from a batch, and inverts them. It has no state of its own."""
 
     #: Whether it is defined for layers of one position only.
     dense_only: ClassVar[bool] = False
@@ -42,14 +42,14 @@ class Preconditioner(abc.ABC):
 
     @abc.abstractmethod
     def statistics(self, layers: Sequence[LayerLinearization]) -> Any:
-        """Means over the samples of a batch, a pytree; the optimiser keeps their running averages."""
+        """Means over the samples of a batch, as a pytree; the optimiser keeps their running averages."""
 
     @abc.abstractmethod
     def invert(self, statistics: Any, gamma: Float[Array, ""]) -> Any:
-        """A pytree whose ``apply`` maps (P, M) matrices, one a layer, to the preconditioned ones."""
+        """A pytree whose ``apply`` maps (P, M) matrices, one per layer, to the preconditioned ones."""
 
     def correct(self, inverse: Any, layers: Sequence[LayerLinearization], decay: float) -> Any:
-        """The inverse after another batch was seen; by default it stays until it is made anew."""
+        """The inverse after another batch; by default it stays the same until the next refresh."""
         return inverse
 
 
@@ -61,7 +61,7 @@ class BlockDiagonal(Preconditioner):
         return kronecker_fisher(layers, 0)
 
     def invert(self, statistics, gamma):
-        """Two Cholesky factorisations a layer."""
+        """Two Cholesky factorisations per layer."""
         return invert_diagonal(statistics, _factor_dampings(statistics, gamma))
 
 
@@ -103,7 +103,7 @@ class EigenInverse:
     damping: tuple[Array, ...]
 
     def apply(self, matrices: Sequence[Matrix]) -> list[Matrix]:
-        """Inverse times a vector, given as one (P_i, M_i) matrix a layer."""
+        """Inverse times a vector, given as one (P_i, M_i) matrix per layer."""
         layers = zip(
             self.inputs, self.sensitivities, self.moments, self.damping, matrices, strict=True
         )
@@ -111,21 +111,21 @@ class EigenInverse:
 
 
 class EKFAC(Preconditioner):
-    """K-FAC's eigenbasis, and the gradients' own second moments in it (George et al. 2018, their running average).
+    """K-FAC's eigenbasis, with second moments of the gradients in it (George et al. 2018, with a running average).
 
-    The basis is made anew with every inverse; the moments follow every batch of statistics. The damping is added to
-    the moments: ``s + gamma^2``.
+    The basis is recomputed with every inverse; the moments are updated with every batch of statistics. The damping is
+    added to the moments: ``s + gamma^2``.
     """
 
     corrects = True
 
     def statistics(self, layers):
-        """K-FAC's."""
+        """Those of K-FAC."""
         return kronecker_fisher(layers, 0)
 
     @full_precision
     def invert(self, statistics, gamma):
-        """Two eigendecompositions a layer; K-FAC's moments, until `correct` has seen a batch."""
+        """Two eigendecompositions per layer; the moments are K-FAC's until `correct` has seen a batch."""
         found = [
             [eigh(matrix) for matrix in statistics.block(i, i)] for i in range(statistics.depth)
         ]
@@ -164,14 +164,14 @@ class InputInverse:
     inputs: tuple[Array, ...]
 
     def apply(self, matrices: Sequence[Matrix]) -> list[Matrix]:
-        """Inverse times a vector, given as one (P_i, M_i) matrix a layer."""
+        """Inverse times a vector, given as one (P_i, M_i) matrix per layer."""
         return [a @ v for a, v in zip(self.inputs, matrices, strict=True)]
 
 
 class KFACInput(Preconditioner):
     """FOOF (Benzing 2022): ``(A + gamma^2) (x) I``, K-FAC without its output factor.
 
-    Its scale is that of the inputs, not of the Fisher, and so is gamma's: give `factor_damping`.
+    It has the scale of the inputs, not of the Fisher. gamma must have this scale too: give ``factor_damping``.
     """
 
     def statistics(self, layers):
@@ -181,7 +181,7 @@ class KFACInput(Preconditioner):
 
     @full_precision
     def invert(self, statistics, gamma):
-        """A Cholesky factorisation a layer."""
+        """One Cholesky factorisation per layer."""
         return InputInverse(tuple(_inverse(a, gamma**2) for a in statistics))
 
 
@@ -199,7 +199,7 @@ class Shampoo(Preconditioner):
 
     @full_precision
     def invert(self, statistics, gamma):
-        """Two eigendecompositions a layer."""
+        """Two eigendecompositions per layer."""
         roots = [[_inverse_root(m, gamma**2) for m in pair] for pair in statistics]
         return DiagonalInverse(tuple(a for a, _ in roots), tuple(b for _, b in roots))
 
@@ -217,12 +217,12 @@ PRECONDITIONERS: Mapping[str, Preconditioner] = MappingProxyType(
 
 
 def _at_least_rounding(rho, largest, size: int):
-    """``rho``, or the rounding of a matrix whose largest eigenvalue or mean is ``largest`` if that is more."""
+    """The larger of ``rho`` and the rounding of a matrix whose largest or mean eigenvalue is ``largest``."""
     return jnp.maximum(rho, size * jnp.finfo(largest.dtype).eps * largest)
 
 
 def _factor_dampings(factors: KroneckerFisher, gamma):
-    """A pair (rho_A, rho_B) a layer, or a factorisation fails where they are below rounding."""
+    """A pair (rho_A, rho_B) per layer, not below rounding, because factorisations would fail there."""
     found = []
     for i in range(factors.depth):
         pair = factors.block(i, i)
@@ -241,7 +241,7 @@ def _inverse(matrix: Float[Array, "n n"], rho):
 def _inverse_root(matrix: Float[Array, "n n"], rho):
     eigenvalues, vectors = eigh(matrix)
     rho = _at_least_rounding(rho, jnp.max(eigenvalues), len(matrix))
-    # Of a matrix of zeros the damping alone is left, and where that is zero, nothing.
+    # For a matrix of zeros this is the damping alone, or zero if that is zero too.
     scale = jnp.maximum(eigenvalues, 0) + rho
     return (vectors * jax.lax.rsqrt(scale)) @ vectors.T
 

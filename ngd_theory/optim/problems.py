@@ -35,7 +35,7 @@ class Problem:
     init : ``(network, key, scale, dtype) -> parameters``
         ``scale`` is that of the effective weights; None for the problem's own.
     load : ``(num_images, data_dir) -> (x, y)``
-        All there are for ``num_images=None``.
+        ``num_images=None`` loads all images of the problem.
     """
 
     network: Network
@@ -68,7 +68,7 @@ def _classifier(
 ) -> Problem:
     """Three 5 x 5 convolutions, each pooled by 2, and a dense layer (Grosse & Martens 2016, section 6).
 
-    ``total`` images where none are asked for: at most as many as are balanced over the classes.
+    ``total`` is the number of images if none is given: at most as many as can be balanced over the classes.
     """
 
     def load(num_images, data_dir):

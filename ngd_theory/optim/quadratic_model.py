@@ -1,7 +1,7 @@
 """The local quadratic model of the objective with the exact Fisher (Martens & Grosse 2015 sections 6.4 and 7).
 
-``M(d) = (1/2) d^T (F + lambda + l2) d + d^T grad``, F the Fisher of a mini-batch. Products with F are taken
-through the outputs, ``u^T F v = (1/N) (R^T J u) . (R^T J v)``: two Jacobian-vector products, no transpose.
+``M(d) = (1/2) d^T (F + lambda + l2) d + d^T grad``, where F is the Fisher of a mini-batch. Products with F use the
+outputs: ``u^T F v = (1/N) (R^T J u) . (R^T J v)`` takes two Jacobian-vector products and no transpose.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class QuadraticModel(NamedTuple):
     push : ``tangent -> (N, C)``
         ``R^T J tangent / sqrt(N)``: its inner products are those of F.
     gradient : like the parameters
-        Of the objective, l2 term included.
+        Gradient of the objective, including the l2 term.
     shift : scalar array
         lambda + l2.
     """
@@ -59,12 +59,12 @@ def minimise(model: QuadraticModel, proposal, previous, pushed_previous) -> Mini
         ``model.push(previous)``.
     """
     first, second, right = _system(model, proposal, previous, pushed_previous)
-    # Of directions of length 1: products of their squared lengths are out of range.
+    # Directions are scaled to length 1, because products of their squared lengths can be out of range.
     lengths = [jnp.sqrt(jnp.where(square > 0, square, 1)) for square in (first[0], second[1])]
     cosine = first[1] / lengths[0] / lengths[1]
     slopes = [slope / length for slope, length in zip(right, lengths, strict=True)]
     determinant = (1 - cosine) * (1 + cosine)
-    # Parallel directions to rounding, or no previous step: along the proposal alone.
+    # If the directions are parallel up to rounding, or there is no previous step, use the proposal alone.
     alone = (second[1] <= 0) | (determinant <= 10 * jnp.finfo(determinant.dtype).eps)
     safe = jnp.where(alone, 1, determinant)
     alpha = jnp.where(alone, -slopes[0], (cosine * slopes[1] - slopes[0]) / safe) / lengths[0]
@@ -73,12 +73,12 @@ def minimise(model: QuadraticModel, proposal, previous, pushed_previous) -> Mini
 
 
 def step_at(model: QuadraticModel, proposal, previous, pushed_previous, alpha, mu) -> Minimum:
-    """The model at a given step, as a `Minimum`; ``alpha = None`` minimises over it at mu = 0."""
+    """The model at a given step, as a `Minimum`; ``alpha = None`` is the alpha that minimises it at mu = 0."""
     first, second, right = _system(model, proposal, previous, pushed_previous)
     if alpha is None:
         alpha = -right[0] / jnp.where(first[0] > 0, first[0], 1)
     alpha, mu = jnp.asarray(alpha, right[0].dtype), jnp.asarray(mu, right[0].dtype)
-    # Squares of steps are out of range before the products are.
+    # Steps are multiplied in one by one, because their squares can be out of range.
     along, along_previous = (alpha * s + mu * t for s, t in zip(first, second, strict=True))
     curved = alpha * along + mu * along_previous
     return Minimum(alpha, mu, curved / 2 + alpha * right[0] + mu * right[1])

@@ -15,7 +15,7 @@ from ngd_theory.networks import Network
 from ngd_theory.networks.layers import Dense
 from ngd_theory.optim.stepping import Stepper
 
-#: How kfac-jax is told of each loss; its squared error has no 1/2.
+#: How each loss is registered with kfac-jax, whose squared error has no 1/2.
 _REGISTER: Mapping[str, Callable[[Any, Any], None]] = MappingProxyType(
     {
         "mse": lambda library, f: library.register_squared_error_loss(f, weight=0.5),
@@ -26,7 +26,7 @@ _REGISTER: Mapping[str, Callable[[Any, Any], None]] = MappingProxyType(
 
 
 class KFACJax(Stepper):
-    """kfac-jax's optimiser with adaptive step size, momentum and damping, the inverses of all layers periodically.
+    """kfac-jax's optimiser with adaptive step size, momentum and damping; all inverses are refreshed periodically.
 
     It takes the whole batch for statistics and Fisher products, makes statistics at every step, ties its factor damping
     to lambda and keeps no averaged iterate.
@@ -34,25 +34,25 @@ class KFACJax(Stepper):
     Parameters
     ----------
     network : Network
-        Dense, in the standard parameterisation.
+        Dense layers, in the standard parameterisation.
     loss : Loss
     l2 : float
     damping, min_damping : float
-        lambda at the start and at least.
+        Initial lambda, and its lower bound.
     decay : float
-        Of the statistics.
+        Share of the past that the statistics keep.
     inverse_period, damping_period : int
         Steps between two inversions, and between two updates of lambda.
     damped_model : bool
-        Whether lambda is adapted by the model with damping, as K-FAC's authors have it; kfac-jax's own default is
-        without.
+        Whether the model that adapts lambda includes the damping, as in the paper of K-FAC's authors. kfac-jax's own
+        default is without.
     seed : int
-        Of the sampled targets.
+        Seed of the sampled targets.
 
     Raises
     ------
     InputError
-        For another network or loss; from `begin`, where kfac-jax is not installed.
+        For an unsupported network or loss; from `begin`, if kfac-jax is not installed.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class KFACJax(Stepper):
         self._register = choose(_REGISTER, loss.name, "loss of kfac-jax")
         for index, block in enumerate(network.blocks, start=1):
             layer = block.affine
-            # Its tracer knows a dense layer by `h @ weight + bias`, without scales between.
+            # Its tracer recognises a dense layer as `h @ weight + bias`, without scales in between.
             if not isinstance(layer, Dense) or layer.scale != 1 or layer.bias_std not in (0, 1):
                 raise InputError(
                     f"kfac-jax runs here on dense networks in the standard parameterisation; layer {index} is {layer}"
@@ -91,13 +91,13 @@ class KFACJax(Stepper):
         }
 
     def begin(self, params, x, y):
-        """Copies: kfac-jax's steps overwrite what they are given."""
+        """Copies, because kfac-jax's steps overwrite their arguments."""
         params = jax.tree.map(jnp.array, params)
         self._number = itertools.count()
         return params, self._optimizer().init(params, self._key, (x, y))
 
     def compile(self, params, state, x, y, size):
-        """By two steps on copies: one that refreshes the inverses, one that does not."""
+        """Compile by two steps on copies: one refreshes the inverses, one does not."""
         optimizer = self._optimizer()
 
         def step(params, state, rows, k):
@@ -113,7 +113,7 @@ class KFACJax(Stepper):
         params, state = jax.tree.map(jnp.array, (params, state))
         for k in range(2):
             params, state, _ = step(params, state, jnp.arange(size, dtype=jnp.int32), k)
-        # One count for all sizes of a run.
+        # One step counter for all batch sizes of a run.
         return lambda params, state, rows: step(params, state, rows, next(self._number))
 
     def _optimizer(self):
@@ -143,7 +143,7 @@ class KFACJax(Stepper):
             l2_reg=self._l2,
             estimation_mode="fisher_gradients",
             curvature_update_period=1,
-            # Burning in would take batches that a run does not count.
+            # Burn-in would use batches that a run does not count.
             num_burnin_steps=0,
             multi_device=False,
             use_adaptive_learning_rate=True,

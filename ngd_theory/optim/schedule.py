@@ -8,12 +8,12 @@ from ngd_theory.errors import InputError
 def batch_sizes(first: int, last: int, num_steps: int, *, levels: int = 8) -> list[int]:
     """Sizes of mini-batches that grow exponentially, ``first (last/first)^(k/(num_steps - 1))`` at step k.
 
-    Each is rounded, in its logarithm, to the nearest of ``levels`` sizes: no more programs are compiled.
+    Each is rounded, on a logarithmic scale, to the nearest of ``levels`` sizes; so few programs are compiled.
 
     Parameters
     ----------
     first, last : int
-        Of the first step and of the last. The paper grows from 1000 to the whole training set in 500 steps,
+        Sizes at the first and the last step. The paper grows from 1000 to the whole training set in 500 steps,
         and stays there: ``batch_sizes(1000, n, 500) + [n] * more``.
     num_steps : int
     levels : int
@@ -26,7 +26,7 @@ def batch_sizes(first: int, last: int, num_steps: int, *, levels: int = 8) -> li
     Raises
     ------
     InputError
-        If a number is below 1, ``last`` below ``first``, or two sizes are wanted in one step or level.
+        If a number is below 1, ``last`` is below ``first``, or they differ but ``num_steps`` or ``levels`` is 1.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a training run asks of an optimiser: where to start, a compiled step, and where to measure."""
+"""What a training run needs from an optimiser: where to start, a compiled step, and where to measure."""
 
 import abc
 from collections.abc import Callable
@@ -21,18 +21,18 @@ class Stepper(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, params, x, y) -> tuple[Any, Any]:
-        """Parameters that steps may overwrite, equal to ``params``, and the state."""
+        """A copy of ``params`` that steps may overwrite, and the state."""
 
     @abc.abstractmethod
     def compile(self, params, state, x, y, size: int) -> Advance:
-        """A compiled step on the rows ``rows (size,)`` of x and y, which may overwrite params and state."""
+        """A compiled step on the rows ``rows (size,)`` of x and y. It may overwrite params and state."""
 
     def measured_at(self, params, state) -> Any:
         """The parameters at which errors are recorded."""
         return params
 
     def dampings(self, state) -> tuple[float, float]:
-        """The dampings lambda and gamma; NaN where there is none."""
+        """The dampings lambda and gamma; NaN if there are none."""
         return float("nan"), float("nan")
 
 
@@ -52,11 +52,11 @@ class OptaxStepper(Stepper):
         self._network, self._loss, self._optimizer = network, loss, optimizer
 
     def begin(self, params, x, y):
-        """Copies: steps overwrite what they are given."""
+        """Copies, because steps overwrite their arguments."""
         return jax.tree.map(jnp.copy, (params, self._optimizer.init(params)))
 
     def compile(self, params, state, x, y, size):
-        """Ahead of time."""
+        """Compile ahead of time."""
         rows = jnp.zeros(size, jnp.int32)
         step = jax.jit(self._step, donate_argnums=(0, 1)).lower(params, state, x, y, rows).compile()
         return lambda params, state, rows: step(params, state, x, y, rows)
@@ -70,12 +70,12 @@ class OptaxStepper(Stepper):
         return optax.apply_updates(params, updates), state, value
 
     def measured_at(self, params, state):
-        """The averaged iterate where the state keeps one."""
+        """The averaged iterate if the state keeps one, else ``params``."""
         found = [part.average for part in _parts(state, "average") if part.average != ()]
         return found[0] if found else params
 
     def dampings(self, state):
-        """K-FAC's."""
+        """Those of K-FAC; NaN for other optimisers."""
         found = [part for part in _parts(state, "damping") if isinstance(part, KFACState)]
         if not found:
             return super().dampings(state)
@@ -83,7 +83,7 @@ class OptaxStepper(Stepper):
 
 
 def _parts(state, name: str) -> list[Any]:
-    """Those in an optax state, which nests the states of its transformations, that have an attribute."""
+    """The parts of a nested optax state that have the attribute ``name``."""
 
     def named(part):
         return hasattr(part, name)

@@ -25,11 +25,11 @@ class Record:
     ----------
     step : int
     seconds : float
-        In steps alone: compilation and evaluations apart.
+        Time in steps only, without compilation and evaluations.
     error : float
-        Of the whole training set.
+        Error on the whole training set.
     objective : float
-        Of the last batch, before its step; NaN at step 0.
+        Loss of the last batch, before its step and without the l2 term; NaN at step 0.
     damping, factor_damping : float
         lambda and gamma of K-FAC, NaN for others.
     """
@@ -65,14 +65,14 @@ def train(
         Left as they are.
     x, y : (N, *input_shape), (N, C)
     optimizer : optax transformation or Stepper
-        An optax transformation is given ``x=``, ``y=`` and the gradient of the batch loss. l2 terms are its own.
+        An optax transformation is given ``x=``, ``y=`` and the gradient of the batch loss. It adds l2 terms itself.
     loss : Loss
     batch_sizes : sequence of int
-        One a step; each distinct size is compiled once, before the clock starts.
+        One per step; each distinct size is compiled once, before the clock starts.
     error : ``(outputs (N, C), targets (N, C)) -> ()``
-        Recorded at step 0, every ``record_every`` steps and the last, at K-FAC's averaged iterate if it keeps one.
+        Recorded at step 0, every ``record_every`` steps and the last step; at the averaged iterate if there is one.
     seed : int
-        Of the order of the rows.
+        Seed of the order of the rows.
     record_every : int
     on_record : callable, optional
 
@@ -84,7 +84,7 @@ def train(
     Raises
     ------
     InputError
-        For a batch size that the data do not have.
+        If a batch size is not from 1 to N, or there is none.
     """
     if not batch_sizes or not all(1 <= size <= len(x) for size in batch_sizes):
         raise InputError(
@@ -126,7 +126,7 @@ def train(
 
 
 class _Rows:
-    """Row numbers in shuffled passes: each row once a pass."""
+    """Row numbers in shuffled passes; each row occurs once per pass."""
 
     def __init__(self, count: int, seed: int):
         self._random, self._count = np.random.default_rng(seed), count

@@ -1,4 +1,4 @@
-"""Floor 6: tables, figures and files made of what was found."""
+"""Floor 6: tables, figures and files of the results."""
 
 from ngd_theory.report.coordinates import draw_coordinates
 from ngd_theory.report.figures import draw_dynamics, draw_isotropy, draw_lazy

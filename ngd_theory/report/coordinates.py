@@ -14,7 +14,7 @@ from ngd_theory.files import written
 from ngd_theory.report.style import RC, colour, label, marker
 from ngd_theory.theory import CoordinateCheck
 
-#: A row of panels each: the kind of change, and its axis.
+#: Kind of change and label of the axis, for each row of panels.
 _ROWS = (
     ("features", "Δh, relative"),
     ("preactivations", "Δu, relative"),
@@ -23,16 +23,17 @@ _ROWS = (
 
 @checked
 def draw_coordinates(check: CoordinateCheck, path: Path, step: int = -1) -> None:
-    """Relative changes over the width, a panel a layer: geometric means over seeds, and the fitted exponents.
+    """Draw relative changes over the width, one panel for each layer: geometric means over seeds, fitted exponents.
 
-    Above what the next layer is given, below the layer's own pre-activations; slopes of 0 and -1/2 are grey.
+    The upper row shows what the next layer gets, the lower row the layer's own pre-activations. Slopes of 0 and -1/2
+    are grey.
 
     Parameters
     ----------
     check : CoordinateCheck
-        Of two widths at least.
+        With at least two widths.
     path : path
-        Of a PNG.
+        Of the PNG file.
     step : int
         As in `CoordinateCheck.exponents`.
 
@@ -70,7 +71,7 @@ def draw_coordinates(check: CoordinateCheck, path: Path, step: int = -1) -> None
 
 
 def _curve(axes: Axes, name: str, widths, changes: np.ndarray, exponent: float) -> None:
-    """One approximation's means, (W, S) changes; a mean that is no positive number has no mark."""
+    """Draw one approximation's means of (W, S) changes; a mean that is not positive and finite has no mark."""
     with np.errstate(divide="ignore", invalid="ignore"):
         centre = np.exp(np.log(changes).mean(axis=1))
     drawn = np.where(np.isfinite(centre) & (centre > 0), centre, np.nan)
@@ -80,7 +81,7 @@ def _curve(axes: Axes, name: str, widths, changes: np.ndarray, exponent: float) 
 
 
 def _guides(axes: Axes, widths) -> None:
-    """Slopes 0 and -1/2, a little above the largest change, and the axes' scales."""
+    """Draw slopes 0 and -1/2 a little above the largest change, and set the scales of the axes."""
     drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
     high = 1.3 * np.nanmax(drawn, initial=0.0) or 1.0
     ratio = np.asarray(widths, float) / min(widths)

@@ -13,7 +13,7 @@ from ngd_theory.files import written
 from ngd_theory.report.lazy import draw_gaps, finish_gaps
 from ngd_theory.report.style import RC, colour, label, marker
 
-#: Losses from here on are not drawn: the axis of a run that diverges would leave the range of floats.
+#: Losses above this are not drawn: the axis of a run that diverges would leave the range of floats.
 _CEILING = 1e100
 
 
@@ -24,7 +24,7 @@ def draw_dynamics(report: Report, path: Path) -> None:
         figure = Figure(figsize=(9.0 if has_test else 5.2, 4.0), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, 2 if has_test else 1, squeeze=False)[0]
-        # Below float64's round-off of the outputs a loss is noise.
+        # Below the round-off of the outputs a loss is noise.
         floor = 1e-16 if report.settings.precision == "float64" else 1e-9
         for axis, split in zip(axes, ("training", "test"), strict=False):
             for name in report.evidence:
@@ -91,13 +91,13 @@ def draw_lazy(report: Report, path: Path) -> None:
 
 
 def _shown(curve: np.ndarray, floor: float) -> np.ndarray:
-    """A loss as it is drawn: not below ``floor``, and not where it has run away."""
+    """A loss as it is drawn: at least ``floor``, and NaN from `_CEILING` on."""
     curve = np.asarray(curve, float)
     return np.where(curve < _CEILING, np.maximum(curve, floor), np.nan)
 
 
 def draw_isotropy(report: Report, path: Path) -> None:
-    """Heat maps of K over its mean eigenvalue, one an approximation, on one colour scale."""
+    """Heat maps of K over its mean eigenvalue, one for each approximation, on one colour scale."""
     with mpl.rc_context(RC):
         maps = {name: e.map for name, e in report.evidence.items() if e.map is not None}
         names = list(maps)

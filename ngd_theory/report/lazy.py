@@ -1,4 +1,4 @@
-"""Gaps over epsilon, on logarithms: what a figure of one run and one of a study have in common."""
+"""Gaps over epsilon on logarithmic axes, for the figures of one run and of a study."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from ngd_theory.report.style import colour, label, marker
 
-#: Slopes that are drawn beside the gaps, and how.
+#: Slopes that are drawn beside the gaps, and their line styles.
 _SLOPES = ((1.0, "--"), (0.5, ":"))
 
 
@@ -17,7 +17,7 @@ def draw_gaps(
     gaps: Float[np.ndarray, " E"],
     shown: Bool[np.ndarray, " E"],
 ) -> None:
-    """One approximation's line; hollow marks where a gap is not ``shown``, as it is within rounding.
+    """Draw one approximation's line. Marks are hollow if a gap is not ``shown``, that is, within rounding.
 
     A gap that is not finite, or 0, has no mark.
     """
@@ -37,7 +37,7 @@ def draw_gaps(
 
 
 def finish_gaps(axes: Axes) -> None:
-    """Logarithms and lines of slope 1 and 1/2, above all gaps; once these are drawn."""
+    """Set logarithmic axes and draw lines of slope 1 and 1/2 above all gaps. Call it after `draw_gaps`."""
     lines = [np.asarray(line.get_data(), float) for line in axes.get_lines()]
     epsilons, gaps = np.concatenate(lines, axis=1)
     high = np.nanmax(gaps, initial=0.0) or 1.0

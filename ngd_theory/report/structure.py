@@ -33,7 +33,7 @@ KINDS = {
     "block-diagonal": "block-diagonal",
     "block-tridiagonal": "block-tridiagonal inverse",
 }
-#: Share of the entries beyond the upper end of a colour scale, linear or logarithmic, and the decades of the latter.
+#: Share of the entries above a linear and above a logarithmic colour scale, and the decades of the latter.
 _CLIPPED_LINEAR, _CLIPPED, _DECADES = 0.04, 0.002, 3
 _COLOURS = "magma_r"
 _RELATIVE = r"mean |entry|, $m_{ij}/\sqrt{m_{ii}m_{jj}}$"
@@ -43,7 +43,7 @@ _METADATA = {"png": {}, "pdf": {"CreationDate": None}}
 
 
 def exact_figure(structure: FisherStructure) -> Figure:
-    """Entries of the exact Fisher, of F-tilde and of their difference, on one linear scale: the middle layers."""
+    """Entries of the exact Fisher, F-tilde and their difference between the middle layers, on one linear scale."""
     with mpl.rc_context(RC):
         figure, (axes,) = _grid(1, 3, 2.75)
         dense = structure.dense
@@ -75,7 +75,7 @@ def means_figure(means: Mapping[str, np.ndarray], shares: Mapping[str, float]) -
     means : dict of (L, L) arrays
         Mean absolute entry of every block, by matrix.
     shares : dict of float
-        Their share off the three central diagonals of the middle layers.
+        Share off the three central diagonals of the middle layers, by matrix.
     """
     with mpl.rc_context(RC):
         figure, (axes,) = _grid(1, 2, 2.9)
@@ -86,7 +86,7 @@ def means_figure(means: Mapping[str, np.ndarray], shares: Mapping[str, float]) -
 
 
 def approximations_figure(structure: FisherStructure) -> Figure:
-    """F-tilde (damped), F-breve and F-hat, what they miss, and the same of the inverses: the middle layers."""
+    """Middle layers of F-tilde (damped), F-breve and F-hat, their errors, and the same of the inverses."""
     with mpl.rc_context(RC):
         figure, grid = _grid(2, 5, 2.15)
         dense = structure.dense
@@ -155,7 +155,7 @@ def _draw_row(
     ends = np.cumsum([0, *(structure.sizes[i] for i in structure.middle)])
     image = None
     for axis, (title, entries) in zip(axes, maps, strict=True):
-        # Where a pixel is many entries it has the colour of their mean, not the mean of their colours.
+        # A pixel of many entries has the colour of their mean, not the mean of their colours.
         image = axis.imshow(np.abs(entries), cmap=_COLOURS, norm=norm, interpolation_stage="data")
         for end in ends[1:-1]:
             axis.axhline(end - 0.5, **_LINE)
@@ -187,7 +187,7 @@ def _draw_means(axis: Axes, means: np.ndarray, share: float, name: str):
 
 
 def _name(name: str) -> str:
-    """Title of a matrix: what it is, where there is no row above that says it."""
+    """Title of a matrix: its symbol and, unless it is an inverse, its kind."""
     kind = KINDS.get(name)
     return SYMBOLS[name] if kind is None else f"{SYMBOLS[name]}\n{kind}"
 

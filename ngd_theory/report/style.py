@@ -16,7 +16,7 @@ RC: dict[Any, Any] = {
 
 
 def label(name: str) -> str:
-    """Name of an approximation as a figure shows it; any other text as it is."""
+    """Name of an approximation in figures; any other text is returned unchanged."""
     return _look(name).label or name
 
 

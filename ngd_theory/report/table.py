@@ -22,7 +22,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def planted_words(report: Report) -> Text:
-    """How many of the planted errors were noticed, and which say nothing of this experiment."""
+    """How many of the planted errors were noticed, and which change nothing in this experiment."""
     here = [n for n in report.noticed if n.applies]
     noticed = sum(n.noticed for n in here)
     words = f"{noticed} of {len(here)} planted errors noticed"
@@ -32,7 +32,7 @@ def planted_words(report: Report) -> Text:
 
 
 def planted_table(report: Report) -> Table:
-    """Each planted error, the claim that is most tolerances off, and in how many approximations one fails."""
+    """Each planted error, the claim off by the most tolerances, and in how many approximations a claim fails."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("planted error", no_wrap=True)
     table.add_column("noticed by", no_wrap=True)
@@ -66,7 +66,7 @@ def number(value) -> str:
 
 
 def _percent(power) -> str:
-    """A power, in the words of a share."""
+    """Format a power as a percentage."""
     return "–" if power is None or not np.isfinite(power) else f"{number(100 * power)} %"
 
 
@@ -115,7 +115,7 @@ def _legend(report: Report) -> Text:
     lines = [
         "Upper line measured, lower line predicted"
         + (", third the infinite width's prediction." if s.kernel == "infinite" else "."),
-        f"ρ: damping; --damping is {s.damping:g}, of which K-FAC is given the square: the root damps each factor.",
+        f"ρ: damping; --damping is {s.damping:g}. K-FAC gets its square, whose root damps each factor.",
         "α: tr K/(NC)." if mse else "α: tr KΛ/rank Λ, with Λ = RRᵀ the Fisher of the outputs.",
         f"dispersion: of {'K' if mse else 'RᵀKR, on the range of Λ'}, 0 if isotropic.",
         f"loss: training loss after each step at ηα = {s.step_scale:g} (without an α: at η λ_max(K) = "

@@ -1,8 +1,8 @@
 """Floor 5: studies, their cells, the runner, the store and the statistics.
 
-A study (TOML) is expanded into cells; `run` measures every cell once and writes one Parquet file for
-each, whatever interrupts it; `load` reads them back as one tidy table; `evaluate` judges the study's
-claims on that table. Nothing below this floor knows about files.
+A study (TOML) is expanded into cells. `run` measures every cell once and writes one Parquet file for each; it can be
+interrupted at any time. `load` reads the files as one tidy table. `evaluate` judges the study's claims on this table.
+Nothing below this floor knows about files.
 """
 
 from ngd_theory.estimates import Estimate, power_law, seed_mean

@@ -1,4 +1,4 @@
-"""What every kind of study is: cells to measure, claims on the table of their rows, and the one judge."""
+"""Base classes of studies and of their claims, and the function that judges the claims."""
 
 import abc
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from ngd_theory.sweeps.validation import InWords
 
 @dataclass(frozen=True)
 class StudyVerdict:
-    """What a claim of a study comes to, for one of its subjects.
+    """Result of a claim of a study for one of its subjects.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class StudyVerdict:
     approximation : str
         The subject: an approximation, the label of an optimiser, a matrix.
     statistic : str
-        In words, with what it is of and where.
+        In words, with its column and the settings of its cells.
     rule, expect : str
     outcome : Outcome
     estimate : Estimate or None
@@ -46,15 +46,15 @@ class StudyVerdict:
 
     @property
     def as_expected(self) -> bool:
-        """Whether the outcome is the expected one. What decided nothing is not, a negative control neither."""
+        """Whether the outcome is the expected one. An undecided outcome never is, not even for a negative control."""
         return self.outcome == self.expect
 
 
 class AnyClaim(BaseModel, abc.ABC):
     """A statement about the measured table, with the statistic and the rule that judge it.
 
-    A kind of study says of whom it speaks (`subjects`), which cells give its evidence (`concerns`) and what their rows
-    come to (`estimate`). `evaluate` does the rest, alike for all kinds.
+    Each kind of study defines what a claim is about (`subjects`), which cells give evidence (`concerns`) and the
+    estimate from their rows (`estimate`). `evaluate` does the rest in the same way for all kinds.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class AnyClaim(BaseModel, abc.ABC):
     where : dict
         Settings that the cells must have.
     each : tuple of str
-        Settings; one verdict for each of their values.
+        Settings. There is one verdict for each of their values.
     expect : {"PASS", "FAIL"}
         FAIL for a negative control: a statement that the theory says is false.
     """
@@ -84,7 +84,7 @@ class AnyClaim(BaseModel, abc.ABC):
 
     @abc.abstractmethod
     def subjects(self, study: Any) -> Sequence[str]:
-        """Whom a verdict each is of."""
+        """Subjects of the claim; there is one verdict for each."""
 
     @property
     @abc.abstractmethod
@@ -93,18 +93,18 @@ class AnyClaim(BaseModel, abc.ABC):
 
     @abc.abstractmethod
     def estimate(self, subject: str, rows: pd.DataFrame) -> Estimate:
-        """What the rows of the cells that the claim concerns come to.
+        """Estimate from the rows of the cells that the claim concerns.
 
         Raises
         ------
         NotApplicableError
-            Where the statement says nothing of them.
+            If the statement says nothing about them.
         InputError
-            Where the statistic cannot be had of them.
+            If the statistic cannot be computed from them.
         """
 
     def concerns(self, subject: str, settings: Any) -> bool:
-        """Whether a cell of these settings gives evidence of the subject, whatever ``where`` says."""
+        """Whether a cell with these settings gives evidence about the subject, apart from ``where``."""
         return True
 
     @property
@@ -113,7 +113,7 @@ class AnyClaim(BaseModel, abc.ABC):
         return {}
 
     def check(self, study: "AnyStudy", cells: Sequence[Cell]) -> None:
-        """Raise `InputError` where the claim asks for what the study has not."""
+        """Raise `InputError` if the claim needs something that the study does not have."""
         names = dict.fromkeys((*study.config_columns, *self.row_filters))
         for name in (*self.where, *self.each):
             choose(names, name, "setting")
@@ -129,36 +129,39 @@ class AnyClaim(BaseModel, abc.ABC):
 
 
 class AnyStudy(BaseModel, abc.ABC, metaclass=InWords):
-    """What a study file holds; a kind adds its own keys.
+    """Contents of a study file. Each kind of study adds its own keys.
 
     Attributes
     ----------
     kind, precision : str
     title, statement : str
         One line each; the statement is what the study tests.
+    source : str
+        Where the statement comes from. Papers that it names are cited (`ngd_theory.references`).
     claims : tuple of AnyClaim
     """
 
     made_by: ClassVar[str] = 'ngd.sweeps.read("my.toml")'
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: What a cell's rows hold.
+    #: Columns of a cell's rows.
     columns: ClassVar[Mapping[str, Column]]
     #: Settings that are columns too.
     config_columns: ClassVar[tuple[str, ...]]
-    #: Of settings that stored cells may leave out.
+    #: Defaults of settings that stored cells may leave out.
     config_defaults: ClassVar[dict[str, Any]] = {}
 
     kind: Any
     precision: Any
     title: str = Field(min_length=1)
     statement: str = Field(min_length=1)
+    source: str = ""
     claims: tuple[Any, ...] = ()
 
     @model_validator(mode="after")
     def _short_head(self):
-        if "\n" in self.title + self.statement:
-            raise InputError("title and statement are one line each")
+        if "\n" in self.title + self.statement + self.source:
+            raise InputError("title, statement and source are one line each")
         return self
 
     @property
@@ -176,7 +179,7 @@ def evaluate(
 ) -> tuple[StudyVerdict, ...]:
     """Judge every claim of a study, for each of its subjects and each value of its ``each``.
 
-    A claim whose cells are not all there is INCONCLUSIVE: what is missing could have contradicted it.
+    A claim is INCONCLUSIVE if some of its cells are missing, as these could contradict it.
 
     Parameters
     ----------

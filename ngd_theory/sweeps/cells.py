@@ -1,4 +1,4 @@
-"""A cell: one point of a study's grid, known by the hash of its configuration and of the rows it is given."""
+"""A cell: one point of a study's grid, identified by the hashes of its configuration and of its data."""
 
 import abc
 import hashlib
@@ -26,15 +26,15 @@ class Cell(abc.ABC):
     Attributes
     ----------
     settings : pydantic model
-        All that determines the numbers but the data themselves.
+        Everything that determines the numbers, except the data.
     data : str
-        Digest of the rows that the cell is measured on; empty before they were looked at (`with_data`).
+        Digest of the rows on which the cell is measured; empty until `with_data` reads them.
     """
 
     kind: ClassVar[str]
-    #: Raised when the numbers or columns of a cell change their meaning.
+    #: Increased when the numbers or columns of a cell change their meaning.
     format: ClassVar[int]
-    #: What the last cell of the kind keeps for one that begins alike.
+    #: What the last cell of the kind keeps for a next one with the same `start`.
     kept: ClassVar[dict[Any, Any]] = {}
     settings: Any
     data: str = ""
@@ -46,26 +46,26 @@ class Cell(abc.ABC):
     @property
     @abc.abstractmethod
     def shape(self) -> str:
-        """Equal for cells that one compilation serves."""
+        """A key that is equal for cells that share compiled programs."""
 
     @property
     def start(self) -> str:
-        """Equal for cells that begin alike, so that one is faster right after another."""
+        """A key that is equal for cells that begin alike. Such cells are faster one right after another."""
         return self.shape
 
     @property
     @abc.abstractmethod
     def description(self) -> str:
-        """In a few words, for progress."""
+        """The cell in a few words, for progress."""
 
     @property
     @abc.abstractmethod
     def data_key(self) -> str:
-        """Equal for cells that are given the same rows."""
+        """A key that is equal for cells with the same rows."""
 
     @abc.abstractmethod
     def read_digest(self) -> str:
-        """Digest of the rows that the settings ask for, here and now."""
+        """Read the rows that the settings ask for, and return their digest."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -75,12 +75,12 @@ class Cell(abc.ABC):
 
     @cached_property
     def point(self) -> str:
-        """sha256 of the canonical JSON of `config`: the place in the grid, whatever the data."""
+        """sha256 of the canonical JSON of `config`: the place in the grid, without the data."""
         return hashlib.sha256(canonical(self.config).encode()).hexdigest()
 
     @property
     def id(self) -> str:
-        """``point-data``; the point alone before the data were looked at."""
+        """``point-data``; only the point while ``data`` is empty."""
         return f"{self.point}-{self.data}" if self.data else self.point
 
     def require_precision(self):
@@ -89,7 +89,7 @@ class Cell(abc.ABC):
         Raises
         ------
         InputError
-            Saying how to set it.
+            If it is not. The message says how to set it.
         """
         dtype, wanted = jnp.zeros(()).dtype, self.settings.precision
         if dtype != wanted:
@@ -100,12 +100,12 @@ class Cell(abc.ABC):
         return dtype
 
     def require_data(self, digest: str) -> None:
-        """Check the digest of the rows that are at hand.
+        """Check that ``digest`` is that of the rows of the cell.
 
         Raises
         ------
         InputError
-            If they are not those that the run began with.
+            If the rows are not those that the run began with.
         """
         if self.data not in ("", digest):
             raise InputError(
@@ -128,7 +128,7 @@ AnyCell = TypeVar("AnyCell", bound=Cell)
 
 
 def with_data(cells: Sequence[AnyCell]) -> list[AnyCell]:
-    """The cells on the rows that their settings ask for, each kind of rows read once.
+    """The cells with the digests of their rows; equal rows are read once.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def with_data(cells: Sequence[AnyCell]) -> list[AnyCell]:
 
 
 def require_few(count: int) -> None:
-    """Raise `InputError` if a study has more than `MOST_CELLS` cells; ask before they are made."""
+    """Raise `InputError` if a study has more than `MOST_CELLS` cells. Call it before they are made."""
     if count > MOST_CELLS:
         raise InputError(
             f"the study has {count:,} cells; at most {MOST_CELLS:,} are run in one folder: leave out values of the "
@@ -152,13 +152,13 @@ def require_few(count: int) -> None:
 
 
 def require_distinct(cells: Sequence[Cell], what: str) -> None:
-    """Raise `InputError` if two cells are the same; ``what`` says in words what one is."""
+    """Raise `InputError` if two cells are the same; ``what`` is the word for a cell."""
     if len({cell.point for cell in cells}) < len(cells):
         raise InputError(f"the study names {what} twice; remove repeated values")
 
 
 def grouped_by_shape(cells: Sequence[AnyCell]) -> list[AnyCell]:
-    """The same cells, those of one shape side by side, and of these those that begin alike; else in their order."""
+    """Sort cells so that those of one shape are neighbours, and among these, those that begin alike."""
     shapes = {shape: i for i, shape in enumerate(dict.fromkeys(cell.shape for cell in cells))}
     starts = {start: i for i, start in enumerate(dict.fromkeys(cell.start for cell in cells))}
     return sorted(cells, key=lambda cell: (shapes[cell.shape], starts[cell.start]))

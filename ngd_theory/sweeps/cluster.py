@@ -1,7 +1,7 @@
-"""Measure cells by the workers of a Dask cluster, one this process starts or one that is running.
+"""Measure cells with the workers of a Dask cluster, which this process starts or which is already running.
 
-Workers only measure. Rows come back to this process, which alone knows the results folder: what is
-stored, and how a run resumes, do not depend on who measured.
+Workers only measure. Rows come back to this process, which alone knows the results folder. So the stored files, and how
+a run resumes, do not depend on who measured.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ from ngd_theory.sweeps.executors import Executor, Failure, Measure, Measured, at
 from ngd_theory.sweeps.gpus import memory_on_demand, visible_gpus, worker_environments
 from ngd_theory.threads import limit_blas_threads
 
-#: Workers that may die under a cell before it counts as failed.
+#: A cell counts as failed when so many workers died while they measured it.
 LIVES = 3
-#: Seconds: to reach a scheduler; for its first worker before a word about it; between two looks at which workers
-#: live; to fetch rows; to wait for a worker, the first (a queue may hold it back) or one to come back.
+#: Seconds: to reach a scheduler; to its first worker before a warning; between two checks which workers are alive; to
+#: fetch rows; to wait for a worker, whether the first one (it may be in a queue) or one that comes back.
 _CONNECT, _FIRST, _LOOK, _FETCH, _ALONE = 10, 5, 1.0, 10, 300
-#: Ctrl-C reaches the whole process group; it is this process that ends its workers.
+#: Ctrl-C reaches the whole process group, but only this process should end its workers.
 _IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 _LOST = "the connection to the Dask scheduler was lost: run again to go on"
 _LOG = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def distributed() -> Any:
 
 @contextmanager
 def local(num_workers: int) -> Iterator[Executor]:
-    """Start worker processes on this machine, one a GPU in turn where there are GPUs."""
+    """Start worker processes on this machine. If there are GPUs, each worker gets one in turn."""
     dask, gpus = distributed(), visible_gpus()
     quiet, home = logging.CRITICAL, {"host": "127.0.0.1", "dashboard": False}
     with ExitStack() as stack:
@@ -76,7 +76,7 @@ def local(num_workers: int) -> Iterator[Executor]:
             i: {"cls": dask.Nanny, "options": {**common, "env": env}}
             for i, env in enumerate(worker_environments(num_workers, gpus))
         }
-        # No dashboard, but the HTTP server stays: on a free port, or a second run would warn of the first.
+        # The HTTP server stays even without a dashboard. A free port avoids a warning in a second run.
         scheduler = {"cls": dask.Scheduler, "options": {**home, "dashboard_address": "127.0.0.1:0"}}
         try:
             cluster = dask.SpecCluster(workers, scheduler, silence_logs=quiet)
@@ -89,11 +89,11 @@ def local(num_workers: int) -> Iterator[Executor]:
 
 @contextmanager
 def existing(address: str) -> Iterator[Executor]:
-    """Connect to a running Dask scheduler, whose workers have this version of the package."""
+    """Connect to a running Dask scheduler, whose workers must have this version of the package."""
     dask = distributed()
     with ExitStack() as stack:
         try:
-            # In a thread: a notebook's has a loop already.
+            # In a new thread: that of a notebook already has an event loop.
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(asyncio.run, _greet(address)).result()
             client = dask.Client(address, timeout=_CONNECT, set_as_default=False)
@@ -108,7 +108,7 @@ def existing(address: str) -> Iterator[Executor]:
 
 
 def _await_worker(client: Any, address: str) -> None:
-    """Wait for the first worker, with a word if it takes long; raise `InputError` if none comes."""
+    """Wait for the first worker, with a warning if it takes long; raise `InputError` if none comes."""
     try:
         client.wait_for_workers(1, timeout=_FIRST)
     except TimeoutError:
@@ -123,13 +123,13 @@ def _await_worker(client: Any, address: str) -> None:
 
 
 async def _greet(address: str) -> None:
-    """Fail, as `Client` does not, where something listens that never answers, or is not Dask."""
+    """Fail if the listener never answers or is not Dask. `Client` does not fail then."""
     async with distributed().rpc(address) as scheduler:
         await asyncio.wait_for(scheduler.identity(), _CONNECT)
 
 
 def _check_versions(client: Any) -> None:
-    """Refuse workers whose numbers could be those of another version."""
+    """Refuse workers with another version of the package, whose numbers could differ."""
     for worker, version in client.run(_version, on_error="return").items():
         gone = isinstance(version, OSError)
         if version != ngd_theory.__version__ and not gone:
@@ -144,10 +144,10 @@ def _version() -> str:
 
 
 class Deal:
-    """Which cell a worker takes next: one of the shape it has compiled, as long as there are any.
+    """Chooses the next cell of a worker: one of the shape that the worker has compiled, while there are any.
 
-    Otherwise the shape with most cells left for every worker on it, so that workers share a shape only
-    when there are fewer shapes than workers.
+    Otherwise it chooses the shape with the most cells left for each worker on it. So workers share a shape only if
+    there are fewer shapes than workers.
 
     Parameters
     ----------
@@ -183,10 +183,10 @@ class Deal:
 def _outcomes(
     client: Any, measure: Measure, cells: Iterable[Cell]
 ) -> Iterator[tuple[Cell, Measured]]:
-    """Yield cells with their outcomes as they are done; as many in flight as the workers have threads.
+    """Yield cells with their outcomes as they are done. As many are in flight as the workers have threads.
 
-    A cell is bound to its worker and none waits there, so that Dask moves nothing to a worker that has
-    not compiled the shape, and a worker that dies puts no other cell under suspicion.
+    A cell is bound to its worker, and no cell waits there. So Dask moves no cell to a worker that has not compiled its
+    shape. And if a worker dies, only the cells that it was measuring can be the cause.
     """
     waiting, deaths = Deal(cells), Counter()
     modules = (*extensions.named(), *APPROXIMATIONS.outside_modules())
@@ -209,10 +209,10 @@ def _outcomes(
                 flying[future.key] = future, cell, worker
                 load[worker] += 1
                 future.add_done_callback(landed.put)
-        # Only now, so that workers go on while the caller writes.
+        # Yield only now, so that workers go on while the caller writes.
         yield from outcomes
         outcomes = []
-        # A cell whose worker is gone would be in flight for ever.
+        # Without this, a cell whose worker is gone would be in flight for ever.
         keys = [key for key, (_, _, worker) in flying.items() if worker not in threads]
         with suppress(Empty):
             keys.append(landed.get(timeout=0 if keys else _LOOK).key)
@@ -241,7 +241,7 @@ def _threads(client: Any) -> dict[str, int]:
 
 
 def _fetch(future: Any) -> Measured | None:
-    """The outcome that a worker sends; None if it died before."""
+    """The outcome from a worker; None if it died before."""
     if future.status == "pending":
         future.cancel()
         return None
@@ -251,13 +251,13 @@ def _fetch(future: Any) -> Measured | None:
         return None
     except CancelledError as error:
         raise ClusterError(_LOST) from error
-    except Exception as error:  # Dask's own: attempt() lets none through
+    except Exception as error:  # from Dask: attempt() catches all others
         return Failure.of(error)
 
 
 def _on_worker(measure: Measure, cell: Cell, modules: Sequence[str], folder: str) -> Measured:
     _prepare_once()
-    # What a user's modules add is known by name only.
+    # Cells only name what a user's modules add.
     extensions.load(modules, folder)
     jax.config.update("jax_enable_x64", cell.settings.precision == "float64")
     return attempt(measure, cell)
@@ -266,5 +266,5 @@ def _on_worker(measure: Measure, cell: Cell, modules: Sequence[str], folder: str
 @cache
 def _prepare_once() -> None:
     limit_blas_threads()
-    # The process that started the workers has said why, if nothing is kept.
+    # If nothing is kept, the process that started the workers has already said why.
     compilation_cache.turn_on(quiet=True)

@@ -1,4 +1,4 @@
-"""Who measures the cells of a run: an executor, which takes cells and yields each with its rows or its failure."""
+"""Executors measure the cells of a run: they take cells and yield each with its rows or its failure."""
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from ngd_theory.sweeps.cells import Cell
 class Failure:
     """Why a cell has no rows.
 
-    Text, not the exception: it comes from another process, which may know classes that this one does not.
+    It is text, not the exception: another process may raise a class that this process does not know.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
-        """Return the failure that an exception is."""
+        """Return an exception as a failure."""
         text = f"{type(error).__name__}: {error}"
         return cls(text, "".join(traceback.format_exception(error)), is_foreseen(error))
 
@@ -41,7 +41,7 @@ Executor: TypeAlias = Callable[[Measure, Iterable[Cell]], Iterator[tuple[Cell, M
 
 
 def in_process(measure: Measure, cells: Iterable[Cell]) -> Iterator[tuple[Cell, Measured]]:
-    """Measure one cell after the other, here."""
+    """Measure one cell after the other in this process."""
     for cell in cells:
         yield cell, attempt(measure, cell)
 

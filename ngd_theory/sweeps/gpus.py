@@ -1,4 +1,4 @@
-"""One GPU a worker process, told by environment variables before JAX starts there."""
+"""One GPU for each worker process, by environment variables that are set before JAX starts there."""
 
 import os
 import re
@@ -12,11 +12,11 @@ _VISIBLE, _PREALLOCATE = "CUDA_VISIBLE_DEVICES", "XLA_PYTHON_CLIENT_PREALLOCATE"
 def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` knows them.
 
-    JAX is not asked: it would start, and take the memory that the workers need.
+    JAX is not used: it would start and take the memory that the workers need.
     """
     if _VISIBLE in environ:
         listed = [name.strip() for name in environ[_VISIBLE].split(",")]
-        # CUDA ignores what follows the first name that is none.
+        # CUDA ignores everything from the first invalid name on.
         end = next((i for i, name in enumerate(listed) if name in ("", "-1")), len(listed))
         return listed[:end]
     try:
@@ -28,7 +28,7 @@ def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def worker_environments(num_workers: int, gpus: list[str]) -> list[dict[str, str]]:
-    """What to add to each worker's environment: its GPU, in turn; nothing without GPUs."""
+    """Variables to add to each worker's environment: one GPU in turn, or nothing without GPUs."""
     if not gpus:
         return [{}] * num_workers
     return [{_VISIBLE: gpus[i % len(gpus)]} for i in range(num_workers)]
@@ -36,9 +36,9 @@ def worker_environments(num_workers: int, gpus: list[str]) -> list[dict[str, str
 
 @contextmanager
 def memory_on_demand(gpus: list[str]) -> Iterator[None]:
-    """Let JAX, if it starts in the block, here or in a child, not take most of every GPU at once.
+    """Prevent JAX from taking most of every GPU at once if it starts in the block, here or in a child process.
 
-    The user's own setting stands.
+    A setting of the user is not changed.
     """
     if not gpus or _PREALLOCATE in os.environ:
         yield

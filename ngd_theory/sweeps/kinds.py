@@ -19,7 +19,7 @@ from ngd_theory.sweeps.theory import Study
 from ngd_theory.sweeps.training import TrainingStudy
 from ngd_theory.sweeps.validation import error_lines
 
-#: By the ``kind`` of the file; a new kind is one module, one entry, and its figures (`ngd_theory.report.sweep.write`).
+#: By the ``kind`` of the file. A new kind needs a module, an entry here and figures (`ngd_theory.report.sweep.write`).
 KINDS: Mapping[str, type[AnyStudy]] = MappingProxyType(
     {"theory": Study, "training": TrainingStudy, "structure": StructureStudy}
 )
@@ -50,7 +50,7 @@ def read(path: str | Path) -> AnyStudy:
                 f"{path}: has more than {MOST_BYTES:,} bytes; no study of at most {MOST_CELLS:,} cells needs as many"
             )
         text = path.read_text(encoding="utf-8")
-    # ValueError: no UTF-8, or a NUL in the name.
+    # ValueError: the text is not UTF-8, or the name has a NUL.
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     try:
@@ -79,7 +79,7 @@ def parse(values: dict[str, Any]) -> AnyStudy:
         raise InputError(_LAYERS)
     kind = choose(KINDS, name, "kind of study")
     try:
-        # Through JSON, whose strict mode takes lists for tuples but no "64" for 64.
+        # The strict mode of JSON accepts lists as tuples, but not "64" as 64.
         return kind.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise InputError("; ".join(error_lines(error, kind))) from None
@@ -97,7 +97,7 @@ class Listing:
     study : AnyStudy or None
         None if the file is no valid study.
     error : str or None
-        Then why.
+        The reason, if it is no valid study.
     """
 
     path: Path

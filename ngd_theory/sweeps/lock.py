@@ -1,4 +1,4 @@
-"""One run at a time on a results folder."""
+"""A lock that allows one run at a time on a results folder."""
 
 import os
 import socket
@@ -13,8 +13,8 @@ from ngd_theory.errors import InputError
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``.
 
-    The kernel holds the lock for the process (``flock``) and lets go when it dies, however it dies: a
-    lock file left behind stops nobody. The file names the holder, for the message.
+    The kernel holds the lock for the process (``flock``) and releases it when the process ends in any way, so a lock
+    file that is left behind stops nobody. The file names the holder for the message.
 
     Raises
     ------

@@ -12,15 +12,15 @@ from ngd_theory.sweeps.base import AnyStudy
 from ngd_theory.sweeps.cells import Cell, point_of
 from ngd_theory.sweeps.kinds import parse
 
-#: Raised when a results folder changes its shape.
+#: Increased when the layout of a results folder changes.
 FORMAT = 4
 
 
 def record(path: Path, study: AnyStudy, cells: Iterable[Cell]) -> None:
     """Add this run to the manifest at ``path``, or start one.
 
-    The folder may grow: a study whose grid holds all old points and new ones (more seeds, say) adds to
-    it. A study that no longer has an old point would mix two sweeps and is refused.
+    The folder may grow: a study with all old points and new ones (such as more seeds) adds to it. A study that does not
+    have all old points is refused, as it would mix two sweeps.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     names = [
         name
         for name in dict.fromkeys([*flat[0], *flat[1]])
-        if name.split(".")[0] not in ("title", "statement", "claims", "allow")
+        if name.split(".")[0] not in ("title", "statement", "source", "claims", "allow")
         and flat[0].get(name) != flat[1].get(name)
     ]
     shown = [

@@ -22,9 +22,9 @@ class Progress:
     Attributes
     ----------
     total, done, reused, failed : int
-        Cells of the study; finished ones, of which found finished at the start; failed in this run.
+        Numbers of cells: in the study, finished, already finished at the start, failed in this run.
     cell : Cell or None
-        The first that is not done, being measured or about to be; None at the end.
+        The first cell that is not done; None at the end.
     """
 
     total: int
@@ -65,7 +65,7 @@ class Summary:
     def holds(self) -> bool:
         """Whether no cell failed and the claims came out as expected.
 
-        Claims that do not apply show nothing: of claims there must be one that was decided, and none inconclusive.
+        Claims that do not apply are left out. If there are claims, one at least must apply, and none be inconclusive.
         """
         applied = [v for v in self.verdicts if v.outcome is not Outcome.NOT_APPLICABLE]
         shown = bool(applied) or not self.verdicts
@@ -87,10 +87,9 @@ def run(
 ) -> Summary:
     """Measure every unfinished cell of a study and judge its claims.
 
-    Cells are independent and each is stored as soon as it is done: run the same call again after an
-    interruption, however hard, and it goes on. Cells that failed are tried again. Cells of one shape are run
-    together, so that each program is compiled once. Among these, cells of one network are run together: positive
-    dampings and step scales share one linearisation.
+    Cells are independent, and each is stored as soon as it is done. After an interruption of any kind, the same call
+    goes on. Cells that failed are tried again. Cells of one shape are run together, so that each program is compiled
+    once. Among these, cells of one network are run together: positive dampings and step scales share one linearisation.
 
     Parameters
     ----------
@@ -98,7 +97,7 @@ def run(
     out : path
         Results folder.
     progress : callable, optional
-        Told the state at the start and after every cell.
+        Called with the state at the start and after every cell.
     measure : callable, optional
         Gives a cell's rows.
     scheduler : str, optional
@@ -158,7 +157,7 @@ def run(
 
 
 def _keep(store: Store, cell: Cell, outcome: Measured) -> Failure | None:
-    """Store a cell's rows, or why there are none, which is returned."""
+    """Store a cell's rows, or else store and return its failure."""
     if not isinstance(outcome, Failure):
         try:
             store.write(cell, outcome)

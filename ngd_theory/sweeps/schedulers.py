@@ -12,7 +12,7 @@ _TCP = re.compile(r"tcp://([^\s:/]+|\[[\da-fA-F:.]+\]):(\d{1,5})")
 
 
 def executor(scheduler: str | None) -> AbstractContextManager[Executor]:
-    """The executor of a ``--scheduler`` value; its workers are there until the block ends.
+    """The executor of a ``--scheduler`` value. Its workers exist until the block ends.
 
     Parameters
     ----------

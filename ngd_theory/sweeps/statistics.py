@@ -1,8 +1,7 @@
 """Estimates with intervals over seeds, and the three-way rule that judges them.
 
-Every number a claim is judged by is a mean over seeds of one number a seed, with an interval
-(`ngd_theory.estimates`). A claim PASSES when the whole interval meets its rule, FAILS when none of it does, and is
-INCONCLUSIVE otherwise (`judge`).
+A claim is judged by the mean over seeds of one number for each seed, with an interval (`ngd_theory.estimates`). It
+PASSES if the whole interval meets its rule, FAILS if none of it does, and is INCONCLUSIVE otherwise (`judge`).
 """
 
 import math
@@ -55,8 +54,7 @@ def judge(estimate: Estimate, rule: Rule) -> tuple[Outcome, str]:
 
     PASS if the interval lies in the rule's range; FAIL if it lies outside; INCONCLUSIVE if it reaches
     across an end. For ``<= b``: PASS if the upper end is at most b, FAIL if the lower end is above b.
-    Where it is inconclusive, the reason says how many more seeds would bring an interval around the same
-    value, with the same spread, to one side.
+    If it is inconclusive, the reason says how many more seeds would decide, at the same value and spread.
     """
     if estimate.low >= rule.low and estimate.high <= rule.high:
         return Outcome.PASS, "the whole interval meets the rule"
@@ -74,10 +72,10 @@ def judge(estimate: Estimate, rule: Rule) -> tuple[Outcome, str]:
 
 
 def more_seeds(estimate: Estimate, rule: Rule) -> int | None:
-    """How many more seeds make the interval's half-width the distance to the nearest bound, or None.
+    """How many more seeds reduce the interval's half-width to the distance of the nearest bound; None if none do.
 
-    The half-width of n seeds is ``t_{n-1} spread / sqrt(n)``. Fewer than `MIN_SEEDS` have no spread: then
-    those that are missing.
+    The half-width of n seeds is ``t_{n-1} spread / sqrt(n)``. Fewer than `MIN_SEEDS` have no spread: the result is then
+    the number of missing seeds.
     """
     if estimate.num_seeds < MIN_SEEDS:
         return MIN_SEEDS - estimate.num_seeds
@@ -95,11 +93,11 @@ def more_seeds(estimate: Estimate, rule: Rule) -> int | None:
 
 
 def contraction_rate(residuals: Sequence[float] | Any, floor: float | None = None) -> float:
-    """Factor by which a residual shrinks (or grows) a step: ``exp`` of the slope of its logarithm over t.
+    """Factor by which a residual shrinks (or grows) in a step: ``exp`` of the slope of its logarithm over t.
 
-    Fitted by least squares to the entries from t = 0 up to the last before the first at or below
-    ``floor`` times the initial one, where round-off and not the dynamics decides. Where already the
-    first step ends there, that step's ratio: an upper end of the rate.
+    The slope is fitted by least squares to the entries before the first one at or below ``floor`` times the initial
+    one, where round-off decides. If the first step already ends there, the result is the ratio of this step, an upper
+    bound of the rate.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A results folder: one Parquet file a finished cell, written whole or not at all.
+"""A results folder: one Parquet file for each finished cell, written whole or not at all.
 
 manifest.json        study, cell ids with the digests of their data, and the environment of every run
 cells/ID.parquet     the cell's rows; its configuration is in the file's metadata
@@ -59,12 +59,12 @@ class Store:
     folder : Path
         Made if it is missing.
     columns : dict of str to Column
-        Of the study's kind; its files have them.
+        Columns of the study's kind, which the files have.
 
     Raises
     ------
     InputError
-        If it holds files of something else.
+        If it holds other files.
     """
 
     def __init__(self, folder: Path, columns: Mapping[str, Column]):
@@ -89,7 +89,7 @@ class Store:
         return locked(self.folder / _LOCK)
 
     def record(self, study: AnyStudy, cells: Sequence[Cell]) -> None:
-        """Enter this run in the manifest (`ngd_theory.sweeps.manifest.record`); earlier verdicts are not its own."""
+        """Add this run to the manifest (`ngd_theory.sweeps.manifest.record`) and remove earlier verdicts."""
         record(self.folder / _MANIFEST, study, cells)
         (self.folder / _VERDICTS).unlink(missing_ok=True)
 
@@ -124,7 +124,7 @@ class Store:
         config = canonical({"id": cell.id, "config": cell.config}).encode()
         table = arrow.Table.from_pylist(rows, schema=self._schema.with_metadata({_KEY: config}))
         with written(self._path(cell.id)) as temporary:
-            # A cell has a few rows: dictionaries, statistics and compression would only add to it.
+            # A cell has few rows: dictionaries, statistics and compression would only make the file larger.
             arrow.parquet.write_table(
                 table,
                 temporary,
@@ -159,7 +159,7 @@ def load(results: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row a cell, approximation and step, in the order of the study's grid: ``cell`` (its id), the
+        One row for each cell, approximation and step, in the order of the study's grid: ``cell`` (its id), the
         settings and the measured columns of its kind of study (`ngd_theory.experiment.columns` for "theory").
 
     Raises
@@ -167,7 +167,7 @@ def load(results: str | Path) -> pd.DataFrame:
     InputError
         If the folder holds no sweep.
     DamagedFileError
-        Naming a file that is not whole: run the study again, which sets it aside and recomputes it.
+        If a file is not whole; the message names it. Run the study again to set it aside and recompute it.
     """
     folder = Path(results)
     manifest = read_manifest(folder / _MANIFEST)
@@ -183,7 +183,7 @@ def load(results: str | Path) -> pd.DataFrame:
             raise DamagedFileError(why) from None
 
     tables, configs, counts = [], [], []
-    # Decoding a file releases the interpreter, so that threads read side by side, many files at a turn.
+    # Decoding a file releases the interpreter, so threads read in parallel, each many files at once.
     parts = [paths[i : i + _TURN] for i in range(0, len(paths), _TURN)]
     with ThreadPoolExecutor() as pool:
         found = chain.from_iterable(pool.map(lambda part: [read(path) for path in part], parts))
@@ -241,7 +241,7 @@ def _as_json(verdict: StudyVerdict) -> dict[str, Any]:
 
 
 def _read(path: Path, expected: Any) -> tuple[Any, dict[str, Any]]:
-    """Table and configuration of a cell's file; `DamagedFileError` says what is wrong with it."""
+    """Table and configuration of a cell's file. `DamagedFileError` says what is wrong with the file."""
     arrow = pyarrow()
     if path.suffix != ".parquet":
         raise DamagedFileError("it is no Parquet file")

@@ -67,21 +67,21 @@ class StructureCell(Cell):
 
     @property
     def shape(self) -> str:
-        """One program serves all."""
+        """The same for all cells, which share one program."""
         return self.kind
 
     @property
     def description(self) -> str:
-        """For progress."""
+        """Damping and seed, for progress."""
         return f"gamma {self.settings.factor_damping:g}, seed {self.settings.seed}"
 
     @property
     def data_key(self) -> str:
-        """How many images, drawn by which seed, and where they are from."""
+        """Number of images, seed and folder."""
         return f"{self.settings.num_images} {self.settings.seed} {self.settings.data_dir}"
 
     def read_digest(self) -> str:
-        """Of the images and classes."""
+        """Digest of the images and classes."""
         from ngd_theory.optim.structure import small_digits
 
         s = self.settings
@@ -110,7 +110,7 @@ class StructureClaim(AnyClaim):
     Attributes
     ----------
     of : str
-        A quantity of a whole matrix: over the middle layers or, as ``*_all``, over all.
+        A quantity of a whole matrix, over the middle layers or (``*_all``) over all.
     matrices : tuple of str
         One verdict each.
     over : str or None
@@ -140,7 +140,7 @@ class StructureClaim(AnyClaim):
         return self.of if self.over is None else f"{self.of} over that of {self.over}"
 
     def check(self, study: Any, cells: Sequence[Cell]) -> None:
-        """Also that it is about classifiers of one damping."""
+        """Also check that the claim is about classifiers of one damping."""
         super().check(study, cells)
         if (
             len({c.settings.factor_damping for c in cells}) > 1
@@ -151,7 +151,7 @@ class StructureClaim(AnyClaim):
             )
 
     def estimate(self, subject: str, rows: Any) -> Estimate:
-        """One number a seed: of the matrix, or over that of the other one."""
+        """One number for each seed: that of the matrix, or its ratio to that of the other matrix."""
         whole = rows[(rows["quantity"] == self.of) & (rows["layer"] == 0)]
         values = self._of_matrix(whole, subject)
         return seed_mean(
@@ -161,12 +161,12 @@ class StructureClaim(AnyClaim):
     def _of_matrix(self, rows: Any, name: str) -> Any:
         found = rows[rows["matrix"] == name].set_index("seed")["value"]
         if found.empty or not found.index.is_unique:
-            raise InputError(f"there is not one {self.of} of {name} a seed")
+            raise InputError(f"there is not exactly one {self.of} of {name} for each seed")
         return found
 
 
 class StructureStudy(AnyStudy):
-    """What a study file with ``kind = "structure"`` holds."""
+    """Contents of a study file with ``kind = "structure"``."""
 
     columns: ClassVar[Mapping[str, Column]] = COLUMNS
     config_columns: ClassVar[tuple[str, ...]] = settings_columns(StructureSettings, "data_dir")

@@ -1,4 +1,4 @@
-"""Studies of the theory: networks of many settings, each measured as ``verify`` measures one."""
+"""Studies of the theory: networks with many settings, each measured as in ``verify``."""
 
 import itertools
 import json
@@ -9,20 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ngd_theory.errors import InputError, choose
-from ngd_theory.experiment.building import (
-    DataSize,
-    broken_premises,
-    make_network,
-)
+from ngd_theory.experiment.building import DataSize, broken_premises, make_network
 from ngd_theory.experiment.columns import COLUMNS, Column
 from ngd_theory.experiment.settings import LATER, Settings
 from ngd_theory.fisher import PREMISES
 from ngd_theory.sweeps.base import AnyStudy
-from ngd_theory.sweeps.cells import (
-    canonical,
-    require_distinct,
-    require_few,
-)
+from ngd_theory.sweeps.cells import canonical, require_distinct, require_few
 from ngd_theory.sweeps.theory_cells import (
     CONFIG_COLUMNS,
     DATA,
@@ -43,7 +35,7 @@ _SHOWN = 3
 
 
 def _without_coupling(names: Any) -> Any:
-    """Drop what earlier versions took for a premise: the depth of block-tridiagonal."""
+    """Drop the premise "coupling" of earlier versions, about the depth of block-tridiagonal."""
     given = isinstance(names, list | tuple)
     return tuple(name for name in names if name != "coupling") if given else names
 
@@ -54,7 +46,7 @@ assert get_args(Premise) == PREMISES
 
 
 class Study(AnyStudy):
-    """What a study file of the theory holds; see `ngd_theory.sweeps.read`.
+    """Contents of a study file of the theory; see `ngd_theory.sweeps.read`.
 
     Attributes
     ----------
@@ -147,8 +139,8 @@ class Study(AnyStudy):
         Raises
         ------
         InputError
-            For values that a setting does not take, naming its place in the file, and for grid points that break a
-            premise which `allow` does not name.
+            For a value that a setting does not accept (the message names its place in the file), and for grid points
+            that break a premise which `allow` does not name.
         """
         axes, places = self._axes()
         measured = tuple(self.measure)
@@ -186,7 +178,7 @@ class Study(AnyStudy):
                         yield premise, why
 
     def _axes(self) -> tuple[dict[str, tuple], dict[str, str]]:
-        """Values of every setting the file names, and the place in the file of each."""
+        """Values of every setting that the file names, and its place in the file."""
         tables = {
             "network": ({k: (v,) for k, v in self.network.items()}, NETWORK),
             "data": ({k: (v,) for k, v in self.data.items()}, DATA),

@@ -5,23 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from ngd_theory.data import DataError
-from ngd_theory.experiment.building import (
-    DataSize,
-    data_digest,
-    data_size,
-    load_data,
-)
+from ngd_theory.experiment.building import DataSize, data_digest, data_size, load_data
 from ngd_theory.experiment.columns import rows
 from ngd_theory.experiment.experiment import Experiment
 from ngd_theory.experiment.pipeline import measure
 from ngd_theory.experiment.settings import LATER, LATER_NETWORK, LATER_TRAINING, Settings
-from ngd_theory.sweeps.cells import (
-    Cell,
-    canonical,
-    settings_columns,
-)
+from ngd_theory.sweeps.cells import Cell, canonical, settings_columns
 
-#: What a study may measure, and the parts of an experiment that it takes.
+#: What a study may measure, and the parts of an experiment that this needs.
 MEASUREMENTS: Mapping[str, tuple[str, ...]] = {
     "isotropy": (),
     "trajectory": ("training",),
@@ -53,13 +44,13 @@ Measurement = Literal[
     "features",
 ]
 assert get_args(Measurement) == tuple(MEASUREMENTS)
-#: Measurements whose prediction is that of a fixed map.
+#: Measurements that are defined for MSE only, where the map is fixed.
 MSE_MEASUREMENTS = frozenset(("rivals", "limit", "batches", "generalisation"))
 
-#: Measurements that know of no mini-batches and no momentum.
+#: Measurements that do not support mini-batches or momentum.
 PLAIN_MEASUREMENTS = frozenset(("limit", "generalisation"))
 
-#: Which settings each table of the file may hold. `GRID` may vary anything but what a process has one of.
+#: Settings that each table of the file may hold. `GRID` may vary all settings but `_NOT_VARIED`.
 NETWORK = (
     *("activation", "weight_std", "bias_std", "width", "depth", "architecture", "kernel_size"),
     *("stride", "pool", "padding", "readout", "sharing", *LATER_NETWORK),
@@ -81,7 +72,7 @@ _ROWS = (
 SIZES = tuple(name for name in _ROWS if name not in ("num_train", "num_test", "seed"))
 #: Settings that change the numbers of a cell but not the programs compiled for it.
 _NOT_SHAPES = frozenset(("seed", "damping", "step_scale", "data_dir"))
-#: Settings of what is done with a network after it was drawn and linearised.
+#: Settings that matter only after a network is drawn and linearised.
 _AFTERWARDS = frozenset(
     ("approximations", "step_scale", "steps", "laziness", "damping", "sharing", *LATER_TRAINING)
 )
@@ -101,18 +92,18 @@ class TheoryCell(Cell):
 
     kind: ClassVar[str] = "theory"
     format: ClassVar[int] = 4
-    #: The last experiment, by what it was begun with.
+    #: The last experiment, by the arguments with which it began.
     kept: ClassVar[dict[tuple[str, str, bool], Experiment]] = {}
     settings: Settings
     measured: tuple[str, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:
-        """Everything that determines the cell's numbers but the data; order of names left out."""
+        """Everything that determines the cell's numbers, except the data and the order of names."""
         found = super().config
         found["settings"]["approximations"] = sorted(self.settings.chosen_approximations)
         if "lazy" not in self.measured:
-            del found["settings"]["laziness"]  # of runs that are not made
+            del found["settings"]["laziness"]  # these runs are not made
         for name in LATER:
             if getattr(self.settings, name) == Settings.model_fields[name].default:
                 del found["settings"][name]
@@ -120,7 +111,7 @@ class TheoryCell(Cell):
 
     @property
     def description(self) -> str:
-        """For progress."""
+        """Sizes, activation and seed, for progress."""
         s = self.settings
         return f"M = {s.width}, L = {s.depth}, N = {s.num_train}, {s.activation}, seed {s.seed}"
 
@@ -141,16 +132,16 @@ class TheoryCell(Cell):
         return canonical(self.settings.model_dump(mode="json", include=set(_ROWS)))
 
     def read_digest(self) -> str:
-        """Of the rows before they are transformed."""
+        """Digest of the rows before they are transformed."""
         return data_digest(self.settings)
 
     def measure(self) -> list[dict[str, Any]]:
-        """A row an approximation and step, and a row a layer and one an epsilon if those are measured.
+        """One row for each approximation and step, and for each layer and each epsilon if those are measured.
 
         Raises
         ------
         InputError
-            For data that cannot be had or are not those of the cell, or a precision other than JAX's.
+            If the data are missing or are not those of the cell, or the precision is not that of JAX.
         SingularKernelError
             When a solve breaks down.
         """
@@ -162,7 +153,7 @@ class TheoryCell(Cell):
         return [row for e in evidence.values() for row in rows(e, evidence, self.measured)]
 
     def _begin(self, tested: bool) -> Experiment:
-        """The last experiment where that began alike; else another in its place."""
+        """The last experiment if it began alike, else a new one that replaces it."""
         dataset = load_data(self.settings)
         self.require_data(dataset.digest)
         begun_with = self.start, dataset.digest, tested
@@ -175,7 +166,7 @@ class TheoryCell(Cell):
 
 
 def known_size(settings: Settings) -> DataSize | None:
-    """Of the data, or None where they are not here: then nobody knows before they are read."""
+    """Sizes of the data, or None if the data are not on this machine."""
     try:
         return data_size(settings)
     except (DataError, OSError):

@@ -1,4 +1,4 @@
-"""What a study of the theory may claim, and the statistics that it is judged by."""
+"""Claims of a study of the theory, and the statistics by which they are judged."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,38 +10,33 @@ from pydantic import model_validator
 
 from ngd_theory.errors import InputError, choose
 from ngd_theory.estimates import Estimate, power_law, seed_mean
-from ngd_theory.experiment.building import (
-    make_approximation,
-    make_network,
-)
+from ngd_theory.experiment.building import make_approximation, make_network
 from ngd_theory.experiment.claim import NotApplicableError
 from ngd_theory.experiment.columns import COLUMNS, Column
 from ngd_theory.sweeps.base import AnyClaim
-from ngd_theory.sweeps.cells import (
-    Cell,
-)
+from ngd_theory.sweeps.cells import Cell
 from ngd_theory.sweeps.statistics import contraction_rate
 from ngd_theory.sweeps.theory_cells import CONFIG_COLUMNS, known_size
 
-#: Columns by which a claim tells layers apart.
+#: Columns that tell layers apart in a claim.
 _OF_LAYERS = ("place", "layer_name", "full_rank")
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """How rows become one number a cell, cells one number a seed, and how a figure shows them.
+    """How rows become one number for each cell, how cells become an estimate, and how a figure shows them.
 
     Attributes
     ----------
     cells : ``(claim, rows) -> table``
-        A row a cell with its number as ``value``.
+        One row for each cell, with its number as ``value``.
     seeds : ``(claim, that table) -> Estimate``
     heading : str
         Of the figure's vertical axis; ``{}`` is the column.
     meaning : str
-        What stands for a cell in the figure.
+        What the figure shows for a cell.
     judged : str
-        What the verdict makes of all cells.
+        The estimate from all cells, in the verdict.
     dashes : str
         What the dashed lines are.
     axis : {"log", "linear", "wide"}
@@ -49,7 +44,7 @@ class Statistic:
     lines : tuple of {"theory", "tolerance", "bounds"}
         What is drawn beside the numbers.
     fitted : bool
-        Whether every curve has a fitted power law; its centres are geometric means then.
+        Whether every curve has a fitted power law. Its centres are then geometric means.
     first_axis : str
         Setting that is the figure's horizontal axis if it varies.
     """
@@ -67,7 +62,7 @@ class Statistic:
 
 
 def _reduced(reduce: Callable[[Any], float]) -> Callable[["StudyClaim", Any], pd.DataFrame]:
-    """The claim's column over the steps of every cell; NaN if one of them is."""
+    """Reduce the claim's column over the steps of every cell; a NaN in one step gives NaN."""
 
     def cells(claim: "StudyClaim", rows: Any) -> pd.DataFrame:
         groups = rows.groupby("cell", sort=False)
@@ -78,7 +73,7 @@ def _reduced(reduce: Callable[[Any], float]) -> Callable[["StudyClaim", Any], pd
 
 
 def _over_cells(reduce: Callable[[Any], float]) -> Callable[["StudyClaim", Any], Estimate]:
-    """Each seed's number, averaged over seeds."""
+    """Reduce the cells of each seed to one number, and average over seeds."""
     return lambda claim, cells: seed_mean(
         cells.groupby("seed")["value"].agg(lambda v: reduce(v.to_numpy(float)))
     )
@@ -101,9 +96,10 @@ def _rate_errors(claim: "StudyClaim", cells: Any) -> Estimate:
 
 
 def _best_steps(claim: "StudyClaim", rows: Any) -> pd.DataFrame:
-    """Of cells that differ in the step scale alone, the one with the smallest last number; ``value``: its step size.
+    """Among cells that differ only in the step scale, the one with the smallest last number.
 
-    NaN where a number is missing, and where the best is at an end of the grid: it may lie beyond.
+    Its ``value`` is the step size: NaN if a number is missing, or if the best is at an end of the grid, as a better one
+    may lie beyond.
     """
     others = [name for name in CONFIG_COLUMNS if name != "step_scale"]
     last = rows.sort_values("step", kind="stable").drop_duplicates("cell", keep="last")
@@ -118,7 +114,7 @@ def _best_steps(claim: "StudyClaim", rows: Any) -> pd.DataFrame:
 
 
 def _power(claim: "StudyClaim", cells: Any) -> Estimate:
-    """Exponent of the numbers in what the claim is over."""
+    """Exponent of the numbers as a power of the claim's ``over``."""
     return power_law(cells[claim.over], cells["value"], cells["seed"])
 
 
@@ -197,13 +193,13 @@ class StudyClaim(AnyClaim):
     of : str
         Column of the table, such as ``gap`` or ``dispersion``; not for the rates.
     over : str
-        Settings name whose power the exponent is of; "best-step" is the exponent of the step size with the smallest
+        Setting over which the exponent is fitted. "best-step" fits the exponent of the step size with the smallest
         ``of`` after the last step, among the step scales of the grid.
     approximations : tuple of str
         One verdict each; all of the study when left out.
     where : dict
-        Settings; beside them ``place``, ``layer_name`` and ``full_rank``, of layers. Without a place or a name a claim
-        is about the networks.
+        Settings, and for layers also ``place``, ``layer_name`` and ``full_rank``. Without a place or a name the claim
+        is about whole networks.
     outside_premise : bool
         Judge the rows marked NOT APPLICABLE instead of the others.
     """
@@ -222,7 +218,7 @@ class StudyClaim(AnyClaim):
                 raise InputError(f"statistic {self.statistic!r} is of the residual; leave `of` out")
         else:
             numbers = {n: c for n, c in COLUMNS.items() if c.kind in ("float64", "int64")}
-            # The rows of the lazy family are for the figure; a network's numbers of it are `last`.
+            # Rows of the lazy family are only for the figure. Claims read the network's own numbers of it.
             choose({n: c for n, c in numbers.items() if not c.lazy}, self.of, "column in `of`")
         return self
 
@@ -244,13 +240,13 @@ class StudyClaim(AnyClaim):
 
     @property
     def _of_shares(self) -> bool:
-        """Whether it reads what only a sum of layers has."""
+        """Whether the claim needs a map that is a sum over layers."""
         place = self.where.get("place", "network")
         return place != "network" or bool({"full_rank", "layer_name"} & set(self.where))
 
     @property
     def row_filters(self) -> Mapping[str, Column]:
-        """What tells layers apart."""
+        """Columns that tell layers apart."""
         return {name: COLUMNS[name] for name in _OF_LAYERS}
 
     def subjects(self, study: Any) -> Sequence[str]:
@@ -258,7 +254,7 @@ class StudyClaim(AnyClaim):
         return self.approximations or study.approximations
 
     def rows(self, subject: str, rows: Any) -> Any:
-        """The rows that count, of those of the cells that the claim concerns.
+        """Rows on which the claim is judged, among those of the cells that it concerns.
 
         Raises
         ------
@@ -285,12 +281,12 @@ class StudyClaim(AnyClaim):
         return kept
 
     def estimate(self, subject: str, rows: Any) -> Estimate:
-        """By the statistic."""
+        """Estimate from the rows by the claim's statistic."""
         statistic = STATISTICS[self.statistic]
         return statistic.seeds(self, statistic.cells(self, self.rows(subject, rows)))
 
     def check(self, study: Any, cells: Sequence[Cell]) -> None:
-        """Also that what the claim reads is measured."""
+        """Also check that the study measures what the claim reads."""
         for name in self.approximations:
             if name not in study.approximations:
                 raise InputError(
@@ -345,7 +341,7 @@ def by_layers(name: str) -> bool:
 
 
 def _layer_names(cells: Sequence[Any]) -> tuple[str, ...]:
-    """Names of the layers of all networks; none where data are not here."""
+    """Names of the layers of all networks; empty if data are not on this machine."""
     found: dict[str, None] = {}
     for cell in {cell.shape: cell for cell in cells}.values():
         size = known_size(cell.settings)

@@ -1,4 +1,4 @@
-"""Studies of optimisers: the same network and data trained by several, each with a grid of options."""
+"""Studies of optimisers, which train the same network on the same data, each with a grid of options."""
 
 import itertools
 import json
@@ -50,9 +50,9 @@ class TrainingSettings(BaseModel):
     data_dir : path or None
     l2 : float
     init_scale : float or None
-        Of the effective weights; the problem's own when None.
+        Scale of the effective initial weights; that of the problem when None.
     label : str
-        What the run is called in figures and claims: runs of one label differ in their options.
+        Name of the run in figures and claims. Runs of one label differ in their options.
     optimizer : str
         Name in `ngd_theory.optim.optimizers.OPTIMIZERS`.
     options : dict
@@ -93,22 +93,22 @@ class TrainingCell(Cell):
 
     @property
     def shape(self) -> str:
-        """The order of the file: runs of one label side by side."""
+        """The label, so that runs of one label are neighbours."""
         return self.settings.label
 
     @property
     def description(self) -> str:
-        """For progress."""
+        """Problem, label, options and seed, for progress."""
         s = self.settings
         return f"{s.problem}, {s.label} {json.dumps(s.options)}, seed {s.seed}"
 
     @property
     def data_key(self) -> str:
-        """The problem, and where its images are from."""
+        """Problem, number of images and folder."""
         return f"{self.settings.problem} {self.settings.num_images} {self.settings.data_dir}"
 
     def read_digest(self) -> str:
-        """Of the images and targets."""
+        """Digest of the images and targets."""
         return rounded_digest(*self._rows())
 
     def _rows(self):
@@ -118,7 +118,7 @@ class TrainingCell(Cell):
         return problem(s.problem).load(s.num_images, s.data_dir)
 
     def measure(self) -> list[dict[str, Any]]:
-        """Train once; a row a record."""
+        """Train once; one row for each record."""
         import jax
         import jax.numpy as jnp
 
@@ -149,7 +149,7 @@ class TrainingCell(Cell):
 
 @lru_cache
 def machine() -> str:
-    """Where this process runs, in words: seconds compare on one machine only."""
+    """The machine of this process in words. Seconds can be compared on one machine only."""
     import jax
 
     device = jax.devices()[0]
@@ -162,7 +162,7 @@ class Contender(BaseModel):
     Attributes
     ----------
     label : str
-        Entries of one label are one contender, whose best run counts.
+        Entries with the same label are one contender, whose best run counts.
     optimizer : str
     batch : int or (int, int)
         Size of the mini-batches, or of the first and the last (`ngd_theory.optim.batch_sizes`).
@@ -193,15 +193,15 @@ class TrainingClaim(AnyClaim):
     Attributes
     ----------
     statistic : {"error", "fewer-steps", "less-time", "less-error", "less-error-in-time"}
-        "error": the final error of the best run. "fewer-steps" and "less-time": what the best run of ``than`` takes to
-        get to the error that both reach (the larger of the two final ones) over what this takes, read off between the
-        records (`reached`). "less-error" and "less-error-in-time": the error of ``than`` over this one, at the last
-        step or second that both have. Seconds compare only runs of one machine at the same load; of several machines
-        they are not judged.
+        "error": the final error of the best run. "fewer-steps" and "less-time": steps or seconds of the best run of
+        ``than`` over those of this best run, to the error that both reach (the larger of the two final ones),
+        interpolated between records (`reached`). "less-error" and "less-error-in-time": error of ``than`` over error of
+        this run, at the last step or second that both have. Seconds can be compared only on one machine at the same
+        load; if runs come from several machines, seconds are not judged.
     labels : tuple of str
-        Of optimizers; one verdict each.
+        Labels of optimizers; one verdict for each.
     than : str or None
-        The label compared with; not for "error".
+        The label to compare with; None for "error".
     """
 
     statistic: Literal["error", "fewer-steps", "less-time", "less-error", "less-error-in-time"]
@@ -220,7 +220,7 @@ class TrainingClaim(AnyClaim):
         return self.labels
 
     def concerns(self, subject: str, settings: TrainingSettings) -> bool:
-        """Runs of the label, and of the one compared with."""
+        """Whether a run has the label, or the label to compare with."""
         return settings.label in (subject, self.than)
 
     @property
@@ -234,7 +234,7 @@ class TrainingClaim(AnyClaim):
         return f"{unit}s of {self.than} over {unit}s, to the error that both reach"
 
     def check(self, study: Any, cells: Sequence[Cell]) -> None:
-        """Also that the labels are there, with seeds in common."""
+        """Also check that the labels exist and have seeds in common."""
         seeds: dict[str, set[int]] = {}
         for cell in cells:
             seeds.setdefault(cell.settings.label, set()).add(cell.settings.seed)
@@ -249,7 +249,7 @@ class TrainingClaim(AnyClaim):
         super().check(study, cells)
 
     def estimate(self, subject: str, rows: Any) -> Estimate:
-        """One number of every seed that both labels have."""
+        """One number for every seed that both labels have."""
         values = []
         for _, of_seed in rows.groupby("seed"):
             mine, rival = (of_seed[of_seed["label"] == name] for name in (subject, self.than))
@@ -276,7 +276,7 @@ class TrainingClaim(AnyClaim):
 
 
 class TrainingStudy(AnyStudy):
-    """What a study file with ``kind = "training"`` holds."""
+    """Contents of a study file with ``kind = "training"``."""
 
     columns: ClassVar[Mapping[str, Column]] = COLUMNS
     config_columns: ClassVar[tuple[str, ...]] = settings_columns(TrainingSettings, "data_dir")
@@ -362,21 +362,21 @@ def make_optimizer(settings: TrainingSettings) -> Any:
 
 
 def best_run(rows: Any) -> Any:
-    """The rows of the run with the least final error; one that stopped early has not a finite one."""
-    # Not last(), which passes over what is not a number.
+    """Rows of the run with the least final error. An error that is not finite, of a stopped run, counts as infinite."""
+    # Not last(), which skips NaN.
     final = rows.sort_values("step").groupby("cell")["error"].agg(lambda errors: errors.iloc[-1])
     return rows[rows["cell"] == final.fillna(np.inf).idxmin()].sort_values("step")
 
 
 def _times_faster(mine: Any, rival: Any, column: str) -> float:
-    """The rival's steps or seconds over those of ``mine``, to the error that both reach."""
+    """Steps or seconds of ``rival`` over those of ``mine``, to the error that both reach."""
     target = max(float(run["error"].iloc[-1]) for run in (mine, rival))
     took = reached(mine, target, column)
     return reached(rival, target, column) / took if took > 0 else np.nan
 
 
 def _times_less(mine: Any, rival: Any, column: str) -> float:
-    """The rival's error over that of ``mine`` at the last place that both have."""
+    """Error of ``rival`` over that of ``mine``, at the last step or second that both have."""
     last = min(float(run[column].iloc[-1]) for run in (mine, rival))
     errors = [np.interp(last, run[column], np.log(run["error"])) for run in (mine, rival)]
     return float(np.exp(errors[1] - errors[0]))
@@ -394,7 +394,7 @@ _COMPARISONS: Mapping[str, tuple[str, Callable[[Any, Any, str], float], str]] = 
 def reached(rows: Any, target: float, column: str) -> float:
     """Value of ``column`` at which the error of a run first comes down to ``target``; NaN if it never does.
 
-    Between two records the logarithm of the error is taken as a straight line, so that nothing is rounded to records.
+    Between two records the logarithm of the error is interpolated linearly, so that nothing is rounded to records.
 
     Parameters
     ----------

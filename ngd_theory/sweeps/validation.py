@@ -1,4 +1,4 @@
-"""What is wrong with a file that pydantic refused, in words."""
+"""Errors of pydantic as messages about a file."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ngd_theory.errors import InputError
 
 
 def listed(value: Any) -> Any:
-    """A single value of a file as the tuple of it; lists as tuples."""
+    """A list as a tuple, and a single value as a tuple of one."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
@@ -28,7 +28,7 @@ def error_lines(
     model : pydantic model, optional
         What was read; its fields are listed where a key is unknown.
     places : dict, optional
-        Names in the file of the first part of a key.
+        Place in the file for the first part of a key.
     """
     for e in error.errors():
         message = str(e.get("ctx", {}).get("error", e["msg"]))
@@ -50,7 +50,7 @@ def error_lines(
 
 
 class InWords(type(BaseModel)):
-    """Metaclass of a study: made from Python, what is wrong is an `InputError`, as it is in a file."""
+    """Metaclass of a study: errors are `InputError`, also if the study is made from Python and not from a file."""
 
     def __call__(cls, *args: Any, **values: Any) -> Any:
         """Make the object."""
@@ -62,7 +62,7 @@ class InWords(type(BaseModel)):
 
 
 def _fields(model: type[BaseModel] | None, path: list[str]) -> list[str]:
-    """Field names of the model that ``path`` leads to; a number in it is a place in a list."""
+    """Field names of the model to which ``path`` leads. A number in it is a place in a list."""
     for part in path:
         if model is not None and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation)

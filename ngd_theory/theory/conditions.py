@@ -1,4 +1,4 @@
-"""The conditions under which a map is isotropic, measured on the network at hand.
+"""The conditions under which a map is isotropic, measured on a given network.
 
 `CHECKS` maps the names that an approximation lists in ``requirements`` to the functions that measure
 them: a new condition is one function and one entry.
@@ -22,7 +22,7 @@ from ngd_theory.theory.constants import dispersion_of_units
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition, checked.
+    """One condition and the result of its check.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Condition:
     layer : int or None
         1-based layer; None for the whole network.
     blocking : bool
-        Whether K is not isotropic when it does not hold. False where the solves remedy it.
+        Whether K is not isotropic when it does not hold. False if the solves remedy it.
     """
 
     name: str
@@ -65,8 +65,8 @@ def check_conditions(
     ----------
     approximation : Approximation
     net : Network or None
-        None for a linearisation by `ngd_theory.networks.linearize_model` or `linearize_function`: what sizes would tell
-        is then measured, or not known.
+        None for a linearisation by `ngd_theory.networks.linearize_model` or `linearize_function`: what usually follows
+        from sizes is then measured, or not known.
     lin : Linearization
         Of ``net`` at the training inputs; its values are read, so call this outside jit.
     damping : float or scalar array
@@ -75,12 +75,12 @@ def check_conditions(
     Returns
     -------
     tuple of Condition
-        One that fails where ``lin`` has a NaN or infinity.
+        A single failed condition if ``lin`` has a NaN or infinity.
 
     Raises
     ------
     InputError
-        If ``lin`` is not a linearisation of ``net``, for an argument of another type, a damping that is no finite
+        If ``lin`` is not a linearisation of ``net``, for an argument of the wrong type, a damping that is not a finite
         number of at least 0, and inside jit.
     """
     require_known("check_conditions", lin, damping)
@@ -119,7 +119,7 @@ _A_MODEL = "sizes tell no ranks of a model or a function; theory.measured_sizes 
 def _distinct_inputs(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     if not lin.has_layers:
         return  # a function shows its Jacobian only
-    # What the layers of a chain are given follows from what the first is.
+    # In a chain the inputs of all layers follow from those of the first.
     shown = lin.layers[:1] if sizes[0].unknown is None else lin.layers
     x = np.concatenate([np.asarray(y.inputs).reshape(lin.num_samples, -1) for y in shown], axis=1)
     # Squares of large and of tiny numbers are out of range.
@@ -265,7 +265,7 @@ def _leverages(rows: np.ndarray) -> np.ndarray:
 
 
 def _live(layer) -> np.ndarray:
-    """Which positions any output depends on at any sample: (T,)."""
+    """Whether some output depends on a position at some sample: (T,)."""
     return np.any(np.asarray(layer.sensitivities) != 0, axis=(0, 1, 3))
 
 
@@ -290,7 +290,7 @@ def _equal_leverages(name, approximation, sizes, lin, damping) -> Iterator[Condi
                 first if index == 1 else "widen the previous layer or use fewer samples"
             )
         yield Condition(name, spread <= limit, spread, limit, why, index)
-    # The output layer's K is the projector onto its inputs' range: that must be everything.
+    # The output layer's K is the projector onto its inputs' range, which must be the whole space.
     yield _full_rank(name, lin.layers[-1], len(lin.layers))
 
 
@@ -313,7 +313,7 @@ def _general_position(name, approximation, sizes, lin, damping) -> Iterator[Cond
 def _full_rank_inputs(name, approximation, sizes, lin, damping) -> Iterator[Condition]:
     for index, (layer, size) in enumerate(zip(lin.layers, sizes, strict=True), start=1):
         n, c, _, _ = layer.sensitivities.shape
-        # A unit has at most so many independent Jacobian rows a sample, all in the range of a.
+        # A unit has at most this many independent Jacobian rows per sample, all in the range of a.
         rows = size.positions if size.unknown else size.geometry.windows
         yield _full_rank(name, layer, index, n * min(c, rows))
 
@@ -349,7 +349,7 @@ def _full_rank_sensitivities(name, approximation, sizes, lin, damping) -> Iterat
         n, c, t, m = delta.shape
         if index == last and (delta == delta[:1]).all() and gram_rank(delta[0].reshape(c, -1)) == c:
             continue  # then B is I_C in the basis of the outputs, whatever its rank
-        # Not the positions that are seen to be live: with zero weights behind, none is.
+        # Not the measured live positions: if later weights are zero, there are none.
         live = t if size.unknown else size.geometry.live_positions
         rank, needed = gram_rank(delta.reshape(-1, m)), n * c * live
         why = f"rank(delta_{index}) is {rank} of N C T = {needed}"
@@ -368,7 +368,7 @@ def _many_units(name, approximation, sizes, lin, damping) -> Iterator[Condition]
         expected, units = dispersion_of_units(sizes), sum(s.live_units for s in sizes[:-1])
         origin = "expected"
     else:
-        # Sizes tell nothing of such a network: how its units move the outputs is measured.
+        # Sizes say nothing about such a network, so it is measured how its units move the outputs.
         expected, units = _spread(_all_projectors(lin))[1], sum(s.num_units for s in sizes[:-1])
         origin = "measured"
     holds = expected < 0.1
@@ -403,7 +403,7 @@ def _active_units(name, approximation, sizes, lin, damping) -> Iterator[Conditio
             why += ": units are dead or saturated, weights behind them zero, or there are too few"
         yield Condition(name, off <= limit, off, limit, why, index)
     if sizes[0].unknown is not None:
-        return  # many-units says so
+        return  # many-units reports it
     _, spread = _spread(each)
     limit = 0.05 + 3 * dispersion_of_units(sizes)
     why = f"units move all outputs at all samples alike, but for {spread:.2g}"
@@ -417,7 +417,7 @@ def _all_projectors(lin: Linearization) -> list[np.ndarray]:
 
 
 def _spread(projectors: list[np.ndarray]) -> tuple[float, float]:
-    """Mean and dispersion of the sum over all units, of which K is made where a unit sees all samples apart."""
+    """Mean and dispersion of the sum over all units, which gives K's blocks if every unit separates the samples."""
     total = sum(projectors[1:], projectors[0])
     n, c, _ = total.shape
     alpha = float(np.trace(total, axis1=1, axis2=2).mean()) / c
@@ -426,7 +426,7 @@ def _spread(projectors: list[np.ndarray]) -> tuple[float, float]:
 
 
 def _projectors(delta: np.ndarray) -> np.ndarray:
-    """Sum over units of the projector onto the range of a unit's (C, T) sensitivities, a sample each: (N, C, C)."""
+    """Sum over units of the projectors onto the range of their (C, T) sensitivities, for each sample: (N, C, C)."""
     found = []
     for sample in delta:
         by_unit = np.moveaxis(sample, -1, 0).astype(float)
@@ -445,7 +445,7 @@ def _isotropic_at_some_width(name, approximation, sizes, lin, damping) -> Iterat
     )
 
 
-#: The requirement of those whose K the theory says is anisotropic at every width: it never holds.
+#: Requirement of approximations whose K is anisotropic at every width, by the theory. It never holds.
 NEVER_ISOTROPIC = "isotropic-at-some-width"
 
 CHECKS: dict[str, Callable[..., Iterator[Condition]]] = {

@@ -1,4 +1,4 @@
-"""The coordinate check: how what training does to each layer depends on the width (docs/theory.md section 11)."""
+"""The coordinate check: how the effect of training on each layer depends on the width (docs/theory.md section 11)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,9 +44,9 @@ class CoordinateCheck:
     preactivations : (A, W, S, T, L) array
         ``rms(u_l(t) - u_l(0))``.
     features : (A, W, S, T, L - 1) array
-        ``rms(h_l(t) - h_l(0))``, h_l what layer l + 1 is given.
+        ``rms(h_l(t) - h_l(0))``, with h_l the input of layer l + 1.
     relative_preactivations, relative_features : like these
-        Over ``rms(u_l(0))`` and ``rms(h_l(0))``.
+        Divided by ``rms(u_l(0))`` and ``rms(h_l(0))``.
     step_sizes : (A, W, S) array
         eta.
     """
@@ -70,7 +70,7 @@ class CoordinateCheck:
         ----------
         of : {"features", "preactivations"}
         relative : bool
-            Over the initial root mean square.
+            Whether to divide by the initial root mean square.
         """
         return getattr(self, choose(KINDS, of, "kind of change")[relative])
 
@@ -78,10 +78,10 @@ class CoordinateCheck:
     def exponents(
         self, of: str = "features", relative: bool = True, step: int = -1
     ) -> dict[str, tuple[Estimate, ...]]:
-        """Exponents in M after some steps, with intervals over seeds: one a layer, by approximation.
+        """Exponents in M after some steps, with intervals over seeds, for each approximation and layer.
 
-        The log-log slope over the widths of each seed, averaged over seeds. NaN where a change is 0 or no number;
-        without end for fewer than three seeds.
+        An exponent is the log-log slope over widths, averaged over seeds. It is NaN if a change is 0 or not finite.
+        The interval is infinite for fewer than three seeds.
 
         Parameters
         ----------
@@ -126,15 +126,15 @@ def coordinate_check(
 ) -> CoordinateCheck:
     """Train networks of several widths under MSE, and measure how far each layer's coordinates move.
 
-    After Yang & Hu (2021): in a parameterisation that learns features at every width (``"mup"``) the changes are of
-    order 1 in every layer; in the NTK parameterisation those of the features fall as M^(-1/2), and of the outputs alone
-    are of order 1.
+    After Yang & Hu (2021). In a parameterisation that learns features at every width (``"mup"``) the changes are of
+    order 1 in every layer. In the NTK parameterisation the changes of the features fall as M^(-1/2), and only those of
+    the outputs are of order 1.
 
-    The step size is ``eta = step_scale / lambda_max(K)``, K the map at the start: where ``K = alpha I`` that is
-    ``step_scale / alpha``, and for gradient descent it is in proportion to 1 over its kernel. The damping is in
-    proportion to the kernel, ``rho = damping tr(Theta/N)/(NC)``, with K-FAC given the square of ``damping``
-    (`Approximation.matched_damping`). So both mean the same at every width, and in both
-    parameterisations for a G that has the kernel's 1/M once in every layer (docs/theory.md section 11).
+    The step size is ``eta = step_scale / lambda_max(K)``, with K the map at the start. If ``K = alpha I`` that is
+    ``step_scale / alpha``; for gradient descent it is inversely proportional to the kernel. The damping is proportional
+    to the kernel, ``rho = damping tr(Theta/N)/(NC)``; K-FAC takes the square of ``damping``
+    (`Approximation.matched_damping`). So both mean the same at every width. They also mean the same in both
+    parameterisations if G has the kernel's 1/M once in every layer (docs/theory.md section 11).
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def coordinate_check(
     widths : sequence of int
         M; the layers must be the same at each.
     seeds : sequence of int
-        Of the parameters; three at least for intervals.
+        Seeds of the parameters, at least three for intervals.
     num_steps : int
         T.
     step_scale, damping : float
@@ -163,7 +163,7 @@ def coordinate_check(
         For repeated approximations, widths or seeds, none of them, networks of different layers, data that do not fit,
         and inside jit, vmap or grad.
     SingularKernelError
-        Where parameters are no longer finite: it names approximation, width, seed and step.
+        If parameters are no longer finite; the message names approximation, width, seed and step.
 
     Examples
     --------
@@ -246,7 +246,7 @@ def _step(network: Network, params, x, y, approximation: Approximation, step_siz
 
 
 def _distinct(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    """The values, at least one and no two alike."""
+    """Check that there is at least one value and no two are equal; return them as a tuple."""
     if not values or len(set(values)) < len(values):
         raise InputError(
             f"{name} are {', '.join(map(str, values)) or 'none'}; give at least one, each once"

@@ -1,4 +1,4 @@
-"""How far training moves what the layers of a network make and see."""
+"""How far training moves the pre-activations and the inputs of a network's layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class FeatureChanges:
     preactivations : (L,) array
         ``rms(u_l(after) - u_l(before))`` of every layer, first to last; the last one's are the outputs.
     features : (L - 1,) array
-        ``rms(h_l(after) - h_l(before))``, h_l what layer l + 1 is given.
+        ``rms(h_l(after) - h_l(before))``, with h_l the input of layer l + 1.
     initial_preactivations, initial_features : like these
         ``rms(u_l(before))`` and ``rms(h_l(before))``.
     """
@@ -43,15 +43,15 @@ class FeatureChanges:
 
     @property
     def relative_features(self) -> Float[Array, " H"]:
-        """``features / initial_features``; NaN where every feature was 0 and is."""
+        """``features / initial_features``; NaN where all features were 0 and still are."""
         return self.features / self.initial_features
 
 
 @checked
 def feature_changes(network: Network, before, after, x: Shaped[Array, "N *S"]) -> FeatureChanges:
-    """Compare what the layers make and are given at two values of the parameters (docs/theory.md section 11).
+    """Compare the layers' pre-activations and inputs at two values of the parameters (docs/theory.md section 11).
 
-    A layer that is called several times has all its calls in one mean. Pure and jittable.
+    If a layer is called several times, its mean is over all calls. Pure and jittable.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def _changes(network: Network, before, after, x) -> FeatureChanges:
 
 
 def _layers(network: Network, params, x) -> tuple[list[list[Array]], list[list[Array]]]:
-    """Pre-activations of every layer, and what every layer but the first is given: one array a call."""
+    """Pre-activations of every layer, and inputs of every layer but the first: one array per call."""
     outputs, given = network.forward(params, x, None)
     made = network.preactivations(params, given)
 

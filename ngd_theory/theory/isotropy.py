@@ -42,8 +42,8 @@ def isotropy(map: Any) -> Isotropy:
     Parameters
     ----------
     map : (N*C, N*C) array
-        As `Approximation.function_space_map` returns it, on the training set: of JAX or NumPy, real; whole numbers are
-        taken as floating ones. Inside jit only its shape and type are checked.
+        As `Approximation.function_space_map` returns it on the training set: a real JAX or NumPy array. Integers are
+        converted to floats. Inside jit only its shape and type are checked.
 
     Returns
     -------
@@ -52,8 +52,20 @@ def isotropy(map: Any) -> Isotropy:
     Raises
     ------
     InputError
-        If ``map`` is no square array of real numbers, has a NaN or infinity, or its trace is not positive: K then
-        contracts no residual and has no isotropy constant.
+        If ``map`` is not a square array of real numbers, has a NaN or infinity, or its trace is not positive. In the
+        last case K contracts no residual and has no isotropy constant.
+
+    Examples
+    --------
+    >>> import jax, ngd_theory as ngd
+    >>> net = ngd.networks.mlp(8, [64, 64], 1, "tanh")
+    >>> params = net.init(jax.random.key(0))
+    >>> x = jax.random.normal(jax.random.key(1), (4, 8))
+    >>> lin = ngd.networks.linearize(net, params, x)
+    >>> k = ngd.fisher.by_name("kfac").function_space_map(lin, damping=0.0)
+    >>> found = ngd.theory.isotropy(k)
+    >>> round(float(found.constant), 3), bool(found.dispersion < 1e-3)
+    (9.0, True)
     """
     return summarise(require_map(map))
 
@@ -83,7 +95,7 @@ def require_map(map: Any, name: str = "the map") -> Array:
 
 
 def require_square(map: Any, name: str = "the map") -> Array:
-    """A square array of real numbers as a floating JAX array; numbers are read only where they may be out of its range.
+    """A square array of real numbers as a floating JAX array; values are read only if they may be out of range.
 
     Raises
     ------
@@ -100,7 +112,7 @@ def require_square(map: Any, name: str = "the map") -> Array:
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise InputError(f"{name} has numbers of type {dtype}; they must be real")
     check_range(name, map, jnp.zeros(()).dtype)
-    # First in the type that JAX is set to, which warns if asked for a wider one.
+    # Convert to JAX's own type first: JAX warns if it is asked for a wider one.
     found = jnp.asarray(map)
     if not jnp.issubdtype(dtype, jnp.floating):
         return found.astype(jnp.zeros(()).dtype)
@@ -109,17 +121,17 @@ def require_square(map: Any, name: str = "the map") -> Array:
 
 @jax.jit
 def _look(map):
-    # A mean is in range where its sum is not.
+    # The mean may be in range if the sum is not.
     return jnp.isfinite(map).all(), jnp.sum(jnp.diagonal(map) / len(map))
 
 
 @jax.jit
 def summarise(map: Float[Array, "NC NC"]) -> Isotropy:
-    """`isotropy` without its checks: of any square map, that of dead units and of indefinite solves too."""
+    """`isotropy` without its checks, for any square map, also with dead units or indefinite solves."""
     size = map.shape[0]
     map, part = brought_into_range(map)
     constant = jnp.trace(map) / size
-    # Divided first: squares of large and of tiny numbers are out of range.
+    # Divide first: squares of large and of tiny numbers are out of range.
     scaled = map / jnp.where(constant == 0, 1, jnp.abs(constant))
     deviation = jnp.linalg.norm(scaled - jnp.sign(constant) * jnp.eye(size, dtype=map.dtype))
     dispersion = jnp.where(constant == 0, jnp.nan, deviation / size**0.5)
@@ -128,8 +140,8 @@ def summarise(map: Float[Array, "NC NC"]) -> Isotropy:
 
 
 def brought_into_range(map: Float[Array, "NC NC"]) -> tuple[Array, Array]:
-    """The map times a number, and the number: 1 unless sums of entries are out of range."""
-    # A power of two: no digit is lost.
+    """The map times a number, and that number: 1 unless sums of entries may be out of range."""
+    # A power of two, so no digit is lost.
     root = 2.0 ** (jnp.finfo(map.dtype).maxexp // 2)
     part = jnp.where(jnp.max(jnp.abs(map)) > root, 1 / root, 1).astype(map.dtype)
     return map * part, part

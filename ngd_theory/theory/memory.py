@@ -1,4 +1,4 @@
-"""What a natural-gradient step holds in memory, from shapes alone: a model, to choose sizes before anything runs."""
+"""A model of the memory of a natural-gradient step, from shapes alone, to choose sizes before a run."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class StepMemory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all three."""
         return self.parameters + self.linearisation + self.solve
 
 
@@ -45,17 +45,17 @@ def step_memory(
     num_samples : int
         N.
     itemsize : int
-        Bytes a number: 4 for float32, 8 for float64.
+        Bytes per number: 4 for float32, 8 for float64.
 
     Raises
     ------
     InputError
-        For an argument of another type, or a number that is no whole one of at least 1.
+        For an argument of the wrong type, or a number that is not a whole number of at least 1.
 
     Notes
     -----
-    Without what the compiler adds or saves: within a factor 2 of what XLA reports on a CPU. The program itself (Python,
-    JAX, compiled code) is some 0.4 GB more.
+    The model does not include what the compiler adds or saves. It is within a factor 2 of what XLA reports on a CPU.
+    The program itself (Python, JAX, compiled code) takes some 0.4 GB more.
     """
     for name, value in (("num_samples", num_samples), ("itemsize", itemsize)):
         require_size(name, value)

@@ -1,4 +1,4 @@
-"""Sizes and constants from the ranks of a linearisation at hand, where the theory knows none beforehand."""
+"""Sizes and constants from measured ranks of a linearisation, where the theory cannot predict them."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +16,7 @@ from ngd_theory.networks.geometry import Geometry
 
 @dataclass(frozen=True)
 class MeasuredSize(LayerSize):
-    """Sizes of a layer with the ranks that were measured, in place of those that sizes give.
+    """Sizes of a layer with measured ranks, in place of the ranks that follow from sizes.
 
     Attributes
     ----------
@@ -50,9 +50,9 @@ class MeasuredSize(LayerSize):
 
 @checked
 def measured_sizes(lin: Linearization) -> tuple[MeasuredSize, ...]:
-    """Sizes of the layers of a linearisation, with ranks as the solves see them.
+    """Sizes of a linearisation's layers, with the ranks that the solvers use.
 
-    What cuts off is round-off of the Gram matrix: singular values below ``sqrt(n eps)`` of the largest count as zero.
+    Singular values below ``sqrt(n eps)`` of the largest count as zero: this is the round-off of the Gram matrix.
 
     Parameters
     ----------
@@ -116,10 +116,10 @@ def _unit_rank(delta: np.ndarray, live_units: int) -> float:
 
 @checked
 def measured_constant(approximation: Approximation, lin: Linearization) -> float | None:
-    """The alpha that follows from the ranks of ``lin``, and leverages for K-FAC: ``tr K/(NC)`` as rho -> 0.
+    """Measure alpha, ``tr K/(NC)`` as rho -> 0, from the ranks of ``lin`` (and its leverages for K-FAC).
 
-    It is measured, not predicted: `isotropy_constant` predicts from sizes, before anything is drawn, where that is a
-    theorem (chains of blocks). Neither says that K is isotropic; `check_conditions` and `isotropy` do.
+    `isotropy_constant` instead predicts alpha from sizes, before anything is drawn, for networks with a theorem (chains
+    of blocks). Neither says that K is isotropic; `check_conditions` and `isotropy` do.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def measured_constant(approximation: Approximation, lin: Linearization) -> float
     Returns
     -------
     float or None
-        None where the theory states no constant (identity, entry-wise).
+        None if the theory states no constant (identity, entry-wise).
 
     Raises
     ------
@@ -137,13 +137,13 @@ def measured_constant(approximation: Approximation, lin: Linearization) -> float
         As `measured_sizes`.
     """
     if type(approximation) is Exact:
-        # Ranges of layers overlap: not the sum of theirs.
+        # The layers' ranges overlap, so their ranks do not add up.
         _check(lin)
         eigenvalues = np.linalg.eigvalsh(np.asarray(ntk(lin)))
         return float(np.sum(eigenvalues > round_off(eigenvalues))) / len(eigenvalues)
     sizes = measured_sizes(lin)
     if type(approximation) is BlockTridiagonal:
-        # A layer that moves nothing couples none: what is between two such is a network of its own.
+        # A layer that moves nothing couples no layers: those between two such layers form a network of their own.
         moving = groupby(sizes, key=lambda size: size.rank_of_jacobian > 0)
         runs = [tuple(run) for moves, run in moving if moves]
         n = lin.num_samples

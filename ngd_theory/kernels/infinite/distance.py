@@ -25,7 +25,7 @@ def layerwise_distance(
     Parameters
     ----------
     net : Network
-        Whose kernels some source serves: see `ngd_theory.kernels.infinite`.
+        A network whose kernels a source serves: see `ngd_theory.kernels.infinite`.
     lin : Linearization
         Of ``net`` at ``x``, at any parameters.
     x : (N, *input_shape)
@@ -35,12 +35,12 @@ def layerwise_distance(
     Returns
     -------
     (L,) array
-        First layer to last. Layer 1 of a network of depth 1 has no width to differ by: 0 to round-off.
+        First layer to last. A network of depth 1 has no width, so its distance is 0 to round-off.
 
     Raises
     ------
     InputError
-        If ``lin`` is not of ``net`` at so many samples, and as `layerwise_ntk`.
+        If ``lin`` has not the layers and outputs of ``net`` at ``x``, and as `layerwise_ntk`.
     """
     wanted = net.depth, (len(x), net.output_dim)
     if (len(lin.layers), lin.outputs.shape) != wanted:

@@ -1,16 +1,15 @@
 """Public infinite-width kernels of a network.
 
-Our own recursion can be differentiated by both inputs, once each, in both modes, wherever the kernel can. Networks of
-ReLUs have no derivative in two places:
+Our own recursion can be differentiated once by each input, in both modes, wherever the kernel can. Networks of ReLUs
+have no derivative in two places:
 
 - The NTK and ``sensitivities`` have a kink where the inputs of a layer are parallel or antiparallel; with biases, where
-  two samples are equal. The first derivative is then the mean of those from both sides, which is what a central
-  difference gives; the mixed one is infinite, and NaN. `nngp` has both.
+  two samples are equal. There the first derivative is the mean of both sides, as a central difference gives it. The
+  mixed derivative is infinite and becomes NaN. `nngp` has both derivatives.
 - Without biases every kernel has a corner where a sample is 0. Its derivatives by that sample are NaN.
 
-``x2=None`` says that the diagonal is of samples with themselves, which has no kink. Second derivatives of a matrix with
-a kink elsewhere spread its NaN: in reverse mode to all derivatives by the two samples, in forward mode to all of the
-entry.
+With ``x2=None`` the diagonal pairs each sample with itself, and has no kink. If a matrix has a kink elsewhere, second
+derivatives spread its NaN: in reverse mode to all derivatives by the two samples, in forward mode to all of the entry.
 """
 
 import abc
@@ -43,7 +42,7 @@ from ngd_theory.kernels.infinite.sources import resolve
 from ngd_theory.kernels.infinite.tiles import assemble
 from ngd_theory.networks import Network
 
-#: Bytes that one tile's work may take, the result apart.
+#: Bytes that the work on one tile may take, without the result.
 MEMORY_BUDGET = 2**28
 #: Largest relative error of a quadrature that is accepted in float64.
 QUADRATURE_ERROR = 1e-10
@@ -117,7 +116,7 @@ def layerwise_ntk(
     NotPredictedError, InputError
         As `layer_kernels`.
     NeuralTangentsError
-        If neural-tangents is needed and cannot be had.
+        If neural-tangents is needed and cannot be imported.
     """
     if resolve(source, net) == "neural-tangents":
         return _in_range(bridge.layerwise_ntk(net, *_checked(net, x1, x2)))
@@ -133,7 +132,7 @@ def ntk(
     source: str = "auto",
     memory_budget: int = MEMORY_BUDGET,
 ) -> Float[Array, "N M"]:
-    """The infinite-width NTK, per output: the sum of `layerwise_ntk`, of which no layer is kept.
+    """The infinite-width NTK, per output: the sum of `layerwise_ntk`, without keeping its layers.
 
     Parameters
     ----------
@@ -209,14 +208,14 @@ class _Tile(abc.ABC):
     def __call__(self, rows, columns):
         (x1, s1), (x2, s2) = rows, columns
         s1, s2 = (jax.tree.map(jnp.transpose, s) for s in (s1, s2))
-        # Of all samples at once, each with itself is left to `_with_diagonal`.
+        # If one tile has all samples, `_with_diagonal` computes each sample with itself.
         apart = ~jnp.eye(len(x1), dtype=bool) if columns is rows else None
         layers = recurse(self.chain, x1, x2, s1, s2, apart, with_slopes=self.with_slopes)
         return self.select(layers)
 
     @abc.abstractmethod
     def select(self, layers: Layers) -> Float[Array, "K ..."]:
-        """What is wanted of the kernels."""
+        """Select the wanted kernels."""
 
 
 class _Both(_Tile):
@@ -277,7 +276,7 @@ def _checked(net, x1, x2):
 
 
 def _array(net, x):
-    # In the type it has: JAX's may be narrower.
+    # Checked in its own type: JAX's may be narrower.
     check_finite("an array of inputs", x)
     x = jnp.asarray(x)
     if x.ndim != 1 + len(net.input_shape) or x.shape[1:] != net.input_shape:
@@ -302,12 +301,12 @@ def _with_diagonal(kernels, tile: _Tile, x) -> Float[Array, "K N N"]:
 def _converged(chain: tuple[Stage, ...], points) -> tuple[Stage, ...]:
     """The chain with quadratures as fine as the variances at ``points`` need.
 
-    Inside a transformation the variances are not known: every quadrature is then the second of the
-    ladder, unchecked.
+    Inside a transformation the variances are not known: every quadrature is then the second of the ladder, and it is
+    not checked.
     """
     traced = any(isinstance(x, Tracer) for x in points)
     rules = any(isinstance(stage.before, QuadratureMoments) for stage in chain[1:])
-    # Without a quadrature nothing asks for them: a program less to compile.
+    # Only quadratures need the variances; else this saves compiling a program.
     variances = [_sizes(chain, x).variance for x in points] if rules and not traced else []
     out = [chain[0]]
     for layer, stage in enumerate(chain[1:], start=1):

@@ -1,10 +1,10 @@
 """The infinitely wide network as a linearisation of finite size.
 
-Everything the package does with a network it does through a's and deltas, and only their Gram matrices
-reach function space. So a linearisation whose factors are square roots of the infinite-width kernels,
-``a_l a_l'^T = A_l`` and ``delta_l delta_l'^T = B_l (x) I_C``, *is* the infinitely wide network for every Fisher
-approximation that does not single out units or entries: their maps, natural gradients and predictions
-are those of the limit (docs/theory.md section 5), with N + N' pretended units a layer.
+The package uses a network only through its a's and deltas, and only their Gram matrices reach function space. So a
+linearisation whose factors are square roots of the infinite-width kernels, ``a_l a_l'^T = A_l`` and
+``delta_l delta_l'^T = B_l (x) I_C``, *is* the infinitely wide network for every Fisher approximation that does not
+single out units or entries. Their maps, natural gradients and predictions are those of the limit (docs/theory.md
+section 5). Each layer has N + N' artificial units.
 """
 
 from dataclasses import dataclass
@@ -37,18 +37,18 @@ def linearize(
 ) -> tuple[Linearization, Linearization | None]:
     """Linearise the infinitely wide ``net`` at N training and N' test inputs.
 
-    For `Identity`, `Exact`, `BlockDiagonal`, `BlockTridiagonal` and `KFAC`, of which the function-space maps are
-    invariant under rotations of the units. Not for `UnitWise` (use `ngd_theory.dynamics.predictor`) nor `EntryWise` (no
-    limit): its units are no network's units. K-FAC's factored damping sees N + N' for P and for M.
+    For `Identity`, `Exact`, `BlockDiagonal`, `BlockTridiagonal` and `KFAC`: their function-space maps are invariant
+    under rotations of the units. Not for `UnitWise` (use `ngd_theory.dynamics.predictor`) or `EntryWise` (no limit):
+    the artificial units are not units of a network. K-FAC's factored damping sees N + N' in place of P and M.
 
-    Of networks that only neural-tangents knows, convolutional ones say, the kernels of inputs and sensitivities are not
-    known by themselves but their product Theta_l is: then the layer's inputs are its root, and its sensitivities those
-    of C units that are the outputs. That serves the first four; what is made of layers is refused.
+    For networks that only neural-tangents knows, such as convolutional ones, only the product Theta_l of the kernels of
+    inputs and sensitivities is known. Then the layer's inputs are its root, and the sensitivities are those of C units,
+    the outputs. That is enough for the first four; approximations that need layers are refused.
 
     Parameters
     ----------
     net : Network
-        Whose kernels a source serves; its widths do not matter.
+        A network whose kernels a source serves; its widths do not matter.
     x, x_test : (N, *input_shape), (N', *input_shape)
     output_dim : int, optional
         C; that of ``net`` when None.
@@ -93,7 +93,7 @@ def linearize(
 
 @dataclass(frozen=True)
 class Shares:
-    """Says of a linearisation that its factors give kernels, and are no layer's inputs and sensitivities."""
+    """Marks a linearisation whose factors give kernels, but are not a layer's inputs and sensitivities."""
 
     has_layers: ClassVar[bool] = False
 
@@ -102,7 +102,7 @@ class Shares:
         return tuple(layers)
 
     def split(self, tangent):
-        """The same back."""
+        """The tangent as it is."""
         return tangent
 
 

@@ -20,13 +20,12 @@ from jaxtyping import Array, Float
 
 
 class Size(NamedTuple):
-    """How large a Gaussian variable is, for every sample.
+    """Variance and standard deviation of a Gaussian variable, for every sample.
 
     Attributes
     ----------
     variance, deviation : (N,)
-        The square and the root of each other. Both are kept: the variance is smooth where it is 0, and the deviation
-        is in range where its square is not.
+        Both are kept: the variance is smooth where it is 0, and the deviation may be in range if its square is not.
     """
 
     variance: Array
@@ -34,13 +33,13 @@ class Size(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """How two Gaussian variables go together, for every pair of samples.
+    """Covariance and correlation of two Gaussian variables, for every pair of samples.
 
     Attributes
     ----------
     covariance, correlation : (N, M)
-        The covariance is smooth where a variance is 0, and the correlation is in range where a product of variances is
-        not. It is 0 where a variance is, and may be beyond 1 by rounding.
+        The covariance is smooth where a variance is 0. The correlation is in range even if a product of variances is
+        not; it is 0 where a variance is 0, and may exceed 1 by rounding.
     """
 
     covariance: Array
@@ -54,7 +53,7 @@ class Moments(abc.ABC):
     def pair(
         self, a: Size, pair: Pair, b: Size
     ) -> tuple[Float[Array, "N M"], Float[Array, "N M"] | None, Float[Array, "N M"]]:
-        """For every pair of samples ``second``, and ``derivative``.
+        """``second`` and ``derivative`` for every pair of samples.
 
         Parameters
         ----------
@@ -86,10 +85,10 @@ def both(a: Size, b: Size) -> Array:
 
 
 def clipped(rho):
-    """A correlation in [-1, 1].
+    """Clip a correlation to [-1, 1].
 
-    Within rounding of 1 or -1 it is set to that: the derivative kernels of activations with a kink go as
-    ``sqrt(1 - rho)`` there, so that one unit in the last place of rho would show as 1e-8.
+    A value within rounding of 1 or -1 is set to it. There the derivative kernels of activations with a kink go as
+    ``sqrt(1 - rho)``, so one unit in the last place of rho would show as 1e-8.
     """
     return jnp.where(jnp.abs(rho) >= 1 - 8 * jnp.finfo(rho.dtype).eps, jnp.sign(rho), rho)
 
@@ -104,17 +103,17 @@ class ReluMoments(Moments):
     """Arc-cosine kernels of degree 1 and 0 (Cho & Saul 2009, eq. 3 and 6, halved).
 
     With ``cos(theta) = rho``: ``sqrt(k k') (sin(theta) + (pi - theta) cos(theta)) / (2 pi)`` and
-    ``(pi - theta) / (2 pi)``. ``phi'(0) = 0``, so that a sample without variance has no derivative.
+    ``(pi - theta) / (2 pi)``. Since ``phi'(0) = 0``, the derivative kernel of a sample without variance is 0.
 
     The first is differentiable twice in two vectors with that angle, unless one is 0. The second has a kink where they
-    are parallel or antiparallel; its derivative there is the mean of both sides, 0, and its second one is NaN.
+    are parallel or antiparallel: there its derivative is the mean of both sides, 0, and its second derivative is NaN.
     """
 
     def pair(self, a, pair, b):
         """Both kernels from the correlation."""
         c, rho = pair
         there, one = both(a, b), _degree_one(rho)
-        # Where a variance is 0, so is c. See `recursion.corner` for what its derivative is.
+        # Where a variance is 0, c is 0 too. For its derivative see `ngd_theory.kernels.infinite.corner`.
         second = jnp.where(there, outer(a.deviation, b.deviation) * one / 2, c)
         return second, jnp.where(there, one, 0), jnp.where(there, _degree_zero(rho) / 2, c)
 
@@ -141,7 +140,7 @@ def _degree_zero(rho):
 
 @jax.custom_jvp
 def _slope_of_angle(rho):
-    """``1 / (pi sin(theta))``, and 0 at the kinks: ``rho`` has an extremum there, and the sum of both sides is 0."""
+    """``1 / (pi sin(theta))``; 0 at the kinks, where ``rho`` has an extremum and the two sides cancel."""
     rho = clipped(rho)
     inside = jnp.abs(rho) < 1
     return jnp.where(
@@ -170,7 +169,7 @@ class ErfMoments(Moments):
     """
 
     def pair(self, a, pair, b):
-        """Both kernels from the sine and cosine of one angle: products of variances are out of range."""
+        """Both kernels from the sine and cosine of one angle, as products of variances may be out of range."""
         widths = outer(1 / _width(a), 1 / _width(b))
         derivative = (4 / jnp.pi) * widths / jnp.sqrt(_cosine_squared(a, pair, b))
         return (2 / jnp.pi) * _arcsine(a, pair, b), None, derivative
@@ -184,7 +183,7 @@ class ErfMoments(Moments):
 
 
 def _large(a: Size):
-    """Where ``1 + k`` is k, and k may be out of range."""
+    """Where ``1 + k`` rounds to k, and k may be out of range."""
     return a.deviation > 1 / jnp.finfo(a.deviation.dtype).eps
 
 

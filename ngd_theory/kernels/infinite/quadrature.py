@@ -5,10 +5,10 @@ Hermite polynomials h_m and ``c_m(k) = E[phi(sqrt(k) a) h_m(a)]``, a ~ N(0, 1),
 
     E[phi(u) phi(u')] = sum_m c_m(k) c_m(k') rho^m,
 
-so N samples need N x nodes values of the activation, not N^2 x nodes^2, and correlation 1 is no special
-case: what ``order`` terms miss there is ``E[phi^2] - sum c_m^2``, which bounds what they miss anywhere. The
-c_m are integrated with the trapezoidal rule, which converges faster than Gauss-Hermite for functions with
-poles off the real line, such as tanh.
+so N samples need N x nodes values of the activation, not N^2 x nodes^2. Correlation 1 is no special case: the
+error of ``order`` terms there is ``E[phi^2] - sum c_m^2``, and it bounds the error at any correlation. The c_m
+are integrated with the trapezoidal rule, which converges faster than Gauss-Hermite for functions with poles off
+the real line, such as tanh.
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ LADDER = ((256, 512), (640, 1024), (1536, 2048))
 class QuadratureMoments(Moments):
     """Moments of an activation from ``order`` Hermite coefficients on ``nodes`` nodes.
 
-    Smooth activations only: the coefficients of a kinked one decay too slowly (`missing` tells). For tanh
-    they decay as ``exp(-pi sqrt(m/k)/2)``: order 256 reaches 1e-10 up to variances k of about 3,
+    For smooth activations only: with a kink the coefficients decay too slowly (`missing` measures it). For
+    tanh they decay as ``exp(-pi sqrt(m/k)/2)``: order 256 reaches 1e-10 up to variances k of about 3,
     640 up to 7, 1536 up to 17.
 
     Attributes
@@ -60,7 +60,7 @@ class QuadratureMoments(Moments):
     def missing(self, k: Float[Array, " N"]) -> Float[Array, " N"]:
         """Largest error of `pair` at variance k, relative to the moment at correlation 1.
 
-        Of both moments the larger: ``1 - sum_m c_m^2 / E[phi^2]``, up to rounding.
+        It is the larger of both moments' errors ``1 - sum_m c_m^2 / E[phi^2]``, up to rounding.
         """
         size, errors = Size(k, root(k)), []
         for order in (0, 1):
@@ -71,9 +71,9 @@ class QuadratureMoments(Moments):
         return jnp.maximum(*errors)
 
     def _values(self, order: int, a: Size) -> tuple[Float[Array, "N nodes"], Float[Array, " N"]]:
-        """Derivative ``order`` of the activation at the nodes, over the largest, and the largest.
+        """Derivative ``order`` of the activation at the nodes, divided by its largest magnitude, and that.
 
-        Apart, since squares and products of small values are out of range.
+        They are kept apart, since squares and products of small values are out of range.
         """
         nodes = jnp.asarray(_rule(self.order, self.nodes)[0], a.deviation.dtype)
         values = _derivative(self.activation, order)(outer(a.deviation, nodes))
@@ -114,7 +114,7 @@ def _moments(rule: QuadratureMoments, orders: tuple, a: Size, pair: Pair, b: Siz
 
 @_moments.defjvp
 def _moments_jvp(rule, orders, primals, tangents):
-    # Price's theorem: c raises both orders, a variance one of them twice, by half.
+    # Price's theorem: c raises both orders by 1; a variance raises one order by 2, with factor 1/2.
     da, change, db = tangents
     steps = {
         (1, 1): change.covariance,
@@ -140,7 +140,7 @@ def _own_moments_jvp(rule, orders, primals, tangents):
 
 
 def _raised(moments, rule, orders, steps, primals):
-    """Moments and their tangents: the sum over steps of the moments of orders raised by it, times its factor."""
+    """Moments and their tangents. A tangent is the sum over steps of the raised moment times the step's factor."""
     above = {order: [(order[0] + i, order[1] + j) for i, j in steps] for order in orders}
     wanted = tuple(sorted({*orders, *(high for highs in above.values() for high in highs)}))
     found = dict(zip(wanted, moments(rule, wanted, *primals), strict=True))

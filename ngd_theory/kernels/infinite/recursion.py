@@ -40,14 +40,14 @@ class Stage:
     weight_std, bias_std : float
         sigma_w and sigma_b of the layer.
     before : Moments
-        Of the activation between the previous layer and this one; of none before the first layer.
+        Of the activation between the previous layer and this one; of the identity before the first layer.
     norm : bool
-        Whether the activation sees normalised pre-activations. In the limit their mean over units is 0, so that both
-        normalisations are one: ``u / sqrt(E[u^2] + EPSILON)``.
+        Whether the activation sees normalised pre-activations. In the limit their mean over units is 0, so both
+        normalisations are the same: ``u / sqrt(E[u^2] + EPSILON)``.
     skip : float, optional
-        s: the layer's outputs, times s, are added to the pre-activations before it. None: they take their place.
+        s: the layer's outputs, times s, are added to the pre-activations before it. None: they replace them.
     repeat : int
-        How many such layers in a row; see `looped`.
+        Number of such layers in a row; see `looped`.
     """
 
     weight_std: float
@@ -58,19 +58,19 @@ class Stage:
     repeat: int = 1
 
     def normalised(self, size: Size) -> tuple[Size, Array]:
-        """Size of what the activation sees, and by what the pre-activations were multiplied, (N,) each."""
+        """Size of what the activation sees, and the factor of the pre-activations in it, (N,) each."""
         if not self.norm:
             return size, jnp.ones_like(size.deviation)
         factor = 1 / jnp.sqrt(size.variance + EPSILON)
         return Size(size.variance * factor**2, size.deviation * factor), factor
 
     def joined(self, before, own):
-        """Variances of the pre-activations after a layer whose own are ``own``; slopes by those before it likewise."""
+        """Variances (or slopes) after a layer: its ``own``; with a skip, ``s^2 own`` plus those ``before`` it."""
         return own if self.skip is None else before + self.skip**2 * own
 
     @property
     def share(self) -> float:
-        """What the square of a derivative by the layer's outputs has more than that by what they are added to."""
+        """Squared factor of the layer's outputs in the sum with the skip connection: s^2, or 1 without one."""
         return 1.0 if self.skip is None else self.skip**2
 
 
@@ -100,15 +100,15 @@ def _residual_stages(net: Network, function: Residual) -> tuple[Stage, ...]:
 
 
 class Layers(NamedTuple):
-    """What the recursion over layers finds, first layer to last, of pairs (N, M) or samples (N,).
+    """Results of the recursion over layers, first to last, for pairs (N, M) or samples (N,).
 
     Attributes
     ----------
     inputs : (L, ...)
         ``A_l``.
     slopes : (L - 1, ...)
-        By what layer l+1 multiplies ``E[delta . delta']`` on its way back: ``sigma_w^2 E[phi' phi'']``, and what the
-        skip connection adds.
+        Factor by which layer l+1 multiplies ``E[delta . delta']`` backwards: ``sigma_w^2 E[phi'(u) phi'(u')]``, with
+        the term of the skip connection.
     ntk : (...)
         ``sum_l Theta_l``, added up from below: the product of all slopes above a layer may be out of range.
     """
@@ -133,8 +133,8 @@ class Layers(NamedTuple):
 def looped(chain: tuple[Stage, ...]) -> tuple[Stage, ...]:
     """The chain with equal layers in a row as one loop: 80 layers compile in 2 seconds instead of 30.
 
-    Not for what is differentiated: where JAX transposes a loop, it forgets derivative rules of functions in it, and
-    second derivatives are wrong without a word.
+    Not for derivatives: when JAX transposes a loop, it forgets the derivative rules of functions in it, and second
+    derivatives are silently wrong.
     """
     runs = [(stage, len(list(alike))) for stage, alike in groupby(chain[1:])]
     return chain[0], *(replace(stage, repeat=count) for stage, count in runs)
@@ -154,10 +154,10 @@ class LayerKernels:
     ----------
     inputs : (L, N, N')
         ``A_l = E[a_l . a_l'] = sigma_w^2 E[h h'] + sigma_b^2``: also the NNGP kernel Q_l of the
-        layer's outputs. The A_{l-1} of docs/theory.md section 5, which counts from 0.
+        layer's outputs. docs/theory.md section 5 counts from 0 and calls it A_{l-1}.
     sensitivities : (L, N, N')
         ``B_l = E[delta_l . delta_l'] = prod_{k >= l} sigma_w^2 Qdot_k``; ``B_L = 1``. In a residual network s^2 times
-        ``prod_{k >= l} (1 + s^2 sigma_w^2 Qdot_k)``, Qdot_k divided by both roots of the mean squares it normalises by.
+        ``prod_{k >= l} (1 + s^2 sigma_w^2 Qdot_k)``; a normalisation divides Qdot_k by both root mean squares.
     """
 
     inputs: Float[Array, "L N M"]
@@ -196,8 +196,8 @@ def recurse(
 ) -> Layers:
     """All layers' kernels of one tile of sample pairs.
 
-    Forward ``A_{l+1} = sigma_w^2 E[phi phi'] + sigma_b^2`` under ``N(0, A_l)``; backward
-    ``B_l = sigma_w^2 E[phi' phi''] o B_{l+1}`` with the scale of layer l+1.
+    Forward ``A_{l+1} = sigma_w^2 E[phi(u) phi(u')] + sigma_b^2`` under ``N(0, A_l)``; backward
+    ``B_l = sigma_w^2 E[phi'(u) phi'(u')] o B_{l+1}`` with the scale of layer l+1.
 
     Parameters
     ----------
@@ -206,9 +206,9 @@ def recurse(
     sizes1, sizes2 : Size of (L, N), of (L, M)
         From `input_sizes`.
     apart : (N, M), optional
-        False for pairs that nobody reads: their kinks must not reach a derivative as 0 times NaN.
+        False for pairs whose result is not used: their kinks must not reach a derivative as 0 times NaN.
     with_slopes : bool
-        If False, ``slopes`` and ``ntk`` have no meaning, nor kinks.
+        If False, ``slopes`` and ``ntk`` have no meaning and no kinks.
     """
     first = _first(chain[0], x1, x2, *_at((sizes1, sizes2), 0))
     if apart is not None:
@@ -238,7 +238,7 @@ def recurse(
 
 
 def _first(stage: Stage, x1, x2, a: Size, b: Size) -> Pair:
-    """Of the first layer's pre-activations."""
+    """`Pair` of the first layer's pre-activations."""
     y1, y2 = _scaled(stage, x1), _scaled(stage, x2)
     units = [_directions(stage, y, size) for y, size in ((y1, a), (y2, b))]
     rho = _gram(*units)
@@ -249,14 +249,14 @@ def _first(stage: Stage, x1, x2, a: Size, b: Size) -> Pair:
 
 def _directions(stage: Stage, y, size: Size):
     if y.shape[1] == 1 and not stage.bias_std:
-        # On a line angles are 0 or pi, and do not change: the kinks of a kernel there are nowhere near.
+        # On a line all angles are 0 or pi and do not change, so a kernel never crosses its kinks.
         return jnp.sign(y)
     return y * _inverse(size.deviation)[:, None]
 
 
 def _correlation(c, a: Size, b: Size):
     scale = outer(_inverse(a.deviation), _inverse(b.deviation))
-    # Where a product of variances is too small, so is c; 0 times infinity would be NaN.
+    # If a product of variances underflows, so does c; 0 times infinity would be NaN.
     return jnp.where(both(a, b), c * jnp.minimum(scale, jnp.finfo(c.dtype).max), 0)
 
 
@@ -273,12 +273,12 @@ def _at(tree, index: int):
 
 
 def diagonal(chain: tuple[Stage, ...], x: Float[Array, "N M0"]) -> Layers:
-    """`recurse` of every sample with itself, (N,) each: smooth where a pair that happens to be equal has a kink."""
+    """`recurse` of every sample with itself, (N,) each. It is smooth; a pair of equal samples has a kink."""
     return _own(chain, x)[1]
 
 
 def _own(chain, x) -> tuple[Size, Layers]:
-    """How large the pre-activations are that every layer leaves, and the layers' kernels."""
+    """Sizes of the pre-activations after every layer, and the layers' kernels."""
     y = _scaled(chain[0], x)
     first = _affine(replace(chain[0], weight_std=1.0), Size(jnp.sum(y**2, axis=1), row_norms(y)))
 
@@ -299,7 +299,7 @@ def _own(chain, x) -> tuple[Size, Layers]:
 
 
 def _added(stage: Stage, before: Size, own: Size) -> Size:
-    """Of the pre-activations after a layer."""
+    """Size of the pre-activations after a layer."""
     if stage.skip is None:
         return own
     deviation = row_norms(jnp.stack([before.deviation, stage.skip * own.deviation], axis=1))

@@ -58,7 +58,7 @@ def resolve(source: str, net: Network) -> str:
     InputError
         For an unknown source.
     NotPredictedError
-        If the source asked for cannot serve this network, and for one whose readout is scaled down ("mup").
+        If the requested source cannot serve this network, or its readout is scaled down ("mup").
     """
     choose(dict.fromkeys(SOURCES), source, "source")
     if net.readout_scale != 1:
@@ -81,7 +81,7 @@ def source_table() -> tuple[dict[str, str], ...]:
     Returns
     -------
     tuple of dict
-        One row an activation, with keys ``activation``, ``layer``, ``source``, ``method`` and ``neural-tangents``
+        One row per activation, with keys ``activation``, ``layer``, ``source``, ``method`` and ``neural-tangents``
         (what ``source="neural-tangents"`` uses).
     """
     from ngd_theory.kernels.infinite.bridge import describe

@@ -5,9 +5,9 @@ Units of a hidden layer are independent in the limit: unit i of layer l has pre-
 N(0, sigma_w^2 B_{l+1} / M_l)``, so that ``delta[n,c] = phi'(z[n]) g_c[n]``. The layer's share of the map is M_l times
 the mean over units of ``J_i(at) (J_i^T J_i / N + rho)^-1 J_i^T / N``. It is a multiple of I_C on average.
 
-At rho = 0 the mean over g is taken in closed form, ``E[g_c' g_c / |g|^2] = (1/C) B(x',x)/B(x,x)``, because for C = 1
-the ratio g'/g has Cauchy tails and no mean but that principal value: there the test outputs of a
-finite network do not self-average either when L >= 3, unless damped.
+At rho = 0 the mean over g is taken in closed form, ``E[g_c' g_c / |g|^2] = (1/C) B(x',x)/B(x,x)``. The reason: for
+C = 1 the ratio g'/g has Cauchy tails, and its only mean is that principal value. In that case the test outputs of a
+finite network with L >= 3 do not self-average either, unless damped.
 """
 
 from collections.abc import Callable
@@ -43,13 +43,13 @@ def unit_wise_maps(
     Parameters
     ----------
     net : Network
-        A multi-layer perceptron. Its hidden widths M_l weigh the layers.
+        A multi-layer perceptron. Its hidden widths M_l are the weights of the layers.
     x, x_test : (N, *input_shape), (N', *input_shape)
     damping : float
         rho >= 0, on the scale of a finite network of these widths.
     key : jax.random key
     num_units : int
-        Units drawn a hidden layer, at least 2.
+        Units drawn per hidden layer, at least 2.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def unit_wise_maps(
     NotPredictedError
         For ``damping = 0`` with a singular ``A_l`` (such as M_0 < N): the limit depends on g's tails.
     InputError
-        For fewer units.
+        For fewer than 2 units.
     SingularKernelError
         Where a solve breaks down.
     """

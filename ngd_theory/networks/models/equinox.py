@@ -1,4 +1,4 @@
-"""Models of equinox: layers are leaves of the model's tree, and are replaced by ones with a tap behind."""
+"""Models of equinox. Layers are leaves of the model's tree; each is replaced by one with a tap on its output."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ def recognises(model) -> bool:
 
 
 def split(model, variables):
-    """What can be hashed of the model, its parameters, and its other arrays."""
+    """The hashable part of the model, its parameters, and its other arrays."""
     import equinox
 
     params, others = equinox.partition(model, equinox.is_inexact_array)
@@ -24,7 +24,7 @@ def split(model, variables):
 
 
 class Model(AnyModel):
-    """An equinox model; it takes one sample, so that others cannot be seen."""
+    """An equinox model. It takes one sample, so outputs cannot depend on other samples."""
 
     takes_batches = False
 
@@ -42,7 +42,7 @@ class Model(AnyModel):
             **dict.fromkeys(
                 (equinox.nn.Conv, equinox.nn.Conv1d, equinox.nn.Conv2d, equinox.nn.Conv3d), _conv
             ),
-            # They take the layers in them apart at every call: those are groups.
+            # They take their inner layers apart at every call, so these layers are treated as groups.
             **dict.fromkeys(wrappers, lambda node, name: None),
         }
         self._is_layer = lambda node: type(node) in self._makers
@@ -72,14 +72,14 @@ class Model(AnyModel):
 
 
 class _Tapped:
-    """A layer with a tap behind it, and all else that it has."""
+    """A layer with a tap on its output; all other attributes are those of the layer."""
 
     def __init__(self, layer, number: int, tap):
         self._layer, self._number, self._tap = layer, number, tap
 
     def __call__(self, *args, **options):
         made = self._layer(*args, **options)
-        # An input that is named is not seen: the layer is a group then.
+        # An input given by keyword is not seen, so the layer is then treated as a group.
         return self._tap(self._number, args[0], made) if args else made
 
     def __getattr__(self, name):

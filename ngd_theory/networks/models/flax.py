@@ -7,7 +7,7 @@ from ngd_theory.networks.models.known import Known, Place, convolution, dense, e
 
 
 def linear(kind: str, name: str, leaves: dict, layer) -> Known | None:
-    """A kernel (fan_in, units)."""
+    """A dense layer with a kernel (fan_in, units)."""
     sizes = leaves["kernel"].shape
     if len(sizes) != 2:  # Several layers in one leaf, for a scan.
         return None
@@ -15,7 +15,7 @@ def linear(kind: str, name: str, leaves: dict, layer) -> Known | None:
 
 
 def general(kind: str, name: str, leaves: dict, layer) -> Known | None:
-    """A kernel of several input and output axes, the input's being the last ones."""
+    """A dense layer over several input and output axes; the input axes must be the last ones."""
     axes = (layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis)
     batched = getattr(layer, "batch_dims", ()) or getattr(layer, "batch_axis", {})
     shape = leaves["kernel"].shape
@@ -37,7 +37,7 @@ def general(kind: str, name: str, leaves: dict, layer) -> Known | None:
 
 
 def conv(kind: str, name: str, leaves: dict, layer) -> Known | None:
-    """A kernel (*sizes, channels, units) of a convolution with zeros around."""
+    """A convolution with a kernel (*sizes, channels, units) and zero padding."""
     *kernel, _, units = leaves["kernel"].shape
     d = len(kernel)
     size = layer.kernel_size
@@ -65,14 +65,14 @@ def conv(kind: str, name: str, leaves: dict, layer) -> Known | None:
 
 
 def embed(kind: str, name: str, leaves: dict, layer) -> Known | None:
-    """A table (vocabulary, units)."""
+    """An embedding with a table (vocabulary, units)."""
     shape = leaves["embedding"].shape
     if len(shape) != 2:
         return None
     return embedding(name, kind, _place(leaves, "embedding"), *shape)
 
 
-#: Class name in both -> what makes it ours of (type, name, leaves by their short names, layer).
+#: Class name in both libraries -> function of (type, name, leaves by short name, layer) that makes our layer.
 MAKERS = {"Conv": conv, "Embed": embed}
 
 

@@ -1,4 +1,4 @@
-"""A layer of another library, in our terms."""
+"""Layers of other libraries, described by layers of this package."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from ngd_theory.networks.layers import Dense, Layer, joined
 
 @dataclass(frozen=True)
 class Place:
-    """Where an array of ours is in a model.
+    """Where an array of our layer is stored in a model.
 
     Attributes
     ----------
     key : str
-        Ours: "weight" or "bias".
+        Its key in our layer: "weight" or "bias".
     leaf : str
         Name of the model's leaf.
     shape : tuple of int
-        The shape that our array is given first.
+        Our array is first reshaped to this shape.
     axes : tuple of int, optional
-        Its axes in the order of the leaf; None where they are so already.
+        The axes of this shape in the order of the leaf; None if the order is the same.
     """
 
     key: str
@@ -34,12 +34,12 @@ class Place:
     axes: tuple[int, ...] | None = None
 
     def to_leaf(self, value: Array) -> Array:
-        """Ours as the model's."""
+        """Convert our array to the model's leaf."""
         value = value.reshape(self.shape)
         return value if self.axes is None else jnp.transpose(value, self.axes)
 
     def from_leaf(self, value: Array, shape: tuple[int, ...]) -> Array:
-        """The inverse; ``shape`` is ours."""
+        """The inverse of `to_leaf`; ``shape`` is that of our array."""
         if self.axes is not None:
             value = jnp.transpose(value, [self.axes.index(i) for i in range(len(self.axes))])
         return value.reshape(shape)
@@ -57,11 +57,11 @@ class Known:
         Its type, for reports.
     places : tuple of Place
     affine : ``input shape -> Layer``
-        Our layer, of an input without the samples' and other mapped axes.
+        Makes our layer for an input shape without the axes of samples and other maps.
     inputs, outputs : int
-        How many of the last axes of its input and output are its own.
+        How many of the last axes of its input and output belong to the layer itself.
     channels_first : bool
-        Whether the first of these are the channels.
+        Whether the first of these axes is the channels.
     """
 
     name: str
@@ -88,12 +88,12 @@ class Known:
                 if self.channels_first:
                     pairs = [(jnp.moveaxis(a, 1, -1), jnp.moveaxis(d, 2, -1)) for a, d in pairs]
             elif isinstance(layer, Dense):
-                # Features of several axes are one.
+                # Several axes of features become one.
                 h = h.reshape(*h.shape[: h.ndim - self.inputs], -1)
                 pairs = [(h, delta.reshape(*delta.shape[: delta.ndim - self.outputs], -1))]
             by_layer.setdefault(layer, []).extend(pairs)
         found = [layer.factors(*zip(*pairs, strict=True)) for layer, pairs in by_layer.items()]
-        # One convolution at images of several sizes has one layer a size.
+        # A convolution applied to images of several sizes has one layer per size.
         parts = [
             (joined([a for a, _, _ in part], 1), joined([d for _, d, _ in part], 2), part[0][2])
             for part in zip(*found, strict=True)
@@ -124,7 +124,7 @@ def embedding(name: str, kind: str, weight: Place, vocabulary: int, units: int) 
 def convolution(
     name: str, kind: str, weight: Place, bias: Place | None, options: dict, first=False
 ) -> Known:
-    """A convolution ``u = W * h + b`` with the options of `Convolution` but its input's shape."""
+    """A convolution ``u = W * h + b`` with the options of `Convolution` except its input shape."""
     make = _Convolution(tuple(options.items()), float(bias is not None))
     dimensions = len(options["kernel_size"])
     own = dimensions + 1

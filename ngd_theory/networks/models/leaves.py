@@ -13,7 +13,7 @@ class Leaf(NamedTuple):
 
 
 def leaf_name(path) -> str:
-    """Keys joined by "/"."""
+    """Name of a leaf: its keys joined by "/"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -27,7 +27,7 @@ def _own(name: str, boxed: bool) -> str:
 
 
 def by_parent(params, boxed: bool = False) -> dict[str, dict[str, Leaf]]:
-    """Leaves of each node by their own last key."""
+    """For each node, its leaves by their last key."""
     found: dict[str, dict[str, Leaf]] = {}
     for path, value in jax.tree_util.tree_flatten_with_path(params)[0]:
         name = leaf_name(path)

@@ -1,4 +1,4 @@
-"""Linearise a model of another library: factors of the layers that we know, groups of the other parameters."""
+"""Linearise a model of another library: factors for the layers that we know, groups for the other parameters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,20 +21,20 @@ from ngd_theory.networks.models.leaves import leaf_name, parent
 from ngd_theory.networks.models.model import AnyModel
 from ngd_theory.networks.models.tap import Tap, Tapped
 
-#: Relative difference below which numbers are the same: some layers compute in float32 whatever they are given.
+#: Numbers with a smaller relative difference count as equal, because some layers always compute in float32.
 SAME = float(jnp.finfo(jnp.float32).eps) ** 0.5
-#: Who recognises a model, and makes an `AnyModel` of it and its variables.
+#: Modules that recognise a model of their library and make an `AnyModel` from it.
 LIBRARIES = (equinox, linen, nnx)
 
 
 @dataclass(frozen=True)
 class ModelTree:
-    """How the parameters of a model are made of those of its layers and groups.
+    """How the parameters of a model are made from those of its layers and groups.
 
     Attributes
     ----------
     structure : jax tree definition
-        Of the parameters.
+        Structure of the parameters.
     leaves, dtypes : tuple of str
         Names and types of its leaves.
     layers : tuple of (Layer, tuple of Place)
@@ -51,7 +51,7 @@ class ModelTree:
     groups: tuple[tuple[str, ...], ...]
 
     def join(self, found: Sequence[dict[str, Array]]):
-        """One dict a layer, or part of one, and group, to a tree like the parameters."""
+        """Join one dict per group and per layer (or part of a layer) into a tree like the parameters."""
         rest = iter(found)
         leaves = {}
         for _ in self.groups:
@@ -89,21 +89,21 @@ def linearize_model(
 ) -> Linearization:
     """Linearise a model of equinox, flax.linen or flax.nnx about its parameters, layer by layer.
 
-    Linear layers, convolutions and embeddings of these libraries become factors, so that every approximation serves
-    them, K-FAC and unit-wise too; they come in the order of their first calls. All other parameters (normalisation,
-    positions, layers of your own) are groups before them: one for each node that holds some, with its whole Jacobian.
-    `Linearization.describe` tells which is which.
+    Linear layers, convolutions and embeddings of these libraries become factors, in the order of their first calls.
+    Every approximation works on them, also K-FAC and unit-wise. All other parameters (normalisation, positional
+    encodings, layers of your own) become groups, which come first: one group, with its whole Jacobian, for each node
+    that holds such parameters. `Linearization.describe` shows which is which.
 
     Parameters
     ----------
     model : equinox.Module, flax.linen.Module or flax.nnx.Module
-        An equinox model takes one sample, the others all of them; output n depends on sample n only. Dropout is
-        off, and normalisation over the batch takes its running averages (``equinox.nn.inference_mode``,
+        An equinox model takes one sample; the others take all samples, and output n must depend on sample n only.
+        Dropout must be off, and batch normalisation must use its running averages (``equinox.nn.inference_mode``,
         ``model.eval()``).
     x : (N, *sample_shape)
         Floating, or whole numbers for a model that begins with an embedding.
     variables : dict, optional
-        Of a flax.linen module: what its ``init`` returned. Only "params" are parameters.
+        For a flax.linen module: the result of its ``init``. Only "params" are parameters.
     groups : sequence of str
         Layers to treat as groups: beginnings of their names, as `Linearization.describe` shows them.
 
@@ -116,10 +116,10 @@ def linearize_model(
     Raises
     ------
     InputError
-        For a model of another library, outputs that are not (N, C), samples that see each other, a state that changes
-        (training mode), a layer whose parameters are used in another way than by its call (tied weights), or that is
-        called inside `jax.lax.scan`, `jax.checkpoint` or `jax.jit`: name it in ``groups``. What needs numbers is
-        noticed outside jit only.
+        For a model of another library, outputs that are not (N, C) or depend on other samples, or a state that changes
+        (training mode). Also for a layer whose parameters are used outside its own call (tied weights), or that is
+        called inside `jax.lax.scan`, `jax.checkpoint` or `jax.jit`: name such a layer in ``groups``. Checks that need
+        numbers run only outside jit.
     """
     library = next((library for library in LIBRARIES if library.recognises(model)), None)
     if library is None:
@@ -142,7 +142,7 @@ def linearize_model(
 
 
 class _Static:
-    """A model without its arrays, for `jax.jit`: equal to another where what it holds can be compared and is equal."""
+    """A model without its arrays, for `jax.jit`. Two are equal if their contents can be compared and are equal."""
 
     def __init__(self, library, value):
         self._library, self._value = library, value
@@ -162,11 +162,11 @@ class _Static:
             return False
         try:
             return bool(self._value == other._value)
-        except ValueError:  # arrays among what it holds
+        except ValueError:  # it holds arrays
             return False
 
     def model(self, params, rest) -> AnyModel:
-        """With arrays."""
+        """The model with its arrays."""
         return self._library.Model(self._value, params, rest)
 
 
@@ -235,7 +235,7 @@ def _calls(static: _Static, params, rest, x, groups) -> tuple[list[Tapped], list
     known: list[Known] = []
 
     def traced(groups):
-        # All arrays are arguments: what is left as a constant of the program comes from a trace that has ended.
+        # All arrays are arguments, so a constant of the program must come from a trace that has ended.
         def trace(params, rest, x):
             model = static.model(params, rest)
             known[:] = []
@@ -251,7 +251,7 @@ def _calls(static: _Static, params, rest, x, groups) -> tuple[list[Tapped], list
         return traced_shapes(trace, params, rest, x)
 
     def is_lost(name: str) -> bool:
-        """Whether the layer's input cannot be recorded, the others' aside."""
+        """Whether the input of this layer cannot be recorded, when all other layers are left out."""
         try:
             traced([*groups, *(other.name for other in layers if other.name != name)])
         except jax.errors.UnexpectedTracerError:
@@ -281,7 +281,7 @@ def _calls(static: _Static, params, rest, x, groups) -> tuple[list[Tapped], list
 def _backpropagate(
     model: AnyModel, x, calls: list[Tapped], rest: dict[str, Array], params_with, groups
 ):
-    """Outputs; inputs and sensitivities (C, N, ...) of every call; Jacobian (N, C, ...) by every leaf in ``rest``."""
+    """Outputs; inputs and sensitivities (C, N, ...) of every call; Jacobian (N, C, ...) of every leaf in ``rest``."""
     n = len(x)
     shifts = [jnp.zeros(call.made.shape, call.made.dtype) for call in calls]
     rows = {name: jnp.broadcast_to(leaf, (n, *leaf.shape)) for name, leaf in rest.items()}
@@ -316,7 +316,7 @@ def _check_groups(groups, known: Sequence[Known]) -> None:
 
 
 def _check_factors(given, lin: Linearization) -> None:
-    """Raise `InputError` where a gradient is not that of automatic differentiation; not inside jit."""
+    """Raise `InputError` if a gradient differs from that of automatic differentiation; not inside jit."""
     _, params, rest, x = given
     if not all(map(is_known, jax.tree.leaves((lin.outputs, params, rest, x)))):
         return
@@ -340,7 +340,7 @@ def _check_factors(given, lin: Linearization) -> None:
 
 
 def _check_outputs(given, found) -> None:
-    """Raise `InputError` where the model as it is, not compiled, has other outputs."""
+    """Raise `InputError` if the model gives other outputs when it is not compiled."""
     static, params, rest, x = given
     model = static.model(params, rest)
     if model.takes_batches:

@@ -1,4 +1,4 @@
-"""What a model of another library shows `linearize_model`."""
+"""The interface between `linearize_model` and models of other libraries."""
 
 import abc
 from typing import Any
@@ -18,9 +18,9 @@ class AnyModel(abc.ABC):
     known : list of Known
         The layers that we know; complete after `run` was called once.
     takes_batches : bool
-        Whether `batch` is there.
+        Whether `batch` is implemented.
     boxed : bool
-        Whether names of leaves have one more key, "value".
+        Whether names of leaves end with one more key, "value".
     """
 
     params: Any

@@ -1,4 +1,4 @@
-"""Modules of flax.nnx: in a copy of the model, layers get a class whose call ends at a tap."""
+"""Modules of flax.nnx. In a copy of the model, layers get a class whose output passes through a tap."""
 
 import jax
 
@@ -40,7 +40,7 @@ class Model(AnyModel):
             if type(node) not in makers:
                 continue
             own = {key for key, value in vars(node).items() if isinstance(value, nnx.Param)}
-            # A parameter that another module has too is a leaf of that one only: the layer is a group then.
+            # A parameter shared with another module may be a leaf of that one only; this layer is then a group.
             if own <= leaves.get(name, {}).keys():
                 kind = f"flax.nnx.{type(node).__name__}"
                 known = makers[type(node)](kind, name, leaves[name], node)
@@ -66,16 +66,16 @@ class Model(AnyModel):
     def _merged(self, params):
         from flax import nnx
 
-        # New variables, of the trace that is running: the model may change them, and they are forgotten.
+        # New variables for the current trace: the model may change them, and the changes are dropped.
         return nnx.merge(self._graph, *jax.tree.map(lambda leaf: leaf, (params, self._rest)))
 
 
 def _tapped(cls: type, number: int, tap) -> type:
-    """A class like ``cls`` whose call ends at the tap."""
+    """A class like ``cls`` whose output passes through the tap."""
 
     def call(self, *args, **options):
         made = cls.__call__(self, *args, **options)
-        # An input that is named is not seen: the layer is a group then.
+        # An input given by keyword is not seen, so the layer is then treated as a group.
         return tap(number, args[0], made) if args else made
 
     return type(cls.__name__, (cls,), {"__call__": call})

@@ -1,4 +1,4 @@
-"""Taps: what a layer was given at each call, and a shift of what it made, through any number of `jax.vmap`."""
+"""Taps record the input of a layer at each call and shift its output, inside any number of `jax.vmap`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Tapped:
     ----------
     layer : int
     depth : int
-        How many maps are around it, that over the samples included.
+        How many maps are around it, including the one over the samples.
     given, made : (N, *mapped, ...) arrays, or their shapes
         The layer's input and its output.
     """
@@ -29,22 +29,22 @@ class Tapped:
 
 
 class Tap:
-    """Stands behind every layer while a model runs on one sample, under `jax.vmap` over the samples.
+    """Receives the output of every layer while a model runs on one sample, under `jax.vmap` over the samples.
 
-    A value inside `jax.vmap` cannot be kept: it is of one sample only as far as the function sees. The rule of
-    `jax.custom_batching.custom_vmap` is told the whole batch, one map after the other, and keeps what the last one
-    tells.
+    A value inside `jax.vmap` cannot be kept, because the function sees only one sample. The rule of
+    `jax.custom_batching.custom_vmap` receives the whole batch, once for each map around the call; the values of the
+    last (outermost) map are kept.
 
     Parameters
     ----------
     sample : array
         The sample, so that every call depends on it.
     calls : list
-        What is found is put here.
+        The recorded calls are appended here.
     shifts : sequence of arrays, optional
-        One a call, like `Tapped.made`.
+        One per call, like `Tapped.made`.
     depths : sequence of int, optional
-        Of each call, where there are shifts.
+        Depth of each call; needed with ``shifts``.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The structure of a trained classifier's Fisher and of K-FAC's approximations of it.
 
-The study of Martens & Grosse (2015), figures 2, 3, 5 and 6: how near F-tilde is to the exact Fisher, that
-F-tilde^-1 is nearly block-tridiagonal while F-tilde is not, and how near F-breve and F-hat and their inverses are
-to F-tilde and F-tilde^-1 (docs/theory.md section 6).
+This is the study of Martens & Grosse (2015), figures 2, 3, 5 and 6. It shows how near F-tilde is to the exact
+Fisher, that F-tilde^-1 is nearly block-tridiagonal but F-tilde is not, and how near F-breve, F-hat and their
+inverses are to F-tilde and F-tilde^-1 (docs/theory.md section 6).
 """
 
 from ngd_theory.optim.structure.blocks import REFERENCES

@@ -1,4 +1,4 @@
-"""Blocks (i, j) of large symmetric matrices, made when they are looked at."""
+"""Blocks (i, j) of large symmetric matrices, computed on demand."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,7 +27,7 @@ BlockOf = Callable[[int, int], np.ndarray]
 
 
 class Record:
-    """Numbers of blocks that need not be held together."""
+    """Summary numbers of blocks; the blocks need not be in memory together."""
 
     def __init__(self, sizes: Sequence[int]):
         self.sizes = sizes
@@ -37,7 +37,7 @@ class Record:
         self.dense: dict[str, np.ndarray] = {}
 
     def add(self, name: str, blocks: dict[str, BlockOf]) -> None:
-        """Look at every block of the matrix ``name`` and of its reference once."""
+        """Record every block of the matrix ``name`` and of its reference; each is computed once."""
         depth = len(self.sizes)
         means, norms, distances = np.zeros((3, depth, depth))
         reference = REFERENCES.get(name)
@@ -75,7 +75,7 @@ def whole_matrix(sizes: Sequence[int], block: BlockOf) -> np.ndarray:
 
 
 def inverted(matrix: np.ndarray) -> np.ndarray:
-    """Inverse of a symmetric positive definite matrix from its upper triangle, in its place: both triangles."""
+    """Invert a symmetric positive definite matrix in place: the upper triangle is read, both triangles are set."""
     # The transpose of a C array is a Fortran array, which LAPACK overwrites.
     factorise, invert = get_lapack_funcs(("potrf", "potri"), (matrix,))
     factor, failed = factorise(matrix.T, lower=1, overwrite_a=1)
@@ -92,7 +92,7 @@ def inverted(matrix: np.ndarray) -> np.ndarray:
 def _sum_of_products(
     a: Float[np.ndarray, "N P"], b: Float[np.ndarray, "N Q"], inner: Float[np.ndarray, "N M K"]
 ) -> np.ndarray:
-    """``sum_n (a_n b_n^T) (x) inner_n``, never more than (N, Q) numbers a time beside it."""
+    """``sum_n (a_n b_n^T) (x) inner_n``, one column of a at a time to save memory."""
     flat = inner.reshape(len(inner), -1)
     out = np.empty((a.shape[1], inner.shape[1], b.shape[1], inner.shape[2]))
     for p, column in enumerate(a.T):
@@ -144,7 +144,7 @@ def completed(fisher: KroneckerFisher, inverse: TridiagonalInverse) -> Kronecker
     fisher : KroneckerFisher
         F-tilde with damped diagonal blocks.
     inverse : TridiagonalInverse
-        Of F-hat.
+        The inverse of F-hat.
     """
 
     def complete(factors, regressions):

@@ -36,7 +36,7 @@ from ngd_theory.optim.structure.problem import (
     small_digits_network,
 )
 
-#: gamma of `structure_rows` and the figures: gamma^2 is the smallest that a diagonal block's entries grow by.
+#: gamma of `structure_rows` and the figures. The diagonal entries of a diagonal block grow by at least gamma^2.
 GAMMA = 0.1
 MATRICES = (
     *("exact", "kronecker", "kronecker-damped", "block-diagonal", "block-tridiagonal"),
@@ -49,15 +49,15 @@ MATRICES = (
 class FisherStructure:
     """Blocks of the exact Fisher, of F-tilde, F-breve and F-hat, and of their inverses.
 
-    `MATRICES` names the matrices. ``exact`` and ``kronecker`` (F-tilde) are undamped; ``kronecker-damped`` is F-tilde
-    with damped diagonal blocks, ``block-diagonal`` (F-breve) its diagonal, ``block-tridiagonal`` F-hat; and
-    ``*-inverse`` are the inverses of these, ``exact-inverse`` that of the exact Fisher with the same matrices added
-    to its diagonal blocks as F-tilde gets.
+    `MATRICES` names the matrices. ``exact`` and ``kronecker`` (F-tilde) are undamped. ``kronecker-damped`` is F-tilde
+    with damped diagonal blocks, ``block-diagonal`` (F-breve) has only these blocks, ``block-tridiagonal`` is F-hat.
+    ``*-inverse`` are inverses of damped matrices: ``kronecker-inverse`` that of ``kronecker-damped``, ``exact-inverse``
+    that of the exact Fisher after the same matrices were added to its diagonal blocks as to those of F-tilde.
 
     Attributes
     ----------
     sizes : tuple of int
-        Parameters of each layer.
+        Number of parameters of each layer.
     num_samples : int
     damping : float
         gamma.
@@ -68,8 +68,8 @@ class FisherStructure:
     distances : dict of (L, L) arrays
         Frobenius norm of the difference from the matrix of `REFERENCES`.
     dense : dict of (p, p) arrays
-        The matrices between the parameters of the middle layers, each row by row of its (P, M) matrix. An inverse is
-        that of the whole matrix and then cut out.
+        The part of each matrix for the middle layers; parameters are in the row-by-row order of each (P, M) matrix. An
+        inverse is computed for the whole matrix, then the part is cut out.
     """
 
     sizes: tuple[int, ...]
@@ -126,15 +126,15 @@ def fisher_structure(
 ) -> FisherStructure:
     """Compare the exact Fisher with K-FAC's approximations, block by block.
 
-    All expectations over targets are exact. Block means, norms and distances are of all L layers, the inverses of
-    the whole matrices; entries are kept for layers 2 .. L-1 only, as the paper shows (the first layer is large).
-    Two inverses of the size of all parameters are held at a time: `small_digits_network` with 5,000 rows takes
+    All expectations over targets are exact. Block means, norms and distances cover all L layers, and inverses are those
+    of the whole matrices. Entries are kept only for layers 2 .. L-1, which the paper shows (the first layer is large).
+    Two inverses of the size of all parameters are in memory at a time: `small_digits_network` with 5,000 rows takes
     2.6 GB and a minute on one core.
 
     Parameters
     ----------
     network : Network
-        Of dense layers, three or more.
+        Three or more dense layers.
     params : like ``network.init(key)``
     x : (N, *input_shape)
     loss : {"mse", "cross-entropy", "sigmoid-cross-entropy"} or Loss
@@ -179,7 +179,7 @@ def fisher_structure(
     recorded = Record(sizes)
     for name in blocks:
         recorded.add(name, blocks)
-    # What damping adds to the diagonal blocks of F-tilde, the exact Fisher gets too.
+    # The diagonal blocks of the exact Fisher get the same addition as those of F-tilde.
     for i in range(network.depth):
         here = part(sizes, exact)(i, i)
         here += blocks["kronecker-damped"](i, i) - blocks["kronecker"](i, i)
@@ -192,7 +192,7 @@ def fisher_structure(
         ),
         "block-tridiagonal-inverse": inverse_tridiagonal_block(hat, sizes),
     }
-    # Each is let go when it was last needed.
+    # Each matrix is freed after its last use.
     recorded.add("exact-inverse", blocks)
     recorded.add("kronecker-inverse", blocks)
     del exact, blocks["exact"], blocks["exact-inverse"]
@@ -223,9 +223,9 @@ def structure_rows(
     Parameters
     ----------
     seed : int
-        Of images, parameters, batches and sampled targets.
+        Seed of images, parameters, batches and sampled targets.
     num_images, data_dir
-        See `small_digits`; the Fisher is an average over them all.
+        See `small_digits`; the Fisher is an average over all images.
     damping : float
         gamma.
     until : float
@@ -257,10 +257,10 @@ def rows(structure: FisherStructure) -> list[dict[str, float | int | str]]:
     Returns
     -------
     list of dict
-        ``matrix`` (of `MATRICES`), ``layer`` and ``other`` (from 1; 0 for a number of many layers), ``quantity`` and
-        ``value``. Of a pair ``layer <= other``: ``mean`` (absolute entry), ``norm``, ``relative_error`` (against the
-        reference of `REFERENCES`, where that is not 0). Of a matrix, over the middle layers and, as ``*_all``, over
-        all: ``relative_error`` and ``off_tridiagonal_share``.
+        Keys: ``matrix`` (of `MATRICES`), ``layer`` and ``other`` (from 1; 0 for a number of many layers), ``quantity``,
+        ``value`` and ``damping``. Quantities of a pair ``layer <= other``: ``mean`` (absolute entry), ``norm``,
+        ``relative_error`` (against the matrix of `REFERENCES`, if that is not 0). Quantities of a whole matrix:
+        ``relative_error`` and ``off_tridiagonal_share`` over the middle layers, and as ``*_all`` over all layers.
     """
     every = range(len(structure.sizes))
     table: list[dict[str, float | int | str]] = []

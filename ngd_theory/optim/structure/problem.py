@@ -18,14 +18,14 @@ from ngd_theory.optim.kfac import kfac
 
 #: Inputs, hidden units and classes of the paper's example network.
 WIDTHS = (256, 20, 20, 20, 20, 20, 10)
-#: Share of the loss of guessing where training stops: about one row in twenty is wrong there, as in the paper.
+#: Training stops at this share of the loss of guessing; about one row in twenty is then wrong, as in the paper.
 UNTIL = 0.1
 
 
 def small_digits_network(widths: Sequence[int] = WIDTHS) -> Network:
     """Build the paper's 256-20-20-20-20-20-10 tanh classifier, ``u = W h + b`` in every layer.
 
-    Its outputs are logits. `sparse_init` draws parameters that fit.
+    Its outputs are logits. `sparse_init` draws suitable parameters.
 
     Parameters
     ----------
@@ -44,14 +44,14 @@ def small_digits_network(widths: Sequence[int] = WIDTHS) -> Network:
 
 
 def area_resampling(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
-    """R with ``R image R^T`` the image at another size: every new pixel is the mean over its area.
+    """Matrix R that resizes an image as ``R image R^T``: every new pixel is the mean over its area.
 
     Pixels are squares of constant value; rows of R add up to 1, and its columns to new_size/size.
 
     Parameters
     ----------
     size, new_size : int
-        Pixels a side, before and after.
+        Pixels per side, before and after.
 
     Returns
     -------
@@ -66,14 +66,14 @@ def area_resampling(size: int, new_size: int) -> Float[np.ndarray, "new_size siz
 def small_digits(
     num_images: int = 5000, *, seed: int = 0, data_dir: str | os.PathLike[str] | None = None
 ) -> tuple[Float[np.ndarray, "N 256"], Float[np.ndarray, "N 10"]]:
-    """MNIST training images of 16 x 16 pixels in [0, 1], by area from 28 x 28, and one-hot targets.
+    """MNIST training images, resized by area from 28 x 28 to 16 x 16 pixels in [0, 1], and one-hot targets.
 
     Parameters
     ----------
     num_images : int
-        As many of each class.
+        Equally many of each class.
     seed : int
-        Draws them.
+        Seed of the draw.
     data_dir : path, optional
         See `ngd_theory.data.load`.
 
@@ -105,11 +105,11 @@ class PartlyTrained:
     ----------
     params : like ``network.init(key)``
     steps : int
-        Taken.
+        Steps taken.
     initial_loss, loss : float
         Mean cross-entropy of all rows before and after.
     error : float
-        Share of the rows that are in another class than the largest output says.
+        Share of the rows whose largest output is not that of their class.
     """
 
     params: Any
@@ -132,7 +132,7 @@ def partly_trained(
 ) -> PartlyTrained:
     """Train from a sparse start with K-FAC until the loss is ``until`` times that of guessing, ln C.
 
-    Not a share of the initial loss, which a sparse start puts above that of guessing.
+    The share is not one of the initial loss, because a sparse start has a larger loss than guessing.
 
     Parameters
     ----------
@@ -140,14 +140,14 @@ def partly_trained(
     x, y : (N, *input_shape), (N, C)
         One-hot targets.
     seed : int
-        Of the parameters, the batches and the sampled targets.
+        Seed of the parameters, the batches and the sampled targets.
     until : float
     batch_size : int
         Rows drawn without replacement for every step; all rows if there are fewer.
     max_steps : int
-        At the most.
+        Largest number of steps.
     damping : float
-        Initial lambda; gamma starts at its root. Both adapt.
+        Initial lambda; gamma starts at its square root. Both adapt.
 
     Raises
     ------

@@ -47,7 +47,7 @@ _LOGARITHMIC = ("width", "num_train", "num_test", "input_dim", "output_dim", "da
 _MOST_TICKS = 8
 #: Largest over smallest value from which an axis is logarithmic.
 _LOG_RATIO = 10.0
-#: Decades up to which a logarithmic axis has ticks besides powers of ten, and those of a linear one.
+#: Up to so many decades a logarithmic axis has more ticks than powers of ten, and the ticks of a linear one.
 _FEW_DECADES, _NO_DECADE = 2.0, 0.6
 
 
@@ -57,7 +57,7 @@ def name_of(column: str) -> str:
 
 
 def scale_x(axes: Axes, setting: str, values: Any) -> None:
-    """Name, scale and ticks of a horizontal axis with the values of a setting."""
+    """Set name, scale and ticks of a horizontal axis with the values of a setting."""
     values = np.unique(np.asarray(values, float))
     axes.set_xlabel(name_of(setting))
     if setting in _LOGARITHMIC and len(values) > 1:
@@ -65,7 +65,7 @@ def scale_x(axes: Axes, setting: str, values: Any) -> None:
         if len(positive) == len(values):
             axes.set_xscale("log")
         else:
-            # Zero beside powers of ten: a damping of 0 is a value to be seen.
+            # A damping of 0 must be visible beside powers of ten.
             axes.set_xscale("symlog", linthresh=positive[0])
     if len(values) <= _MOST_TICKS:
         axes.xaxis.set_major_locator(FixedLocator(list(values)))
@@ -74,7 +74,7 @@ def scale_x(axes: Axes, setting: str, values: Any) -> None:
 
 
 def tick_y(axes: Axes) -> None:
-    """Plain numbers on a logarithmic vertical axis of few decades; call it when limits are final."""
+    """Write plain numbers on a logarithmic vertical axis of few decades. Call it when the limits are final."""
     low, high = axes.get_ylim()
     if axes.get_yscale() != "log" or (decades := np.log10(high / low)) > _FEW_DECADES:
         return
@@ -86,7 +86,7 @@ def tick_y(axes: Axes) -> None:
 
 
 def is_logarithmic(values: Any) -> bool:
-    """Whether an axis for these values is best logarithmic: positive and over a decade or more."""
+    """Whether an axis for these values should be logarithmic: they are positive and span at least a decade."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     positive = values[values > 0]

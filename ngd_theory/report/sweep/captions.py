@@ -16,7 +16,7 @@ from ngd_theory.sweeps import Estimate
 
 
 class Numbers(NamedTuple):
-    """A table of ready text; the title is empty where there is one table."""
+    """A table as text; the title is empty if there is only one table."""
 
     title: str
     header: list[str]
@@ -71,19 +71,19 @@ def lazy_caption(found: LazyGaps) -> str:
     held = f" Held at {title_of(found.fixed)}." if found.fixed else ""
     return (
         "Largest gap to the prediction over all steps, on both sets, of the network rescaled by ε (1: as it is). "
-        "Markers: geometric mean over the seeds, band: smallest to largest; hollow: within rounding for a seed "
-        "at least; dashed: slope 1, dotted: slope ½." + held
+        "Markers: geometric mean over the seeds, band: smallest to largest; hollow: within rounding for at "
+        "least one seed; dashed: slope 1, dotted: slope ½." + held
     )
 
 
 def numbers(series: Series) -> tuple[Numbers, ...]:
-    """The numbers of a claim's figure: a table a panel."""
+    """The numbers of a claim's figure: one table for each panel."""
     make = _by_approximation if series.axis is None else _by_axis
     return tuple(Numbers(title_of(panel.where), *make(series, panel)) for panel in series.panels)
 
 
 def estimate_text(estimate: Estimate | None) -> str:
-    """Value and interval, or that there is no interval."""
+    """Value and interval; the text says if there is no interval."""
     if estimate is None:
         return "–"
     if isinf(estimate.low) or isinf(estimate.high):
@@ -92,7 +92,7 @@ def estimate_text(estimate: Estimate | None) -> str:
 
 
 def _by_axis(series: Series, panel: Panel) -> tuple[list[str], list[list[str]]]:
-    """A row a value of the axis, a column an approximation."""
+    """One row for each value of the axis, one column for each approximation."""
     assert series.axis is not None
     geometric = series.statistic.fitted
     bands = {name: spread(cells, series.axis, geometric) for name, cells in panel.curves.items()}
@@ -105,7 +105,7 @@ def _by_axis(series: Series, panel: Panel) -> tuple[list[str], list[list[str]]]:
 
 
 def _by_approximation(series: Series, panel: Panel) -> tuple[list[str], list[list[str]]]:
-    """A row an approximation."""
+    """One row for each approximation."""
     rows = []
     for name, cells in panel.curves.items():
         values = cells["value"].to_numpy(float)

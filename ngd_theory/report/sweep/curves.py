@@ -1,4 +1,4 @@
-"""A claim's rows as curves: one number a cell, against one setting, a curve an approximation."""
+"""A claim's rows as curves over one setting: one number for each cell, one curve for each approximation."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ngd_theory.sweeps.theory import Study
 from ngd_theory.sweeps.theory_cells import CONFIG_COLUMNS
 from ngd_theory.sweeps.theory_claims import STATISTICS, Statistic, StudyClaim
 
-#: Values of settings without an order that get panels of their own.
+#: Most values of settings without an order that get panels of their own.
 _MOST_CATEGORIES = 6
 
 
@@ -27,9 +27,9 @@ class Panel:
     where : dict
         Their values; empty if there is one panel.
     curves : dict of str to pandas.DataFrame
-        By approximation: a row a cell, its settings and its number as ``value``.
+        By approximation: one row for each cell, with its settings and its number as ``value``.
     estimates : dict of str to Estimate
-        By approximation: what a verdict on these rows judges.
+        By approximation: the estimate that a verdict on these rows judges.
     """
 
     where: dict[str, Any]
@@ -45,7 +45,7 @@ class Series:
     ----------
     claim : StudyClaim
     axis : str or None
-        Setting on the horizontal axis; None if no numeric one varies: then the approximations.
+        Setting on the horizontal axis. None if no numeric setting varies: the axis then shows the approximations.
     panels : tuple of Panel
     pooled : tuple of str
         Settings besides the seed that vary within a curve at one x.
@@ -58,7 +58,7 @@ class Series:
 
     @property
     def statistic(self) -> Statistic:
-        """The claim's, which knows how it looks."""
+        """Statistic of the claim, which defines how the figure looks."""
         return STATISTICS[self.claim.statistic]
 
     @property
@@ -68,9 +68,9 @@ class Series:
 
 
 def series(study: Study, claim: StudyClaim, frame: pd.DataFrame) -> Series | None:
-    """Reduce the rows that a claim is judged on to curves; None if there are none.
+    """Reduce the rows on which a claim is judged to curves; None if there are none.
 
-    Rows are chosen as `ngd_theory.sweeps.evaluate` chooses them, of the cells that are there.
+    Rows are chosen as `ngd_theory.sweeps.evaluate` chooses them, from the cells that are finished.
 
     Raises
     ------
@@ -106,8 +106,8 @@ def series(study: Study, claim: StudyClaim, frame: pd.DataFrame) -> Series | Non
 def spread(cells: pd.DataFrame, axis: str, geometric: bool) -> pd.DataFrame:
     """``centre``, ``low``, ``high`` and ``count`` of the finite values at each x, which is the index.
 
-    The centre is the mean, as in the verdicts, or the geometric mean (of the positive values), through which a power
-    law is fitted; low and high are the extremes.
+    The centre is the mean, as in the verdicts. If ``geometric``, it is the geometric mean of the positive values,
+    through which a power law is fitted. Low and high are the extremes.
     """
     value = cells["value"]
     kept = cells[np.isfinite(value) & (value > 0 if geometric else True)]
@@ -132,9 +132,9 @@ def _axis(claim: StudyClaim, cells: Any, varying: list[str]) -> str | None:
 
 
 def _categories(claim: StudyClaim, cells: Any, varying: list[str]) -> list[str]:
-    """Settings without an order, such as the activation: they get panels too, if those are few.
+    """Settings without an order, such as the activation, that get panels: those that vary, if their values are few.
 
-    Not for an exponent, which is fitted to all of them together.
+    An exponent has none, as it is fitted to all of them together.
     """
     found = [name for name in varying if not _is_numeric(cells[name])]
     few = len(cells[found].drop_duplicates()) <= _MOST_CATEGORIES if found else False

@@ -1,4 +1,4 @@
-"""What a results folder holds, read once and judged afresh."""
+"""Contents of a results folder, whose claims are judged again."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -57,12 +57,12 @@ class Found:
         return [n for n in settings[0] if any(s[n] != settings[0][n] for s in settings)]
 
     def settings(self, config: dict[str, Any]) -> dict[str, Any]:
-        """All settings of a stored cell, with those that it leaves out."""
+        """All settings of a stored cell, including the defaults that it leaves out."""
         return {**self.study.config_defaults, **config["settings"]}
 
     @property
     def unexpected(self) -> int:
-        """Verdicts that were decided, and not as the study expects."""
+        """Number of decided verdicts that are not as the study expects."""
         found = [v for _, verdicts in self.claims for v in verdicts]
         return sum(v.outcome.decided and not v.as_expected for v in found)
 

@@ -1,4 +1,4 @@
-"""Labels at the right end of curves, moved apart; a legend where they would stray too far."""
+"""Labels at the right end of curves, moved apart so that they do not overlap."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ class Label:
 
 
 def label_ends(axes: Axes, labels: list[Label]) -> bool:
-    """Write the labels beside the axes; False, and nothing written, if they have no room there.
+    """Write the labels beside the axes. If there is no room for them, write nothing and return False.
 
     Call it when scales and limits are final.
     """
@@ -67,7 +67,7 @@ def spaced(wanted: np.ndarray, gap: float) -> np.ndarray | None:
         return None
     order = np.argsort(wanted, kind="stable")
     steps = gap * np.arange(count)
-    # Heights less their least offsets only have to rise: pool neighbours that do not (isotonic fit).
+    # Isotonic fit: heights minus their least offsets must not fall, so pool neighbours that do.
     blocks: list[list[float]] = []
     for value in np.asarray(wanted, float)[order] - steps:
         blocks.append([value, 1])

@@ -1,4 +1,4 @@
-"""The gap to the prediction over epsilon, at a few points of the grid."""
+"""Figure of the gap to the prediction over epsilon, at a few points of the grid."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ class LazyGaps:
     Attributes
     ----------
     points : tuple of (dict, DataFrame)
-        See `some_points`; a row an epsilon.
+        See `some_points`; one row for each epsilon.
     fixed : dict
         The other varying settings and the value they have here.
     """
@@ -38,7 +38,7 @@ class LazyGaps:
 def lazy_gaps(study: Study, frame: Any) -> LazyGaps | None:
     """Rows of the lazy family of at most four grid points, over all seeds; None if it was not measured.
 
-    Activations are compared before widths, as the order of the gap is theirs.
+    Activations are compared before widths, as the order of the gap depends on them.
     """
     rows = frame[frame["applicable"] & frame["epsilon"].notna()]
     if "lazy" not in study.measure or rows.empty:
@@ -47,7 +47,7 @@ def lazy_gaps(study: Study, frame: Any) -> LazyGaps | None:
 
 
 def draw_lazy_gaps(found: LazyGaps) -> Figure:
-    """A panel a grid point, a line an approximation."""
+    """One panel for each grid point, one line for each approximation."""
     with mpl.rc_context(RC):
         count = len(found.points)
         figure = Figure(figsize=(2.4 * count + 1.6, 3.0), layout="constrained")
@@ -66,7 +66,7 @@ def draw_lazy_gaps(found: LazyGaps) -> Figure:
 
 
 def _draw_curve(axes, name: str, rows: Any) -> None:
-    """Geometric means over seeds with a band; hollow where a seed's gap may be rounding."""
+    """Draw geometric means over seeds with a band; marks are hollow if a seed's gap may be rounding."""
     band = spread(rows.assign(value=rows["epsilon_gap"]), "epsilon", geometric=True)
     seen = rows.assign(seen=rows["epsilon_gap"] > rows["epsilon_rounding"])
     shown = seen.groupby("epsilon")["seen"].all().reindex(band.index).to_numpy(bool)

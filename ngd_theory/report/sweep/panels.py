@@ -1,4 +1,4 @@
-"""A claim's figure; its kind follows from the statistic."""
+"""The figure of a claim. Its kind follows from the statistic."""
 
 from collections.abc import Callable
 from math import ceil, isfinite
@@ -18,7 +18,7 @@ from ngd_theory.report.sweep.labels import Label, label_ends
 from ngd_theory.report.table import number
 from ngd_theory.sweeps import Estimate, Rule, power_law
 
-#: Theory, bounds and fits.
+#: Style of theory, bounds and fits.
 DASHED: dict[str, Any] = {"linestyle": (0, (4, 2)), "lw": 1.2}
 _GREY = "0.35"
 _COLUMNS = 3
@@ -71,13 +71,13 @@ def _draw_panel(axes: Axes, series: Series, panel: Panel) -> list[Label]:
         scale_x(axes, series.axis, pd.concat(panel.curves.values())[series.axis])
         for name, cells in panel.curves.items():
             curves += _draw_curve(axes, series.axis, name, cells, statistic.fitted)
-    # A value may hold a dollar sign, which is no mathematics.
+    # A dollar sign in a value must not start mathematics.
     axes.set_title(title_of(panel.where), parse_math=False)
     return curves + [text for line in statistic.lines for text in _LINES[line](axes, series, panel)]
 
 
 def _name_curves(series: Series, axes: list[Axes], labels: list[list[Label]]) -> None:
-    """Labels beside the curves of a single panel that has room; else in a title or a legend."""
+    """Write labels beside the curves of a single panel that has room; else in a title or a legend."""
     if len(axes) == 1 and label_ends(axes[0], labels[0]):
         return
     fitted = series.statistic.fitted
@@ -89,7 +89,7 @@ def _name_curves(series: Series, axes: list[Axes], labels: list[list[Label]]) ->
 
 
 def _draw_dots(axes: Axes, panel: Panel) -> None:
-    """The numbers of every cell above the approximation's name, and a bar at their mean."""
+    """Draw the numbers of every cell above the approximation's name, and a bar at their mean."""
     for place, (name, cells) in enumerate(panel.curves.items()):
         values = cells["value"].to_numpy(float)
         axes.plot(
@@ -111,14 +111,14 @@ def _draw_dots(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_curve(axes: Axes, axis: str, name: str, cells: pd.DataFrame, fitted: bool) -> list[Label]:
-    """Centres with a band and, if asked, a fitted power law; the label of its end."""
+    """Draw centres with a band and, if ``fitted``, a power law; return the label at its end."""
     band = spread(cells, axis, geometric=fitted)
     if band.empty:
         return []
     x, text = band.index.to_numpy(float), label(name)
     look: dict[str, Any] = {"color": colour(name)}
     fit = power_law(cells[axis], cells["value"], cells["seed"]) if fitted else None
-    # A number that is not positive and finite leaves no exponent.
+    # There is no exponent if a number is not positive and finite.
     if fit is not None and isfinite(fit.value):
         text += f"  {_exponent(fit)}"
         middle, level = np.exp(np.log(cells[[axis, "value"]].to_numpy(float)).mean(axis=0))
@@ -148,7 +148,7 @@ def _exponent(fit: Estimate) -> str:
 
 
 def _bounds(axes: Axes, series: Series, panel: Panel) -> list[Label]:
-    """The ends of the rule's range."""
+    """Draw the ends of the rule's range."""
     rule = Rule.parse(series.claim.rule)
     return [
         _level(axes, f"rule: {sign} {number(end)}", end)
@@ -158,7 +158,7 @@ def _bounds(axes: Axes, series: Series, panel: Panel) -> list[Label]:
 
 
 def _contraction(axes: Axes, series: Series, panel: Panel) -> list[Label]:
-    """``|1 - eta alpha|``, where the step scale is on the axis or one for the whole panel."""
+    """Draw ``|1 - eta alpha|``, if the step scale is on the axis or is the same in the whole panel."""
     scales = np.unique(pd.concat(panel.curves.values())["step_scale"])
     if series.axis == "step_scale":
         x = np.linspace(scales[0], scales[-1], 201)
@@ -171,7 +171,7 @@ def _contraction(axes: Axes, series: Series, panel: Panel) -> list[Label]:
 
 
 def _tolerance(axes: Axes, series: Series, panel: Panel) -> list[Label]:
-    """What the rule allows around the theory, which was drawn last."""
+    """Shade what the rule allows around the theory, whose line was drawn last."""
     tolerance, lines = Rule.parse(series.claim.rule).high, axes.lines
     if not (lines and lines[-1].get_gid() in ("theory", "level") and isfinite(tolerance)):
         return []

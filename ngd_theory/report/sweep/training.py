@@ -13,14 +13,15 @@ from ngd_theory.sweeps.training import best_run
 
 CAPTION = (
     "Error of the training set (mean squared reconstruction error, or cross-entropy) against steps and against "
-    "seconds spent in steps. Thick: each label's run of least final error, one line a seed; thin: its other options."
+    "seconds spent in steps. Thick: each label's run of least final error, one line for each seed; thin: its other "
+    "options."
 )
 #: Okabe and Ito's palette, in the order of the labels.
 _COLOURS = ("#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 
 
 def draw_training(frame: pd.DataFrame) -> Figure:
-    """Two panels of one training study; ``frame`` as `ngd_theory.sweeps.load` returns it."""
+    """Draw two panels of one training study; ``frame`` is what `ngd_theory.sweeps.load` returns."""
     with mpl.rc_context(RC):
         figure = Figure(figsize=(8.4, 3.2), layout="constrained")
         FigureCanvasAgg(figure)

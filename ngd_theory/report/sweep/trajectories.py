@@ -19,7 +19,7 @@ from ngd_theory.report.sweep.panels import DASHED, title_of
 from ngd_theory.sweeps.theory import Study
 from ngd_theory.sweeps.theory_cells import CONFIG_COLUMNS
 
-#: Where curves stop: below it round-off decides.
+#: Curves stop at this share of their first value, below which round-off decides.
 _FLOORS = {"float64": 1e-15, "float32": 1e-7}
 #: Grid points side by side.
 _MOST_POINTS = 3
@@ -51,7 +51,7 @@ class Trajectories:
 def trajectories(study: Study, frame: pd.DataFrame) -> Trajectories | None:
     """Rows of at most three grid points, over all seeds; None if nothing was trained.
 
-    Width is compared before step scale, before the axis with most values; the other settings that vary
+    Step scales are compared if they vary, else widths, else the setting with most values. The other settings that vary
     are held at their last value (the widest network, the last activation).
     """
     rows: Any = frame[frame["applicable"] & frame["train_loss"].notna()]
@@ -91,7 +91,7 @@ def some_points(
 
 
 def draw_trajectories(found: Trajectories) -> Figure:
-    """A column of panels a grid point and a row a quantity; one point's quantities stand side by side."""
+    """One column of panels for each grid point, one row for each quantity; a single point has one row of panels."""
     with mpl.rc_context(RC):
         shape = (len(found.columns), len(found.points))
         if shape[1] == 1:
@@ -146,7 +146,7 @@ def _draw_panel(axes: Axes, column: str, rows: pd.DataFrame) -> None:
 
 
 def _trim(axes: Axes) -> None:
-    """Let no prediction of zero, as at step scale 1, take the room of what was measured."""
+    """Limit the axis, so that a prediction of zero (step scale 1) does not squeeze the measured curves."""
     shared = axes.get_shared_y_axes().get_siblings(axes)
     measured = [y for one in shared for y in _measured(one)]
     low, _ = axes.get_ylim()

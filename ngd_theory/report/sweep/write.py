@@ -24,7 +24,7 @@ from ngd_theory.report.sweep.training import draw_training
 from ngd_theory.report.sweep.trajectories import draw_trajectories, trajectories
 from ngd_theory.sweeps.theory_claims import StudyClaim
 
-#: Text in a PDF stays text, and its date is left out, so that equal results make equal files.
+#: Text in a PDF stays text. The date is left out, so that equal results make equal files.
 _PDF: dict[Any, Any] = {"pdf.fonttype": 42}
 _METADATA = {"pdf": {"CreationDate": None}, "png": {}}
 _LONGEST = 40
@@ -39,8 +39,8 @@ _STRUCTURE_CAPTION = (
 def write_report(results: str | Path) -> list[Path]:
     """Write ``figures/``, ``table.csv`` and ``report.html`` into a results folder.
 
-    The study may be partly finished, have failed cells or no claims. Its claims are judged afresh. Figures of an
-    earlier report that are no longer of the study are removed.
+    The study may be unfinished, have failed cells or no claims. Its claims are judged again. Figures of an earlier
+    report that do not belong to the study any more are removed.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def _remove_stale(folder: Path, written_now: list[Path]) -> None:
 
 
 def _theory_figures(found: Found, paths: list[Path]):
-    """A figure a claim, the trajectories and the gaps of the lazy family."""
+    """One figure for each claim, the trajectories and the gaps of the lazy family."""
     figures = [
         _claim_figure(found, claim, f"claim-{i}-{_slug(claim.statement)}", paths)
         for i, (claim, _) in enumerate(found.claims, start=1)
@@ -95,7 +95,7 @@ def _theory_figures(found: Found, paths: list[Path]):
 
 
 def _training_figures(found: Found, paths: list[Path]):
-    """The training curves, which all claims are about."""
+    """One figure of the training curves, for all claims."""
     if found.frame.empty:
         return [], []
     figure = draw_training(found.frame)
@@ -123,7 +123,7 @@ def _symmetric(upper: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(upper), upper.T, upper)
 
 
-#: Kind of study -> its figures: one a claim (or none), and those of the whole with their headings.
+#: Kind of study -> its figures: one for each claim (or none), and those of the whole study with their headings.
 _FIGURES = {
     "theory": _theory_figures,
     "training": _training_figures,
