@@ -4,7 +4,7 @@ from importlib import import_module
 
 from ngd_theory import data, dynamics, errors, fisher, kernels, losses, networks, theory
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Upper floors, imported when first used: they need pydantic, optax, pandas or matplotlib.
 _LAZY = ("experiment", "optim", "report", "sweeps", "testing")

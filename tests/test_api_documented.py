@@ -19,7 +19,12 @@ import ngd_theory
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "api"
 #: Public modules that are one file.
-MODULES = ("ngd_theory.errors", "ngd_theory.losses", "ngd_theory.testing")
+MODULES = (
+    "ngd_theory.errors",
+    "ngd_theory.losses",
+    "ngd_theory.references",
+    "ngd_theory.testing",
+)
 #: A program and its parts, documented in docs/command_line.md; a table of loaders behind `data.load`.
 NOT_FOR_IMPORT = ("ngd_theory.cli", "ngd_theory.data.sources")
 #: One shape in words: (N, C), (N*C, N'*C), (N,), (3,), (N, *input_shape), (NC, NC).

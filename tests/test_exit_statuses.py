@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ngd_theory import environment, experiment, report, sweeps
+from ngd_theory import environment, experiment, references, report, sweeps
 from ngd_theory.cli import app
 from ngd_theory.cli.status import Exit
 from ngd_theory.errors import InputError, SingularKernelError
@@ -26,6 +26,7 @@ COMMANDS = {
     "run": (sweeps, "run", [str(STUDY)]),
     "report": (report, "sweep.write_report", ["somewhere"]),
     "list": (sweeps, "list_studies", ["studies"]),
+    "cite": (references, "known", []),
     "doctor": (environment, "environment", []),
 }
 

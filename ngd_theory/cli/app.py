@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 import ngd_theory
+from ngd_theory.cli.cite import cite
 from ngd_theory.cli.doctor import doctor
 from ngd_theory.cli.report import report
 from ngd_theory.cli.run import list_, run
 from ngd_theory.cli.status import told
 from ngd_theory.cli.verify import verify
 
-#: Shown below the options of each help; "" is the program's own.
+#: Examples below the options of each help text; "" is that of the program itself.
 EXAMPLES = {
     "": """
         ngd-theory verify                    every claim, on MNIST zeros and ones
@@ -38,6 +39,10 @@ EXAMPLES = {
     "list": """
         ngd-theory list
         ngd-theory list my/studies
+    """,
+    "cite": """
+        ngd-theory cite
+        ngd-theory cite results/verify
     """,
     "doctor": """
         ngd-theory doctor
@@ -72,14 +77,21 @@ def main(
         raise typer.Exit
 
 
-COMMANDS = {"verify": verify, "run": run, "report": report, "list": list_, "doctor": doctor}
+COMMANDS = {
+    "verify": verify,
+    "run": run,
+    "report": report,
+    "list": list_,
+    "cite": cite,
+    "doctor": doctor,
+}
 for name, command in COMMANDS.items():
     app.command(name, epilog=_examples(name))(command)
 
 
 def app_main() -> None:
-    """Entry point of the console script; commands answer for their own errors (`guarded`), this for the rest."""
-    # As standard error does it: a terminal that does not know a Greek letter is no reason to stop.
+    """Entry point of the console script. It handles the errors that `guarded` does not."""
+    # Like standard error: a Greek letter that the terminal cannot show must not stop the program.
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

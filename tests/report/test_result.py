@@ -43,6 +43,7 @@ def test_every_part_is_there(result):
         "approximations",
         "claims",
         "planted",
+        "references",
         "seconds",
     }
 

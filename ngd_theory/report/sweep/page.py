@@ -10,14 +10,15 @@ import jinja2
 import tomli_w
 from pydantic import BaseModel
 
+from ngd_theory.references import cited
 from ngd_theory.report.style import label
 from ngd_theory.report.sweep.captions import Numbers, estimate_text
 from ngd_theory.report.sweep.found import Found
 from ngd_theory.sweeps import StudyVerdict
 
-#: Bytes up to which the table is inside the page: plain, and compressed.
+#: Most bytes of a table inside the page: plain, and compressed.
 _PLAIN, _COMPRESSED = 1_000_000, 3_000_000
-#: Escapes every text; a name that is not given is an error.
+#: Escapes every text; a missing name is an error.
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("ngd_theory.report.sweep", "."),
     autoescape=True,
@@ -37,7 +38,7 @@ class Shown:
     Attributes
     ----------
     name : str
-        Of the files ``figures/NAME.png`` and ``.pdf``.
+        The files are ``figures/NAME.png`` and ``.pdf``.
     png : bytes
     size : (int, int)
         Pixels.
@@ -55,15 +56,15 @@ class Shown:
 def render(
     found: Found, figures: list[Shown | str], whole: list[tuple[str, Shown]], csv: bytes
 ) -> str:
-    """The page.
+    """Return the HTML of the page.
 
     Parameters
     ----------
     found : Found
     figures : list
-        A claim's figure, or why there is none; in the order of the claims. Empty where the claims have none.
+        For each claim its figure, or the reason why there is none. Empty if the claims have no figures.
     whole : list of (str, Shown)
-        Heading and figure, of the whole study.
+        Heading and figure for the whole study.
     csv : bytes
         The tidy table, which is offered as a download.
     """
@@ -89,6 +90,7 @@ def render(
         rows=len(found.frame),
         download=_download(csv),
         toml=to_toml(found.study),
+        references=[r.cited_as for r in cited(found.study.model_dump(mode="json"))],
         environment=_environment(found.runs),
         commits=list(dict.fromkeys(str(run.get("git_commit")) for run in found.runs)),
     )
@@ -122,7 +124,7 @@ def _summary(found: Found) -> str:
 
 
 def _verdict(verdict: StudyVerdict) -> tuple[str, list[str], str]:
-    """The outcome, the cells after it, and why."""
+    """The outcome, the cells after it, and the reason."""
     estimate = verdict.estimate
     cells = [
         label(verdict.approximation),

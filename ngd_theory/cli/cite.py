@@ -1,0 +1,50 @@
+"""``ngd-theory cite``."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ngd_theory.cli.status import Debug, Exit, guarded, named_path
+from ngd_theory.errors import InputError
+
+#: Parts of a ``result.json`` that say what was used. The rest is results and environment.
+_PARTS = ("config", "data", "claims")
+
+
+@guarded
+def cite(
+    results: Annotated[
+        Path | None,
+        typer.Argument(parser=named_path, help="Results folder of ngd-theory verify or run."),
+    ] = None,
+    debug: Debug = False,
+) -> int:
+    """Print BibTeX of this package and of the papers that a run uses.
+
+    Without a folder it prints every paper that the package knows.
+    """
+    from ngd_theory import references
+
+    found = references.known() if results is None else references.cited(_used(results))
+    print("\n\n".join((references.software(), *(reference.bibtex for reference in found))))
+    return Exit.HOLDS
+
+
+def _used(results: Path) -> Any:
+    """Parts of a results folder that say what was used."""
+    if (results / "manifest.json").exists():
+        from ngd_theory.sweeps.manifest import read_manifest
+
+        return read_manifest(results / "manifest.json")["study"]
+    path = results / "result.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [found[part] for part in _PARTS]
+    except FileNotFoundError:
+        raise InputError(
+            f"{results} holds no results: there is neither a result.json nor a manifest.json"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}): run ngd-theory verify again") from None
