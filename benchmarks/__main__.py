@@ -23,7 +23,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     widths = tuple(int(w) for w in arguments.widths.split(","))
-    # First: the peak is that of any child process this one has had.
+    # First, because the peak is taken over all child processes so far.
     measured = None if arguments.no_memory else memory.run()
     timed = steps.run(
         widths, arguments.num_samples, output_dim=arguments.output_dim, rounds=arguments.rounds

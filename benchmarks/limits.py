@@ -1,7 +1,7 @@
-"""``python -m benchmarks.limits``: how near each step comes to what the machine can do, and how it grows.
+"""``python -m benchmarks.limits``: how near each step comes to the machine's limit, and how its time grows.
 
-The least time of a step is that of its multiplications at the rate of a large matmul, or of one reading and writing of
-what it must touch at the memory's bandwidth, whichever is longer; both rates are measured in the same run.
+The least time of a step is the longer of two: its operations at the rate of a large matmul, and its reads and writes
+of weights at the memory's bandwidth. Both rates are measured in the same run.
 """
 
 import argparse
@@ -23,7 +23,7 @@ INPUTS, DEPTH = 784, 3
 
 
 def machine(rounds: int = 5) -> tuple[float, float]:
-    """Operations a second of a large float32 matmul, and bytes a second read or written by a large addition."""
+    """Measure operations per second of a large float32 matmul, and bytes per second of a large addition."""
     side, length = 4096, 2**27
     a = jax.random.normal(jax.random.key(0), (side, side))
     x = jnp.ones(length)
@@ -35,14 +35,14 @@ def machine(rounds: int = 5) -> tuple[float, float]:
 
 
 def operations(step: str, width: int, n: int, c: int) -> float:
-    """Multiplications and additions that a step of a perceptron without biases cannot do without.
+    """Multiplications and additions that a step of a perceptron without biases needs at least.
 
-    Those of its matmuls and, for unit-wise, of the Cholesky factorisations of its units; other factorisations, of
+    Counted are its matmuls and, for unit-wise, the Cholesky factorisations of its units. Other factorisations, of
     matrices of size N C, are left out.
     """
     sizes = [(INPUTS, width)] + [(width, width)] * (DEPTH - 2) + [(width, c)]
     products = sum(2 * n * p * m for p, m in sizes)
-    # Forward, the gradient, and back through all but the first layer; C of those for a natural gradient.
+    # Forward, the gradient, and backward through all layers but the first. A natural gradient goes backward C times.
     backward = products - 2 * n * INPUTS * width
     plain = 2 * products + backward
     natural = 2 * products + c * backward
@@ -55,13 +55,21 @@ def operations(step: str, width: int, n: int, c: int) -> float:
         "block-tridiagonal": natural + grams,
         "kfac": natural + 2 * grams,
         "kfac-tridiagonal": natural + 2 * grams,
+        "kfac-input": natural + sum(4 * n**2 * p for p, _ in sizes),
+        "kfac-output": natural + sum(4 * (n * c) ** 2 * m for _, m in sizes),
+        "ekfac": natural + 2 * grams,
+        "shampoo": natural + 2 * grams,
         "unit-wise": natural + sum(2 * n**2 * p + m * n**3 / 3 for p, m in sizes),
         "entry-wise": natural + products,
+        "quasi-diagonal": natural + products,
     }[step]
 
 
 def traffic(width: int) -> float:
-    """Bytes that any step moves, float32: weights read forward, back (not the first) and for the new, and these."""
+    """Bytes that any step moves in float32.
+
+    Weights are read forward, backward (not in the first layer) and for the update, and the new ones are written.
+    """
     return 4 * (3 * INPUTS * width + 4 * (DEPTH - 2) * width**2)
 
 
@@ -96,7 +104,7 @@ def measure(widths: list[int], samples: list[int], c: int, rounds: int) -> dict:
 
 
 def _exponent(rows: list[dict], along: str) -> float:
-    """Fitted power of ``along`` in the seconds."""
+    """Exponent of ``along`` in a power law fitted to the seconds."""
     if len(rows) < 2:
         return float("nan")
     logs = np.log([(r[along], r["seconds"]) for r in rows])

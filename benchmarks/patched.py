@@ -1,7 +1,7 @@
-"""``python -m benchmarks.patched``: errors of code, one at a time in a copy of the package, and the claims that fail.
+"""``python -m benchmarks.patched``: put one error at a time into a copy of the code, and name the claims that fail.
 
-`ngd-theory verify --plant` judges right measurements against wrong theories. Here the code itself is wrong, so that
-what is shared by a prediction and a measurement is wrong in both.
+`ngd-theory verify --plant` plants errors in predictions or measurements. Here the code itself is wrong, so that code
+shared by a prediction and a measurement is wrong in both.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import ngd_theory
 
-#: A run of every approximation, small.
+#: A small run of every approximation.
 SETTINGS = {"--dataset": "gaussian", "--input-dim": "32", "--num-train": "20", "--num-test": "20"}
 SETTINGS |= {"--width": "512", "--steps": "3"}
 SOFT = {"--loss": "cross-entropy", "--output-dim": "3", "--damping": "1e-9"}
 
-#: (what is wrong, file, text, text in its place, further settings)
+#: (what is wrong, file, right text, wrong text, further settings)
 ERRORS = [
     (
         "damping added twice",
@@ -74,11 +74,14 @@ ERRORS = [
     ),
     (
         "sensitivities after the activation",
-        "networks/network.py",
-        "            if shifts is not None:\n                h = h + shifts[index]\n"
+        "networks/chain.py",
+        "            h = layers[str(number)](h)\n"
         "            for function in block.after:\n                h = function(h)",
+        "            h = layers[str(number)](h)\n"
+        "            shift = 0.0 if layers._shifts is None else layers._shifts[len(layers.calls) - 1]\n"
+        "            h = h - shift\n"
         "            for function in block.after:\n                h = function(h)\n"
-        "            if shifts is not None:\n                h = h + shifts[index]",
+        "            h = h + shift",
         {},
     ),
     (
@@ -103,10 +106,10 @@ ERRORS = [
         {"--depth": "4"},
     ),
     (
-        "K-FAC's map without the last layer",
-        "fisher/kfac.py",
-        "return sum(terms[1:], terms[0]) / lin.num_samples",
-        "return sum(terms[1:-1], terms[0]) / lin.num_samples",
+        "maps of K-FAC and its kin without the last layer",
+        "fisher/base.py",
+        "terms = self.layer_terms(lin, factors, at)\n        return sum(terms[1:], terms[0])",
+        "terms = self.layer_terms(lin, factors, at)\n        return sum(terms[1:-1], terms[0])",
         {},
     ),
     (
@@ -120,7 +123,7 @@ ERRORS = [
 
 
 def failures(package: Path, more: dict[str, str]) -> set[str] | None:
-    """Claims that fail when the package in a folder verifies; None where it breaks down."""
+    """Return the claims that fail when the package in a folder runs `verify`; None if the run crashes."""
     options = [word for pair in (SETTINGS | more).items() for word in pair]
     out = package / "out"
     command = [sys.executable, "-m", "ngd_theory.cli", "verify", "--no-cache", "--out", str(out)]
@@ -140,7 +143,7 @@ def failures(package: Path, more: dict[str, str]) -> set[str] | None:
 
 
 def patched(name: str, right: str, wrong: str, more: dict[str, str]) -> set[str] | None:
-    """`failures` of a copy of the package in which one text stands in the place of another."""
+    """Return `failures` of a copy of the package in which ``wrong`` replaces ``right``."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "ngd_theory"
         source = Path(ngd_theory.__file__).parent
@@ -153,7 +156,7 @@ def patched(name: str, right: str, wrong: str, more: dict[str, str]) -> set[str]
 
 
 def main() -> int:
-    """Run them all; status 1 if one is not noticed."""
+    """Try every error; return 1 if one is not noticed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="errors whose words hold this")
     only = parser.parse_args().only
