@@ -16,7 +16,7 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 LOCK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install verify test test-all test-gpu lint format bench notebooks docs lock compat lowest clean
+.PHONY: help install verify test test-all test-gpu coverage lint format bench notebooks docs dist lock compat lowest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -38,7 +38,7 @@ $(INSTALLED): $(LOCKED) pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# What only one target needs: lint, docs, notebooks.
+# What only one target needs: lint, docs, notebooks, coverage.
 $(VENV)/.%-installed: requirements/%.txt $(INSTALLED)
 	@echo "Installing $<"
 	@$(PIP) install --require-hashes --no-deps -r $<
@@ -57,6 +57,9 @@ OPTIMISED := tests/sweeps/test_measure.py tests/theory/test_isotropy.py
 test-all: $(INSTALLED) ## run all tests, and some with XLA's optimisations
 	@$(PY) -m pytest $(PYTEST_ARGS) --whole
 	@$(PY) -m pytest $(PYTEST_ARGS) --optimised $(OPTIMISED)
+
+coverage: $(VENV)/.coverage-installed ## run all tests and list the lines that none runs; fails under 95 % of lines
+	@$(PY) -m pytest $(PYTEST_ARGS) --whole --cov --cov-report=term-missing:skip-covered --cov-report=html:build/coverage
 
 # JAX of the locked version with its GPU plugin; leave that environment with `rm -rf .venv`.
 CUDA ?= cuda13
@@ -93,13 +96,25 @@ UV := $(VENV)/bin/uv
 COMPILE := $(UV) --no-config --quiet pip compile --universal --python-version 3.11 \
 	--fork-strategy requires-python --generate-hashes --custom-compile-command "make lock"
 
+# The wheel is built from the sdist, which shows that the sdist is whole. TAG=v0.2.0: the version must be that.
+TAG ?=
+dist: $(INSTALLED) ## build sdist and wheel into dist/, and verify with the wheel in an empty environment
+	@rm -rf dist build/wheel && mkdir -p build/wheel
+	@$(VENV)/bin/hatchling build -t sdist
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	@test -z "$(TAG)" || test -e dist/ngd_theory-$(TAG:v%=%).tar.gz || { echo "make: the version in" \
+		"ngd_theory/__init__.py is not that of the tag $(TAG)" >&2; exit 1; }
+	@$(PY) -m venv build/wheel/env
+	@build/wheel/env/bin/pip --disable-pip-version-check -q install dist/*.whl
+	@cd build/wheel && env/bin/ngd-theory verify --plant all --out results
+
 $(UV): $(INSTALLED)
 	@$(PIP) install uv
 
 lock: $(UV) ## bring requirements/ up to date with pyproject.toml (LOCK_ARGS=--upgrade)
 	@$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra test --extra infinite --extra cluster \
 		--group build --override requirements/overrides.txt -o requirements/lock.txt
-	@for group in lint docs notebooks; do $(COMPILE) $(LOCK_ARGS) --group $$group \
+	@for group in lint docs notebooks coverage; do $(COMPILE) $(LOCK_ARGS) --group $$group \
 		-c requirements/lock.txt -o requirements/$$group.txt || exit 1; done
 
 # Every JAX that the neural-tangents bridge is said to serve, in environments of its own.
