@@ -132,7 +132,9 @@ class Algorithm:
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         damping = jnp.asarray(value_at(o.damping, count), dtype)
         gamma = jnp.asarray(self._tied_or_given(damping, count), dtype)
-        inverse = _zeros(jax.eval_shape(self.preconditioner.invert, factors, gamma))
+        inverse = _zeros(
+            jax.eval_shape(lambda f, g: self.preconditioner.inverses(f)(g), factors, gamma)
+        )
         return KFACState(
             count=count,
             skipped=count,
@@ -310,9 +312,6 @@ class Algorithm:
         """
         o = self.options
 
-        def make(gamma):
-            return correct(self.preconditioner.invert(state.factors, gamma))
-
         def keep():
             return state.factor_damping, correct(state.inverse), jnp.array(False)
 
@@ -320,13 +319,15 @@ class Algorithm:
             gamma = state.factor_damping
             if not o.adapt_factor_damping:
                 gamma = jnp.asarray(self._tied_or_given(state.damping, count), gamma.dtype)
-            inverse = make(gamma)
+            inverse = correct(self.preconditioner.inverses(state.factors)(gamma))
             made = _finite(inverse)
             return gamma, _where(made, inverse, state.inverse), ~made
 
         def search():
+            inverses = self.preconditioner.inverses(state.factors)
+
             def better(best, gamma):
-                inverse = make(gamma)
+                inverse = correct(inverses(gamma))
                 value = propose(inverse)[1].value
                 found = value, gamma, inverse
                 return _where(value < best[0], found, best), None

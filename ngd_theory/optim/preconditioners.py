@@ -6,7 +6,7 @@ damping on the scale of the preconditioner itself.
 """
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -45,8 +45,11 @@ class Preconditioner(abc.ABC):
         """Means over the samples of a batch, as a pytree; the optimiser keeps their running averages."""
 
     @abc.abstractmethod
-    def invert(self, statistics: Any, gamma: Float[Array, ""]) -> Any:
-        """A pytree whose ``apply`` maps (P, M) matrices, one per layer, to the preconditioned ones."""
+    def inverses(self, statistics: Any) -> Callable[[Float[Array, ""]], Any]:
+        """A function of gamma; what does not depend on gamma is computed once.
+
+        It returns a pytree whose ``apply`` maps (P, M) matrices, one per layer, to the preconditioned ones.
+        """
 
     def correct(self, inverse: Any, layers: Sequence[LayerLinearization], decay: float) -> Any:
         """The inverse after another batch; by default it stays the same until the next refresh."""
@@ -60,9 +63,9 @@ class BlockDiagonal(Preconditioner):
         """A and B of each layer."""
         return kronecker_fisher(layers, 0)
 
-    def invert(self, statistics, gamma):
-        """Two Cholesky factorisations per layer."""
-        return invert_diagonal(statistics, _factor_dampings(statistics, gamma))
+    def inverses(self, statistics):
+        """Two Cholesky factorisations per layer and gamma."""
+        return lambda gamma: invert_diagonal(statistics, _factor_dampings(statistics, gamma))
 
 
 class BlockTridiagonal(Preconditioner):
@@ -74,9 +77,9 @@ class BlockTridiagonal(Preconditioner):
         """A and B of each layer, and between neighbours."""
         return kronecker_fisher(layers, 1)
 
-    def invert(self, statistics, gamma):
+    def inverses(self, statistics):
         """See `invert_tridiagonal`."""
-        return invert_tridiagonal(statistics, _factor_dampings(statistics, gamma))
+        return lambda gamma: invert_tridiagonal(statistics, _factor_dampings(statistics, gamma))
 
 
 @pytree("inputs", "sensitivities", "moments", "count", "damping")
@@ -124,13 +127,13 @@ class EKFAC(Preconditioner):
         return kronecker_fisher(layers, 0)
 
     @full_precision
-    def invert(self, statistics, gamma):
+    def inverses(self, statistics):
         """Two eigendecompositions per layer; the moments are K-FAC's until `correct` has seen a batch."""
         found = [
             [eigh(matrix) for matrix in statistics.block(i, i)] for i in range(statistics.depth)
         ]
         moments = tuple(jnp.maximum(a, 0)[:, None] * jnp.maximum(b, 0) for (a, _), (b, _) in found)
-        return EigenInverse(
+        return lambda gamma: EigenInverse(
             tuple(u for (_, u), _ in found),
             tuple(v for _, (_, v) in found),
             moments,
@@ -179,10 +182,9 @@ class KFACInput(Preconditioner):
         rows = [y.inputs.reshape(-1, y.inputs.shape[-1]) for y in layers]
         return tuple(a.T @ a / len(y.inputs) for a, y in zip(rows, layers, strict=True))
 
-    @full_precision
-    def invert(self, statistics, gamma):
-        """One Cholesky factorisation per layer."""
-        return InputInverse(tuple(_inverse(a, gamma**2) for a in statistics))
+    def inverses(self, statistics):
+        """One Cholesky factorisation per layer and gamma."""
+        return lambda gamma: InputInverse(tuple(_inverse(a, gamma**2) for a in statistics))
 
 
 class Shampoo(Preconditioner):
@@ -198,10 +200,15 @@ class Shampoo(Preconditioner):
         return tuple(_gradient_moments(layer) for layer in layers)
 
     @full_precision
-    def invert(self, statistics, gamma):
+    def inverses(self, statistics):
         """Two eigendecompositions per layer."""
-        roots = [[_inverse_root(m, gamma**2) for m in pair] for pair in statistics]
-        return DiagonalInverse(tuple(a for a, _ in roots), tuple(b for _, b in roots))
+        found = [[eigh(matrix) for matrix in pair] for pair in statistics]
+
+        def inverse(gamma):
+            roots = [[_inverse_root(*each, gamma**2) for each in pair] for pair in found]
+            return DiagonalInverse(tuple(a for a, _ in roots), tuple(b for _, b in roots))
+
+        return inverse
 
 
 #: By the option ``structure``; a new preconditioner is one class and one entry.
@@ -232,15 +239,16 @@ def _factor_dampings(factors: KroneckerFisher, gamma):
     return found
 
 
+@full_precision
 def _inverse(matrix: Float[Array, "n n"], rho):
     rho = _at_least_rounding(rho, jnp.trace(matrix) / len(matrix), len(matrix))
     root = lower_inverse(cholesky_factor(matrix + rho * jnp.eye(len(matrix), dtype=matrix.dtype)))
     return root.T @ root
 
 
-def _inverse_root(matrix: Float[Array, "n n"], rho):
-    eigenvalues, vectors = eigh(matrix)
-    rho = _at_least_rounding(rho, jnp.max(eigenvalues), len(matrix))
+@full_precision
+def _inverse_root(eigenvalues: Float[Array, " n"], vectors: Float[Array, "n n"], rho):
+    rho = _at_least_rounding(rho, jnp.max(eigenvalues), len(vectors))
     # For a matrix of zeros this is the damping alone, or zero if that is zero too.
     scale = jnp.maximum(eigenvalues, 0) + rho
     return (vectors * jax.lax.rsqrt(scale)) @ vectors.T

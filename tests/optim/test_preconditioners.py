@@ -136,7 +136,7 @@ def test_convolutions_have_moments_of_whole_samples():
     _, layers = backpropagate(network, params, x, lambda f: jnp.stack([f, 2 * f + 1], axis=1))
     found = PRECONDITIONERS["shampoo"].statistics(layers)
     basis = PRECONDITIONERS["ekfac"].statistics(layers)
-    inverse = PRECONDITIONERS["ekfac"].invert(basis, jnp.asarray(0.1))
+    inverse = PRECONDITIONERS["ekfac"].inverses(basis)(jnp.asarray(0.1))
     corrected = PRECONDITIONERS["ekfac"].correct(inverse, layers, 0.9)
     for i, layer in enumerate(layers):
         gradients = rows_of(layer)
