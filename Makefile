@@ -91,22 +91,22 @@ notebooks: $(VENV)/.notebooks-installed ## run the notebooks, warnings as errors
 docs: $(VENV)/.docs-installed ## build the documentation into build/site, broken links as errors
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --site-dir build/site
 
-# One universal lock: each supported Python gets the newest versions it can run.
-UV := $(VENV)/bin/uv
-COMPILE := $(UV) --no-config --quiet pip compile --universal --python-version 3.11 \
-	--fork-strategy requires-python --generate-hashes --custom-compile-command "make lock"
-
 # The wheel is built from the sdist, which shows that the sdist is whole. TAG=v0.2.0: the version must be that.
 TAG ?=
 dist: $(INSTALLED) ## build sdist and wheel into dist/, and verify with the wheel in an empty environment
 	@rm -rf dist build/wheel && mkdir -p build/wheel
 	@$(VENV)/bin/hatchling build -t sdist
-	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
 	@test -z "$(TAG)" || test -e dist/ngd_theory-$(TAG:v%=%).tar.gz || { echo "make: the version in" \
 		"ngd_theory/__init__.py is not that of the tag $(TAG)" >&2; exit 1; }
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
 	@$(PY) -m venv build/wheel/env
 	@build/wheel/env/bin/pip --disable-pip-version-check -q install dist/*.whl
 	@cd build/wheel && env/bin/ngd-theory verify --plant all --out results
+
+# One universal lock: each supported Python gets the newest versions it can run.
+UV := $(VENV)/bin/uv
+COMPILE := $(UV) --no-config --quiet pip compile --universal --python-version 3.11 \
+	--fork-strategy requires-python --generate-hashes --custom-compile-command "make lock"
 
 $(UV): $(INSTALLED)
 	@$(PIP) install uv

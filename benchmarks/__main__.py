@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import memory, steps
+from benchmarks import history, memory, steps
 from ngd_theory.report.result import environment
 
 
@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--output-dim", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", action="store_true", help="leave the memory run out")
+    parser.add_argument("--record", action="store_true", help="add the run to benchmarks/history")
     parser.add_argument("--out", type=Path, default=Path("results/bench.json"))
     arguments = parser.parse_args()
 
@@ -33,6 +34,8 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {arguments.out}")
+    if arguments.record:
+        print(f"and to {history.record(results)}")
 
 
 def _print(results: dict, widths: tuple[int, ...]) -> None:

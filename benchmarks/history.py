@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from ngd_theory.report.style import RC, colour, label, marker
 
-FOLDER = Path(__file__).with_name("history")
+FOLDER = Path(__file__).with_name("recorded")
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "benchmarks" / "history.png"
 #: Of the environment; the rest says nothing of speed.
 KEPT = ("time", "git_commit", "versions", "python", "device", "float")
@@ -25,10 +26,16 @@ def record(results: dict[str, Any], folder: Path = FOLDER) -> Path:
     environment = results["environment"]
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     entry = {"machine": machine, **{name: environment[name] for name in KEPT}, **results["steps"]}
-    path = folder / f"{environment['time'][:10]}-{str(environment['git_commit'])[:7]}.json"
+    path = folder / f"{environment['time'][:10]}-{commit(environment)}.json"
     folder.mkdir(exist_ok=True)
     path.write_text(json.dumps(entry, indent=1) + "\n")
     return path
+
+
+def commit(run: dict[str, Any]) -> str:
+    """The short name of the commit, with "-dirty" if files had changed."""
+    name, _, changed = (run["git_commit"] or "unknown").partition("-")
+    return "-".join(filter(None, (name[:7], changed)))
 
 
 def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
@@ -65,14 +72,17 @@ def _draw_width(panel, runs: list[dict[str, Any]], width: int) -> None:
             panel.plot(list(found), list(found.values()), **look)
     panel.set_title(f"M = {width}")
     panel.set_yscale("log")
-    names = [f"{run['time'][:10]}\n{run['git_commit'][:7]}" for run in runs]
+    names = [f"{run['time'][:10]}\n{commit(run)}" for run in runs]
     panel.set_xticks(range(len(runs)), names, rotation=90)
 
 
 def main() -> None:
     """Draw the history."""
     argparse.ArgumentParser(prog="python -m benchmarks.history", description=__doc__).parse_args()
-    draw(read())
+    runs = read()
+    if not runs:
+        sys.exit(f"no run is recorded in {FOLDER}: python -m benchmarks --record")
+    draw(runs)
     print(f"written to {FIGURE}")
 
 

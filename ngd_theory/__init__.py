@@ -6,8 +6,8 @@ from ngd_theory import data, dynamics, errors, fisher, kernels, losses, networks
 
 __version__ = "0.2.0"
 
-#: Upper floors, imported when first used: they need pydantic, optax, pandas or matplotlib.
-_LAZY = ("experiment", "optim", "report", "sweeps", "testing")
+#: Imported when first used: most need pydantic, optax, pandas or matplotlib.
+_LAZY = ("experiment", "optim", "references", "report", "sweeps", "testing")
 
 __all__ = [
     "__version__",

@@ -215,8 +215,8 @@ def require_known(what: str, *values) -> None:
     """Raise `InputError` if a number in the trees ``values`` cannot be read; ``what`` names the reader."""
     if not all(map(is_known, jax.tree.leaves(values))):
         raise InputError(
-            f"{what} needs the values of its arguments, which are unknown inside jit, vmap and grad: call it outside of "
-            "them"
+            f"{what} needs the values of its arguments, which are unknown inside jit, vmap and grad: call it "
+            "outside of them"
         )
 
 

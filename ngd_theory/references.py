@@ -23,15 +23,15 @@ class Reference:
         Of its BibTeX entry.
     cited_as : str
         How the texts of the package name it, such as ``"Karakida & Osawa 2020"``.
-    used_for : frozenset of str
-        Names of approximations, data, architectures and options that rest on it.
+    used_for : tuple of frozenset of str
+        Settings that rest on it, such as ``{"approximation=kfac", "architecture=cnn"}``: all of one set together.
     bibtex : str
         The entry.
     """
 
     key: str
     cited_as: str
-    used_for: frozenset[str]
+    used_for: tuple[frozenset[str], ...]
     bibtex: str
 
 
@@ -48,27 +48,31 @@ def cited(result: Any) -> tuple[Reference, ...]:
     Parameters
     ----------
     result : dict, list or str
-        Any part of a result as JSON holds it. A reference is cited where a text names it, or where a text, or the
-        key of a value that is not false, is one of the names that it is used for.
+        Any part of a result as JSON holds it. A reference is cited where a text names it, or where its settings are.
 
     Examples
     --------
     >>> [reference.cited_as for reference in cited({"approximations": ["ekfac"]})]
     ['George et al. 2018']
     """
-    texts = set(_texts(result))
-    whole = "\n".join(texts)
-    return tuple(r for r in known() if r.cited_as in whole or r.used_for & texts)
+    found = set(_settings(result))
+    texts = "\n".join(found)
+    return tuple(r for r in known() if r.cited_as in texts or any(s <= found for s in r.used_for))
+
+
+def of_verification(result: dict[str, Any]) -> tuple[Reference, ...]:
+    """The references of a ``result.json``: what it was asked for, and what was judged."""
+    return cited([result["config"], result["claims"]])
 
 
 def software() -> str:
     """The BibTeX entry of this package, of the installed version."""
     return (
-        "@software{ngd_theory,\n"
-        "  title   = {ngd\\_theory: verification of the theory of natural gradient descent in wide neural networks},\n"
-        "  author  = {{The {ngd-theory} authors}},\n"
-        f"  version = {{{ngd_theory.__version__}}},\n"
-        "  license = {MIT}\n"
+        "@misc{ngd_theory,\n"
+        "  title  = {ngd\\_theory: verification of the theory of natural gradient descent in wide neural networks},\n"
+        "  author = {{The {ngd-theory} authors}},\n"
+        "  year   = {2026},\n"
+        f"  note   = {{version {ngd_theory.__version__}}}\n"
         "}"
     )
 
@@ -77,8 +81,8 @@ def _read(entry: str) -> Reference:
     found = re.match(r"@\w+\{(.*),", entry)
     assert found is not None, entry
     used = _field(entry, "used_for")
-    names = frozenset(used.split(", ")) if used else frozenset()
-    return Reference(found[1], _field(entry, "cited_as"), names, _OURS.sub("", entry))
+    sets = tuple(frozenset(each.split(" + ")) for each in used.split(", ")) if used else ()
+    return Reference(found[1], _field(entry, "cited_as"), sets, _OURS.sub("", entry))
 
 
 def _field(entry: str, name: str) -> str:
@@ -86,14 +90,13 @@ def _field(entry: str, name: str) -> str:
     return found[1] if found else ""
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, entry in value.items():
-            if entry not in (None, False):
-                yield key
-                yield from _texts(entry)
+def _settings(value: Any, key: str = "") -> Iterator[str]:
+    """Texts and what is true, as ``key=value``; a list has one such entry for each of its own, by the singular."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from _settings(entry, name)
     elif isinstance(value, list | tuple):
         for entry in value:
-            yield from _texts(entry)
+            yield from _settings(entry, key.removesuffix("s"))
+    elif isinstance(value, str) or value is True:
+        yield f"{key}={value}"

@@ -27,10 +27,12 @@ def test_every_error_of_code_can_still_be_made():
 def test_every_step_has_a_limit():
     from benchmarks.limits import operations
 
-    plain = operations("plain GD", 64, 10, 1)
+    # Layers 784 x 64, 64 x 64 and 64 x 1, ten samples: forward, gradient, and backward but for the first.
+    sizes = 784 * 64 + 64 * 64 + 64
+    plain = 2 * 10 * (3 * sizes - 784 * 64)
+    assert operations("plain GD", 64, 10, 1) == operations("identity", 64, 10, 1) == plain
     for name in fisher.APPROXIMATIONS:
         assert operations(name, 64, 10, 1) >= plain, name
-        assert operations(name, 64, 10, 3) > operations(name, 64, 10, 1), name
 
 
 def run(time, commit, ratio):

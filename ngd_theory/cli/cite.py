@@ -2,15 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ngd_theory.cli.status import Debug, Exit, guarded, named_path
 from ngd_theory.errors import InputError
-
-#: Parts of a ``result.json`` that say what was used. The rest is results and environment.
-_PARTS = ("config", "data", "claims")
+from ngd_theory.references import Reference
 
 
 @guarded
@@ -27,21 +25,22 @@ def cite(
     """
     from ngd_theory import references
 
-    found = references.known() if results is None else references.cited(_used(results))
+    found = references.known() if results is None else _cited(results)
     print("\n\n".join((references.software(), *(reference.bibtex for reference in found))))
     return Exit.HOLDS
 
 
-def _used(results: Path) -> Any:
-    """Parts of a results folder that say what was used."""
+def _cited(results: Path) -> tuple[Reference, ...]:
+    """The references of a results folder."""
+    from ngd_theory import references
+
     if (results / "manifest.json").exists():
         from ngd_theory.sweeps.manifest import read_manifest
 
-        return read_manifest(results / "manifest.json")["study"]
+        return references.cited(read_manifest(results / "manifest.json")["study"])
     path = results / "result.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return [found[part] for part in _PARTS]
+        return references.of_verification(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(
             f"{results} holds no results: there is neither a result.json nor a manifest.json"

@@ -119,7 +119,7 @@ class Settings(BaseModel):
     heads: PositiveInt = _option(1, "Of a transformer's attention.", shown=False)
     causal: bool = _option(False, "Whether a token sees those before it only.", shown=False)
     token_readout: Literal["mean", "last"] = _option(
-        "mean", "mean or last: the token from which a transformer's outputs are made.", shown=False
+        "mean", "mean or last: a transformer's outputs are of the mean or last token.", shown=False
     )
     norm: Literal["layer", "rms", "none"] = _option(
         "layer", "layer, rms or none: normalisation of a resnet or transformer.", shown=False

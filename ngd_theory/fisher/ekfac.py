@@ -35,7 +35,8 @@ class Eigenbasis:
     inverse : (r, q)
         ``1/(s + rho)``; at rho = 0 it is 0 where s is 0.
     outside : LayerLinearization or None
-        The part of the sensitivities that B misses, divided by rho. None if there is none, as for Lambda = I.
+        The part of the sensitivities that B misses, divided by rho. None for Lambda = I, which has no such
+        part, and at rho = 0.
     """
 
     inputs: Array

@@ -137,7 +137,7 @@ def _spreads(layer: LayerLinearization):
     n = layer.sensitivities.shape[0]
     a = np.asarray(layer.inputs)[:, 0]
     gram = a @ a.T / n
-    # Keeps the inverse finite when the Gram matrix is zero.
+    # Keeps the inverse finite when the Gram matrix is singular, or zero.
     floor = max(round_off(np.linalg.eigvalsh(gram)), np.finfo(gram.dtype).tiny ** 0.5)
     inverse = np.linalg.inv(gram + floor * np.eye(n))
     squares = np.sum(np.asarray(layer.sensitivities)[:, :, 0] ** 2, axis=1)

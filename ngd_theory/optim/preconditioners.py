@@ -46,9 +46,9 @@ class Preconditioner(abc.ABC):
 
     @abc.abstractmethod
     def inverses(self, statistics: Any) -> Callable[[Float[Array, ""]], Any]:
-        """A function of gamma; what does not depend on gamma is computed once.
+        """The function from gamma to the inverse; eigenvectors, which do not depend on gamma, are computed once.
 
-        It returns a pytree whose ``apply`` maps (P, M) matrices, one per layer, to the preconditioned ones.
+        An inverse is a pytree whose ``apply`` maps (P, M) matrices, one per layer, to the preconditioned ones.
         """
 
     def correct(self, inverse: Any, layers: Sequence[LayerLinearization], decay: float) -> Any:

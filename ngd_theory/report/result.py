@@ -10,7 +10,7 @@ import numpy as np
 from ngd_theory.environment import environment
 from ngd_theory.experiment import Noticed, Report, Verdict
 from ngd_theory.files import write_json
-from ngd_theory.references import cited
+from ngd_theory.references import of_verification
 
 #: Runs of `Evidence`; "infinite" is null unless it was asked for.
 _RUNS = {"measured": "training", "predicted": "prediction", "infinite": "limit"}
@@ -23,13 +23,14 @@ def write_result(report: Report, path: Path) -> None:
 
 def to_dict(report: Report) -> dict[str, Any]:
     """Return the run as JSON-ready values; infinity becomes a string, NaN becomes null."""
-    config = report.settings.model_dump(mode="json")
-    claims = [_verdict(v) for v in report.verdicts]
-    references = cited([config, report.dataset.name, claims])
+    judged = {
+        "config": report.settings.model_dump(mode="json"),
+        "claims": [_verdict(v) for v in report.verdicts],
+    }
     return _plain(
         {
             "holds": report.holds,
-            "config": config,
+            "config": judged["config"],
             "environment": environment(),
             "left_out": report.settings.left_out,
             "data": {"name": report.dataset.name, **report.dataset.description},
@@ -40,9 +41,9 @@ def to_dict(report: Report) -> dict[str, Any]:
                 "layers": [asdict(s) for s in report.network.layer_sizes],
             },
             "approximations": {name: _evidence(report, name) for name in report.evidence},
-            "claims": claims,
+            "claims": judged["claims"],
             "planted": [_noticed(n) for n in report.noticed],
-            "references": [r.key for r in references],
+            "references": [r.key for r in of_verification(judged)],
             "seconds": report.seconds,
         }
     )

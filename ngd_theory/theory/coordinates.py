@@ -132,7 +132,7 @@ def coordinate_check(
 
     The step size is ``eta = step_scale / lambda_max(K)``, with K the map at the start. If ``K = alpha I`` that is
     ``step_scale / alpha``; for gradient descent it is inversely proportional to the kernel. The damping is proportional
-    to the kernel, ``rho = damping tr(J J^T)/(N NC)``; K-FAC takes the square of ``damping``
+    to the kernel, ``rho = damping tr(Theta)/(NC)`` with ``Theta = J J^T/N``; K-FAC takes the square of ``damping``
     (`Approximation.matched_damping`). So both mean the same at every width. They also mean the same in both
     parameterisations if G has the kernel's 1/M once in every layer (docs/theory.md section 11).
 

@@ -201,3 +201,35 @@ def test_a_layer_without_signal_takes_finite_steps(structure):
     step = take("mse", structure, 1, dead, program("mse", structure).init(dead))
     assert np.all(np.isfinite(flatten(step.updates))) and int(step.after.skipped) == 0
     assert np.any(flatten(step.updates))
+
+
+def primitives(jaxpr, looped=False):
+    """Names of the operations of a program, and whether each is inside of a loop."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name, looped
+        inner = looped or equation.primitive.name == "scan"
+        for value in equation.params.values():
+            for each in value if isinstance(value, tuple | list) else (value,):
+                each = getattr(each, "jaxpr", each)
+                if hasattr(each, "eqns"):
+                    yield from primitives(each, inner)
+
+
+@pytest.mark.parametrize("name", ["ekfac", "shampoo"])
+def test_eigenvectors_are_computed_once_for_all_gammas(name):
+    preconditioner, x = PRECONDITIONERS[name], jnp.ones((3, 4))
+    net = networks.mlp(4, [5], 2, "tanh")
+    layers = networks.linearize(net, net.init(jax.random.key(0)), x).layers
+    statistics = preconditioner.statistics(layers)
+    gammas = jnp.array([0.1, 0.2, 0.3])
+
+    def search(statistics):
+        return jax.lax.map(preconditioner.inverses(statistics), gammas)
+
+    names = set(primitives(jax.make_jaxpr(search)(statistics).jaxpr))
+    assert ("eigh", False) in names and ("eigh", True) not in names
+    # One after the other gives the same.
+    found = jax.tree.map(lambda leaf: leaf[1], search(statistics))
+    wanted = preconditioner.inverses(statistics)(gammas[1])
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
