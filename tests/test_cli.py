@@ -449,7 +449,7 @@ def test_doctor_says_what_is_here():
 HUGE = [
     ["--width", str(10**7)],
     ["--width", str(10**9)],
-    ["--depth", "1000"],
+    ["--depth", "2000"],
     ["--output-dim", "1000"],
     ["--num-train", str(10**8)],
     ["--num-test", str(10**8)],

@@ -341,12 +341,17 @@ class Algorithm:
             return gamma, inverse, jnp.isinf(value)
 
         due = (k > 0) & ((k <= YOUNG) | (k % o.inverse_period == 0))
-        searching = (k > 0) & (k % o.factor_damping_period == 0) & o.adapt_factor_damping
+        # Branches that no option asks for are not compiled.
+        if not o.adapt_factor_damping:
+            return jax.lax.cond(due, refresh, keep)
+        searching = (k > 0) & (k % o.factor_damping_period == 0)
         return jax.lax.switch(jnp.where(searching, 2, due.astype(int)), [keep, refresh, search])
 
     def _judge(self, state: KFACState, k, params, update, x, y):
         """Compare the objective before and after; adapt lambda, and with ``reject_worse`` undo a worse step."""
         o = self.options
+        if not (o.adapt_damping or o.reject_worse):
+            return state, update
         due = (k % o.damping_period == 0) & o.adapt_damping
 
         def compare():

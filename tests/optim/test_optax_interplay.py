@@ -49,7 +49,7 @@ def options_of(name, value):
 def test_a_schedule_is_its_number_at_every_step(name):
     schedule = SCHEDULES[name]
     for k, (params, state, updates, after) in enumerate(
-        steps(optim.kfac(SHALLOW, LOSS, **options_of(name, schedule)))
+        steps(optim.kfac(SHALLOW, LOSS, **options_of(name, schedule)), count=4)
     ):
         alone = optim.kfac(SHALLOW, LOSS, **options_of(name, float(schedule(k))))
         if name == "damping":
