@@ -1,5 +1,6 @@
 """The committed notebooks are whole, in order and clean; `make notebooks` runs them."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -49,3 +50,13 @@ def test_the_notebook_opens_with_a_title_and_ends_with_exercises(path):
     assert headings[-1] == "Exercises"
     exercises = re.findall(r"^\d\. ", "".join(last["source"]).split("Exercises")[-1], re.MULTILINE)
     assert 3 <= len(exercises) <= 5
+
+
+def test_the_gallery_shows_what_the_notebooks_have():
+    spec = importlib.util.spec_from_file_location("gallery", FOLDER.parent / "docs" / "gallery.py")
+    assert spec is not None and spec.loader is not None
+    gallery = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gallery)
+    assert {name.rpartition("-")[0] for name in gallery.shown()} == {p.stem for p in NOTEBOOKS}
+    for name in gallery.shown():
+        assert (gallery.FOLDER / f"{name}.png").read_bytes() == gallery.figure(name), name
