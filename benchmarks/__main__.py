@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--output-dim", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", action="store_true", help="leave the memory run out")
-    parser.add_argument("--record", action="store_true", help="add the run to benchmarks/history")
+    parser.add_argument("--record", action="store_true", help="add the run to benchmarks/recorded")
     parser.add_argument("--out", type=Path, default=Path("results/bench.json"))
     arguments = parser.parse_args()
 

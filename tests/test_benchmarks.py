@@ -66,6 +66,8 @@ def test_the_history_of_speeds(tmp_path):
 def test_the_recorded_history_can_be_read():
     from benchmarks import history
 
-    for entry in history.read():
+    runs = history.read()
+    assert runs
+    for entry in runs:
         assert {"time", "git_commit", "machine", "rows", "reference"} <= set(entry)
         assert all(row["ratio"] > 0 for row in entry["rows"])

@@ -131,6 +131,9 @@ def test_without_results_everything_is_cited():
 def test_a_folder_without_results_is_refused(tmp_path):
     found = CliRunner().invoke(cli.app, ["cite", str(tmp_path)])
     assert found.exit_code == 2 and "holds no results" in found.stderr
+    (tmp_path / "a file").write_text("no folder")
+    found = CliRunner().invoke(cli.app, ["cite", str(tmp_path / "a file")])
+    assert found.exit_code == 2 and "holds no results" in found.stderr
     (tmp_path / "result.json").write_text('{"config": ')
     found = CliRunner().invoke(cli.app, ["cite", str(tmp_path)])
     assert found.exit_code == 2 and "is damaged" in found.stderr

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ngd_theory import references
 from ngd_theory.cli.status import Debug, Exit, guarded, named_path
 from ngd_theory.errors import InputError
-from ngd_theory.references import Reference
 
 
 @guarded
@@ -23,17 +23,13 @@ def cite(
 
     Without a folder it prints every paper that the package knows.
     """
-    from ngd_theory import references
-
     found = references.known() if results is None else _cited(results)
     print("\n\n".join((references.software(), *(reference.bibtex for reference in found))))
     return Exit.HOLDS
 
 
-def _cited(results: Path) -> tuple[Reference, ...]:
+def _cited(results: Path) -> tuple[references.Reference, ...]:
     """The references of a results folder."""
-    from ngd_theory import references
-
     if (results / "manifest.json").exists():
         from ngd_theory.sweeps.manifest import read_manifest
 
@@ -41,7 +37,7 @@ def _cited(results: Path) -> tuple[Reference, ...]:
     path = results / "result.json"
     try:
         return references.of_verification(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{results} holds no results: there is neither a result.json nor a manifest.json"
         ) from None
