@@ -7,20 +7,23 @@ no factorisation of `jnp.linalg` anywhere else on arrays of a device (a test rea
 LAPACK on a CPU is SciPy's OpenBLAS. After a call on several threads these threads keep spinning for some 50 ms and take
 cores from XLA, which can double the time of a step. Cholesky factors and solves are therefore made of pieces that
 OpenBLAS computes on one thread, and of XLA's products. One correction restores the digits that the inverse of a piece
-loses. Eigenvalues, LU and factors of very large matrices still take several threads.
+loses. `unthreaded_eigh` and `orthonormal_columns` use reflections for small matrices. Other eigenvalues, LU and factors
+of very large matrices still take several threads.
 
 A spectral function ``f(A) = U f(lambda) U^T`` is smooth where eigenvalues are equal, and its eigenvectors are not. The
 derivatives here are equations for f(A) itself, so that equal eigenvalues are no special case. Eigenvalues below
 round-off are assumed to stay zero: these are the derivatives along changes that keep the rank.
 """
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ngd_theory import divide_and_conquer, householder
 from ngd_theory.precision import full_precision
 
 #: With fewer rows a Gram matrix is one product.
@@ -39,6 +42,16 @@ def gram(rows: Float[Array, "n p"]) -> Float[Array, "n n"]:
         return jnp.block([[product(first), across], [across.T, product(second)]])
 
     return product(rows)
+
+
+def is_tall(rows: Float[Array, "n p"]) -> bool:
+    """Whether ``X^T X`` is the `smaller_gram`; so it is for a square X."""
+    return rows.shape[0] >= rows.shape[1]
+
+
+def smaller_gram(rows: Float[Array, "n p"]) -> Array:
+    """``X^T X`` or ``X X^T``, whichever is smaller."""
+    return gram(rows.T if is_tall(rows) else rows)
 
 
 def one_by_one(function: Callable) -> Callable:
@@ -77,8 +90,10 @@ def differentiated_as(other: Callable) -> Callable:
 
 #: Sizes for which OpenBLAS (0.3.30) takes one thread: rows of a matrix to factor, entries of a right-hand side.
 FACTORED_ALONE, SOLVED_ALONE = 120, 1000
-#: Larger matrices to factor take so long that spinning threads do not count.
-FACTORED_TOGETHER = 16 * FACTORED_ALONE
+#: A triangular solve has no more pieces than this, as each takes time to compile.
+MOST_PIECES = 8
+#: Larger matrices take so long that spinning threads do not count: to factor, and to find eigenvectors or Q of.
+FACTORED_TOGETHER, REFLECTED_TOGETHER = 16 * FACTORED_ALONE, 256
 
 
 @one_by_one
@@ -101,7 +116,7 @@ def _factor_of_pieces(matrix):
     if not FACTORED_ALONE < len(matrix) <= FACTORED_TOGETHER:
         return jnp.linalg.cholesky(matrix)
     upper = _factor_of_pieces(matrix[:half, :half])
-    side = _solved(upper, _inverse_of_pieces(upper), matrix[:half, half:]).T
+    side = _by_halves(upper, matrix[:half, half:]).T
     lower = _factor_of_pieces(matrix[half:, half:] - side @ side.T)
     return jnp.block([[upper, jnp.zeros_like(side.T)], [side, lower]])
 
@@ -140,10 +155,26 @@ def _inverse_of_pieces(factor):
     return inverses[0, : len(factor), : len(factor)]
 
 
-def _solved(triangular, inverse, rhs):
-    """``T^-1 rhs`` by the inverse and one step of refinement, as its residual exceeds a triangular solve's."""
-    found = inverse @ rhs
-    return found + inverse @ (rhs - triangular @ found)
+def _by_halves(factor, rhs, transpose=False, smallest=FACTORED_ALONE):
+    """``L^-1 rhs``, or ``L^-T rhs``: one half of the rows is solved and its part taken from the other."""
+    if len(factor) <= smallest:
+        # One step of refinement, as the residual of an inverse exceeds a triangular solve's.
+        inverse = _inverse_of_pieces(factor)
+        matrix, inverse = (factor.T, inverse.T) if transpose else (factor, inverse)
+        found = inverse @ rhs
+        return found + inverse @ (rhs - matrix @ found)
+    half = len(factor) // 2
+    smallest = max(smallest, -(-len(factor) // MOST_PIECES))
+    upper, lower = factor[:half, :half], factor[half:, half:]
+    if transpose:
+        second = _by_halves(lower, rhs[half:], True, smallest)
+        rest = rhs[:half] - factor[half:, :half].T @ second
+        first = _by_halves(upper, rest, True, smallest)
+    else:
+        first = _by_halves(upper, rhs[:half], False, smallest)
+        rest = rhs[half:] - factor[half:, :half] @ first
+        second = _by_halves(lower, rest, False, smallest)
+    return jnp.concatenate([first, second])
 
 
 def _diagonal(matrix, size):
@@ -161,8 +192,43 @@ def _triangular_solve(factor, rhs, transpose=False):
 
 @one_by_one
 def _eigh(matrix):
+    return _eigh_at_once(matrix)
+
+
+def _eigh_at_once(matrix):
     eigenvalues, vectors = jnp.linalg.eigh(matrix)
     return jnp.where(jnp.isfinite(eigenvalues).all(), eigenvalues, jnp.nan), vectors
+
+
+@one_by_one
+@full_precision
+def unthreaded_eigh(matrix):
+    """Eigenvalues, ascending, and eigenvectors, on one thread of OpenBLAS up to `REFLECTED_TOGETHER` rows.
+
+    For steps that XLA computes on all cores. It takes one or two seconds to compile: see `by_shape`. It has no
+    derivatives: see `resting_eigh`.
+    """
+    small = divide_and_conquer.LEAF < len(matrix) <= REFLECTED_TOGETHER
+    on_cpu = divide_and_conquer.eigh if small else _eigh_at_once
+    return jax.lax.platform_dependent(matrix, cpu=on_cpu, default=_eigh_at_once)
+
+
+def by_shape(function: Callable, matrices: Sequence[Array], options: Sequence = ()) -> list:
+    """``[function(matrix, option), ...]``, compiled once for small matrices of the same shape and option.
+
+    Without ``options``, ``[function(matrix), ...]``.
+    """
+    groups = defaultdict(list)
+    for i, matrix in enumerate(matrices):
+        small = len(matrix) <= REFLECTED_TOGETHER
+        groups[matrix.shape if small else i, *options[i : i + 1]].append(i)
+    found = {}
+    for (_, *option), places in groups.items():
+        several = jnp.stack([matrices[i] for i in places])
+        results = jax.vmap(lambda each, option=option: function(each, *option))(several)
+        for place, i in enumerate(places):
+            found[i] = jax.tree.map(lambda each, place=place: each[place], results)
+    return [found[i] for i in range(len(matrices))]
 
 
 @one_by_one
@@ -202,8 +268,7 @@ def _by_pieces(factor, rhs):
     # Up to this size, a few columns at a time cost less than six products.
     if len(factor) <= FACTORED_ALONE:
         return _by_columns(factor, rhs)
-    inverse = _inverse_of_pieces(factor)
-    return _solved(factor.T, inverse.T, _solved(factor, inverse, rhs))
+    return _by_halves(factor, _by_halves(factor, rhs), transpose=True)
 
 
 _two_solves = one_by_one(_by_triangles)
@@ -216,9 +281,16 @@ def _wide_solve(factor, rhs):
 
 
 @one_by_one
+@full_precision
 def orthonormal_columns(matrix):
     """Q of the QR decomposition of a tall matrix."""
-    return jnp.linalg.qr(matrix)[0]
+
+    def at_once(matrix):
+        return jnp.linalg.qr(matrix)[0]
+
+    by_panels = matrix.shape[1] <= REFLECTED_TOGETHER
+    on_cpu = householder.orthonormal_columns if by_panels else at_once
+    return jax.lax.platform_dependent(matrix, cpu=on_cpu, default=at_once)
 
 
 @one_by_one
@@ -284,11 +356,11 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def resting_eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """`eigh` with finite derivatives: eigenvectors of equal eigenvalues do not turn among themselves.
+    """`unthreaded_eigh` with finite derivatives: eigenvectors of equal eigenvalues do not turn among themselves.
 
     For functions that do not depend on the choice of eigenvectors of equal eigenvalues.
     """
-    return _eigh(matrix)
+    return unthreaded_eigh(matrix)
 
 
 @resting_eigh.defjvp
@@ -313,7 +385,7 @@ def spectral_function(
     f acts entry by entry. The derivative (Daleckii & Krein 1965) uses divided differences of f, so it is finite if
     eigenvalues are equal. Second derivatives are not available.
     """
-    eigenvalues, vectors = _eigh(matrix)
+    eigenvalues, vectors = unthreaded_eigh(matrix)
     return (vectors * function(eigenvalues, rho)[None]) @ vectors.T
 
 
@@ -321,7 +393,7 @@ def spectral_function(
 @full_precision
 def _(function, primals, tangents):
     (matrix, rho), (change, change_rho) = primals, tangents
-    eigenvalues, vectors = jax.lax.stop_gradient(_eigh(jax.lax.stop_gradient(matrix)))
+    eigenvalues, vectors = jax.lax.stop_gradient(unthreaded_eigh(jax.lax.stop_gradient(matrix)))
     values, by_rho = jax.jvp(
         lambda r: function(eigenvalues, r), (rho,), (change_rho.astype(rho.dtype),)
     )

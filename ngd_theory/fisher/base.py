@@ -232,6 +232,12 @@ class Approximation(abc.ABC):
     ) -> PyTree[Array]:
         """Compute `natural_gradient` from what `factor` made; arguments are already checked."""
 
+    def precondition_once(
+        self, lin: Linearization, cotangent: Float[Array, "N C"], damping: Damping
+    ) -> PyTree[Array]:
+        """Compute `natural_gradient` of one cotangent; override it where this is cheaper than `factor` for all."""
+        return self.precondition(lin, cotangent, self.factor(lin, damping))
+
     def layer_terms(
         self, lin: Linearization, factors: Any, at: Linearization
     ) -> Sequence[Float[Array, "MC NC"]]:
@@ -461,7 +467,10 @@ def _factor(approximation, lin, damping):
 
 @jax.jit
 def _natural_gradient(prepared: Prepared, cotangent):
-    return prepared.approximation.precondition(prepared.lin, cotangent, prepared.made_factors())
+    approximation, lin = prepared.approximation, prepared.lin
+    if prepared.factors is None:
+        return approximation.precondition_once(lin, cotangent, prepared.damping)
+    return approximation.precondition(lin, cotangent, prepared.factors)
 
 
 @jax.jit

@@ -15,7 +15,7 @@ from ngd_theory.fisher.law import mean_share
 from ngd_theory.fisher.premises import of_both_factors
 from ngd_theory.fisher.solve import as_rows, but_round_off
 from ngd_theory.kernels import layer_kernel
-from ngd_theory.linalg import gram, kept, resting_eigh
+from ngd_theory.linalg import by_shape, is_tall, kept, resting_eigh, smaller_gram
 from ngd_theory.networks import LayerLinearization, ParameterLayout
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
@@ -98,7 +98,14 @@ class EKFAC(Approximation):
     def factor(self, lin, damping):
         """Every layer's eigenbasis, and the damped moments there."""
         root = self.kind.root(lin.outputs)
-        return tuple(_eigenbasis(layer, root, damping) for layer in lin.layers)
+        rows = []
+        for layer in lin.layers:
+            n, _, t, _ = layer.sensitivities.shape
+            curved = curvature_sensitivities(layer.sensitivities, root)
+            rows += [(as_rows(layer.inputs), 1 / n), (as_rows(curved), 1 / (n * t))]
+        bases = _eigenvectors(rows)
+        pairs = zip(lin.layers, bases[::2], bases[1::2], strict=True)
+        return tuple(_eigenbasis(layer, of_a, of_b, root, damping) for layer, of_a, of_b in pairs)
 
     def precondition(self, lin, cotangent, factors):
         """Into the basis, divided by the moments, and back: one matmul of the gradient's size per layer."""
@@ -150,16 +157,16 @@ class EKFAC(Approximation):
         return tuple(mean_share(s, num_samples, sizes[-1].output_dim) for s in sizes)
 
 
-def _eigenbasis(layer: LayerLinearization, root, damping: Damping) -> Eigenbasis:
-    n, _, t, _ = layer.sensitivities.shape
+def _eigenbasis(layer: LayerLinearization, of_a, of_b, root, damping: Damping) -> Eigenbasis:
+    """The layer's moments in given eigenvectors, damped and inverted."""
+    (values_a, inputs), (values_b, sensitivities) = of_a, of_b
     delta = layer.sensitivities
-    curved = curvature_sensitivities(delta, root)
-    of_a, inputs = _eigenvectors(as_rows(layer.inputs), 1 / n)
-    of_b, sensitivities = _eigenvectors(as_rows(curved), 1 / (n * t))
     basis = Eigenbasis(inputs, sensitivities, jnp.zeros((), delta.dtype), None)
-    moments = diagonal_fisher(basis.rotated(replace(layer, sensitivities=curved)))["weight"]
+    rotated = basis.rotated(layer)
+    curved = curvature_sensitivities(rotated.sensitivities, root)
+    moments = diagonal_fisher(replace(rotated, sensitivities=curved))["weight"]
     # A pair of directions that no sample shares has a moment of round-off only.
-    floor = jnp.finfo(delta.dtype).eps * jax.lax.stop_gradient(of_a[:, None] * of_b[None])
+    floor = jnp.finfo(delta.dtype).eps * jax.lax.stop_gradient(values_a[:, None] * values_b[None])
     inverse = inverse_of_diagonal(jnp.where(moments > floor, moments, 0), damping)
     if root is None or damping.zero:
         return replace(basis, inverse=inverse)
@@ -170,18 +177,20 @@ def _eigenbasis(layer: LayerLinearization, root, damping: Damping) -> Eigenbasis
 
 
 @full_precision
-def _eigenvectors(rows: Float[Array, "n p"], scale: float):
-    """Eigenvalues (r,) of ``scale X^T X`` and eigenvectors as rows (r, P); both are zero below round-off.
+def _eigenvectors(rows: list[tuple[Float[Array, "_ _"], float]]) -> list[tuple[Array, Array]]:
+    """Eigenvalues (r,) of ``scale X^T X`` and eigenvectors as rows (r, P), for each X and scale.
 
-    They are computed from ``X^T X`` or ``X X^T``, whichever is smaller.
+    Both are zero below round-off.
     """
-    primal = rows.shape[0] >= rows.shape[1]
-    eigenvalues, vectors = resting_eigh(scale * gram(rows.T if primal else rows))
-    keep = kept(eigenvalues) & ~(eigenvalues <= 0)
-    eigenvalues = jnp.where(keep, eigenvalues, 0)
-    lengths = 1.0 if primal else (scale / jnp.where(keep, eigenvalues, 1)) ** 0.5
-    basis = vectors.T if primal else vectors.T @ rows
-    return eigenvalues, jnp.where(keep, lengths, 0).astype(rows.dtype)[:, None] * basis
+    systems = by_shape(resting_eigh, [scale * smaller_gram(x) for x, scale in rows])
+    found = []
+    for (x, scale), (eigenvalues, vectors) in zip(rows, systems, strict=True):
+        keep = kept(eigenvalues) & ~(eigenvalues <= 0)
+        eigenvalues = jnp.where(keep, eigenvalues, 0)
+        lengths = 1.0 if is_tall(x) else (scale / jnp.where(keep, eigenvalues, 1)) ** 0.5
+        basis = vectors.T if is_tall(x) else vectors.T @ x
+        found.append((eigenvalues, jnp.where(keep, lengths, 0).astype(x.dtype)[:, None] * basis))
+    return found
 
 
 def _step(layer: LayerLinearization, basis: Eigenbasis, cotangent) -> dict[str, Array]:

@@ -14,8 +14,8 @@ from ngd_theory.fisher.factored_damping import SPLITS, factored_damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.law import mean_share
 from ngd_theory.fisher.premises import of_both_factors
-from ngd_theory.fisher.solve import orthonormal_range, precondition_rows, smallest_eigenvalue
-from ngd_theory.fisher.whitened import WhitenedApproximation
+from ngd_theory.fisher.solve import orthonormal_range, smallest_eigenvalue
+from ngd_theory.fisher.whitened import SummedApproximation, whiten
 from ngd_theory.networks import LayerLinearization, Linearization
 from ngd_theory.networks.layout import Layout
 from ngd_theory.precision import full_precision
@@ -35,7 +35,7 @@ _SHARINGS = {
 
 @approximation
 @dataclass(frozen=True)
-class KFAC(WhitenedApproximation):
+class KFAC(SummedApproximation):
     """``G_l = A_l (x) B_l`` with ``A = (1/N) sum_{n,t} a a^T``, ``B = (1/(N T)) sum_{n,c,t} delta delta^T``.
 
     The natural gradient ``(B + rho_B)^-1 grad (A + rho_A)^-1`` is a vjp with a and delta replaced by
@@ -79,11 +79,11 @@ class KFAC(WhitenedApproximation):
         choose(_SHARINGS, self.sharing, "sharing")
         choose(SPLITS, self.damping_split, "damping_split")
 
-    def factor(self, lin, damping):
+    def whitened(self, lin, damping, weights):
         """Inputs and sensitivities, whitened."""
         root = self.kind.root(lin.outputs)
         return tuple(
-            self._whiten(layer, damping, scale, root)
+            self._whiten(layer, damping, scale, root, weights)
             for layer, scale in zip(lin.layers, self._output_scales(lin), strict=True)
         )
 
@@ -175,25 +175,20 @@ class KFAC(WhitenedApproximation):
         damping: Damping,
         output_scale: float,
         root: Float[Array, "N C K"] | None,
+        weights: Float[Array, "N C"] | None,
     ) -> LayerLinearization:
         curvature = curvature_sensitivities(layer.sensitivities, root)
         rows = self._rows(layer.inputs, curvature, output_scale)
         # The solve is cheaper if the factor is made of the layer's own rows.
         own = self.sharing == "expand" or layer.inputs.shape[1] == 1
-        whitened = [
-            precondition_rows(x.reshape(-1, x.shape[-1]), rho, scale, None if own and same else y)
-            for x, (y, scale), rho, same in zip(
-                (layer.inputs, layer.sensitivities),
-                rows,
-                self._dampings(layer.layout, rows, damping),
-                (True, root is None),
-                strict=True,
-            )
-        ]
+        (a, of_a), (b, of_b) = rows
+        rho_a, rho_b = self._dampings(layer.layout, rows, damping)
         return replace(
             layer,
-            inputs=whitened[0].reshape(layer.inputs.shape),
-            sensitivities=whitened[1].reshape(layer.sensitivities.shape),
+            inputs=whiten(layer.inputs, rho_a, of_a, None if own else a),
+            sensitivities=whiten(
+                layer.sensitivities, rho_b, of_b, None if own and root is None else b, weights
+            ),
         )
 
 

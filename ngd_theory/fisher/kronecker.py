@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from ngd_theory.arguments import check_range, checked, is_number
 from ngd_theory.errors import InputError, shown
-from ngd_theory.linalg import cholesky_factor, eigh, gram, lower_inverse
+from ngd_theory.linalg import by_shape, cholesky_factor, gram, lower_inverse, resting_eigh
 from ngd_theory.networks import LayerLinearization
 from ngd_theory.precision import full_precision
 from ngd_theory.pytrees import pytree
@@ -268,15 +268,16 @@ def invert_tridiagonal(
         tuple(_whitening(m, rho) for m, rho in zip(fisher.block(i, i), rhos, strict=True))
         for i, rhos in zip(range(fisher.depth), damping, strict=True)
     ]
+    canonical = _canonical(
+        [
+            each
+            for i, pairs in enumerate(pairwise(whitened))
+            for each in zip(fisher.block(i, i + 1), *pairs, strict=True)
+        ]
+    )
     stages = []
-    for i, (here, following) in enumerate(pairwise(whitened)):
-        basis, squares, regression = zip(
-            *[
-                _canonical(m, w, v)
-                for m, w, v in zip(fisher.block(i, i + 1), here, following, strict=True)
-            ],
-            strict=True,
-        )
+    for sides in zip(canonical[::2], canonical[1::2], strict=True):
+        basis, squares, regression = zip(*sides, strict=True)
         remaining = 1 - squares[0][:, None] * squares[1][None, :]
         floor = max(remaining.shape) * jnp.finfo(remaining.dtype).eps
         stages.append(_Stage(basis, 1 / jnp.maximum(remaining, floor), regression))
@@ -303,8 +304,14 @@ def _whitening(matrix: Float[Array, "n n"], rho) -> Float[Array, "n n"]:
     return lower_inverse(cholesky_factor(matrix + rho * identity)).T
 
 
-def _canonical(coupling: Float[Array, "P Q"], here: Float[Array, "P P"], following):
-    """Basis that diagonalises the conditional moment, its squared correlations, and the regression."""
-    correlation = here.T @ coupling @ following
-    squares, rotation = eigh(correlation @ correlation.T)
-    return here @ rotation, jnp.clip(squares, 0, 1), coupling @ following @ following.T
+def _canonical(sides: list[tuple[Array, Array, Array]]) -> list[tuple[Array, Array, Array]]:
+    """Bases that diagonalise the conditional moments, their squared correlations, and the regressions.
+
+    One for each coupling (P, Q) with the whitenings W of its layer and of the next one.
+    """
+    correlations = [here.T @ coupling @ following for coupling, here, following in sides]
+    systems = by_shape(resting_eigh, [each @ each.T for each in correlations])
+    return [
+        (here @ rotation, jnp.clip(squares, 0, 1), coupling @ following @ following.T)
+        for (coupling, here, following), (squares, rotation) in zip(sides, systems, strict=True)
+    ]

@@ -7,15 +7,15 @@ import numpy as np
 from ngd_theory.fisher.base import Look, approximation
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.premises import input_rank, width
-from ngd_theory.fisher.solve import as_rows, precondition_rows, smallest_gram_eigenvalue
-from ngd_theory.fisher.whitened import WhitenedApproximation
+from ngd_theory.fisher.solve import as_rows, smallest_gram_eigenvalue
+from ngd_theory.fisher.whitened import SummedApproximation, sums_over_outputs, whiten
 
 _ELSEWHERE = "the theory has no constant of it from sizes alone, so name it to run it"
 
 
 @approximation
 @dataclass(frozen=True)
-class KFACInput(WhitenedApproximation):
+class KFACInput(SummedApproximation):
     """``G_l = A_l (x) I`` with ``A = (1/N) sum_{n,t} a a^T``: FOOF (Benzing 2022), K-FAC without its output factor.
 
     The damping is added to G itself, ``(A + rho) (x) I``. At rho = 0 and full rank K_l has one block
@@ -30,10 +30,15 @@ class KFACInput(WhitenedApproximation):
     needs_layers = True
     requirements = ("distinct-inputs", "general-position", "equal-leverages")
 
-    def factor(self, lin, damping):
+    def whitened(self, lin, damping, weights):
         """Inputs whitened, sensitivities as they are."""
         return tuple(
-            replace(y, inputs=_whitened(y.inputs, damping, 1 / lin.num_samples)) for y in lin.layers
+            replace(
+                y,
+                inputs=whiten(y.inputs, damping, 1 / lin.num_samples),
+                sensitivities=sums_over_outputs(y.sensitivities, weights),
+            )
+            for y in lin.layers
         )
 
     def workspace(self, sizes, num_samples, itemsize):
@@ -59,7 +64,7 @@ class KFACInput(WhitenedApproximation):
 
 @approximation
 @dataclass(frozen=True)
-class KFACOutput(WhitenedApproximation):
+class KFACOutput(SummedApproximation):
     """``G_l = I (x) B_l`` with ``B = (1/(N T)) sum_{n,c,t} delta delta^T``: K-FAC without its input factor.
 
     The damping is added to G itself, ``I (x) (B + rho)``. At rho = 0 and full rank ``K_l = diag(|a_n|^2) (x) I`` in the
@@ -79,15 +84,16 @@ class KFACOutput(WhitenedApproximation):
     requirements = ("distinct-inputs", "full-rank-sensitivities")
     kind: Kind = field(default=TrueFisher())
 
-    def factor(self, lin, damping):
+    def whitened(self, lin, damping, weights):
         """Sensitivities whitened, inputs as they are."""
         root, n = self.kind.root(lin.outputs), lin.num_samples
         made = []
         for y in lin.layers:
-            curved = None if root is None else curvature_sensitivities(y.sensitivities, root)
+            rows = None if root is None else as_rows(curvature_sensitivities(y.sensitivities, root))
             scale = 1 / (n * y.inputs.shape[1])
-            whitened = _whitened(y.sensitivities, damping, scale, curved)
-            made.append(replace(y, sensitivities=whitened))
+            made.append(
+                replace(y, sensitivities=whiten(y.sensitivities, damping, scale, rows, weights))
+            )
         return tuple(made)
 
     def workspace(self, sizes, num_samples, itemsize):
@@ -115,9 +121,3 @@ class KFACOutput(WhitenedApproximation):
         if any(s.positions > 1 for s in sizes):
             return {}
         return width(self.name, sizes, num_samples * sizes[-1].output_dim)
-
-
-def _whitened(x, damping, scale, curvature=None):
-    """Rows of x times ``(scale Y^T Y + rho)^-1``, with Y the rows of ``curvature``, or of x if None."""
-    y = None if curvature is None else as_rows(curvature)
-    return precondition_rows(as_rows(x), damping, scale, y).reshape(x.shape)

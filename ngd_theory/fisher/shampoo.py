@@ -12,14 +12,21 @@ from ngd_theory.fisher.damping import Damping
 from ngd_theory.fisher.kinds import Kind, TrueFisher, curvature_sensitivities
 from ngd_theory.fisher.loops import batch_size, map_items
 from ngd_theory.fisher.solve import as_rows, smallest_gram_eigenvalue
-from ngd_theory.fisher.whitened import WhitenedApproximation
-from ngd_theory.linalg import gram, kept, spectral_function, symmetric_roots
+from ngd_theory.fisher.whitened import SummedApproximation, sums_over_outputs
+from ngd_theory.linalg import (
+    by_shape,
+    is_tall,
+    kept,
+    smaller_gram,
+    spectral_function,
+    symmetric_roots,
+)
 from ngd_theory.precision import full_precision
 
 
 @approximation
 @dataclass(frozen=True)
-class Shampoo(WhitenedApproximation):
+class Shampoo(SummedApproximation):
     """``G_l = A^p (x) B^p``, with A and B the second moments of the samples' gradients.
 
     ``A = (1/N) sum_nc g g^T``, ``B = (1/N) sum_nc g^T g`` with ``g_nc = sum_t a delta^T`` (P, M). For one position
@@ -56,18 +63,24 @@ class Shampoo(WhitenedApproximation):
         return () if self.power == 1 else ("isotropic-at-some-width",)
 
     @full_precision
-    def factor(self, lin, damping):
+    def whitened(self, lin, damping, weights):
         """Inputs times ``(A + rho)^-p``, sensitivities times ``(B + rho)^-p``."""
         root = self.kind.root(lin.outputs)
-        made = []
-        for layer in lin.layers:
-            inputs, sensitivities = _moment_rows(layer, root)
-            powered = [
-                _powered(as_rows(x), rows, damping, self.power).reshape(x.shape)
-                for x, rows in ((layer.inputs, inputs), (layer.sensitivities, sensitivities))
-            ]
-            made.append(replace(layer, inputs=powered[0], sensitivities=powered[1]))
-        return tuple(made)
+        layers = [
+            replace(y, sensitivities=sums_over_outputs(y.sensitivities, weights))
+            for y in lin.layers
+        ]
+        sides = [as_rows(x) for y in layers for x in (y.inputs, y.sensitivities)]
+        rows = [x for y in lin.layers for x in _moment_rows(y, root)]
+        powered = _powered(sides, rows, damping, self.power)
+        return tuple(
+            replace(
+                y,
+                inputs=a.reshape(y.inputs.shape),
+                sensitivities=delta.reshape(y.sensitivities.shape),
+            )
+            for y, a, delta in zip(layers, powered[::2], powered[1::2], strict=True)
+        )
 
     def workspace(self, sizes, num_samples, itemsize):
         """Copies of both factors' rows, twice, and the largest matrices that are diagonalised."""
@@ -111,29 +124,33 @@ def _roots(weights: Float[Array, "N T T"], positions: int) -> Float[Array, "N T 
 
 
 @full_precision
-def _powered(
-    x: Float[Array, "n p"], rows: Float[Array, "k p"], damping: Damping, power: float
-) -> Float[Array, "n p"]:
-    """``x (Y^T Y + rho)^-power`` on the smaller side of the rows Y; at rho = 0 on their range only."""
-    primal = len(rows) >= rows.shape[1]
-    matrix = gram(rows.T if primal else rows)
+def _powered(sides: list[Array], rows: list[Array], damping: Damping, power: float) -> list[Array]:
+    """``x (Y^T Y + rho)^-power`` for each x (n, p) and Y (k, p); at rho = 0 on the range of Y only."""
 
-    def limit(rho, x, rows, matrix):
+    def limit(rho, sides, rows, matrices):
         # rho is 0 here; it only gives the derivative by the damping.
-        rho = jnp.zeros((), x.dtype) if rho is None else rho.astype(x.dtype)
-        if primal:
-            return x @ spectral_function(_LimitPower(power), matrix, rho)
-        return (x @ rows.T) @ spectral_function(_LimitPower(power, 1), matrix, rho) @ rows
+        rho = jnp.zeros((), rows[0].dtype) if rho is None else rho.astype(rows[0].dtype)
+        functions = [_LimitPower(power, over=0 if is_tall(y) else 1) for y in rows]
+        return inside(rho, functions, sides, rows, matrices)
 
-    def positive(rho, x, rows, matrix):
-        rho = rho.astype(x.dtype)
-        if primal:
-            return x @ spectral_function(_ShiftedPower(power), matrix, rho)
+    def positive(rho, sides, rows, matrices):
+        rho = rho.astype(rows[0].dtype)
+        by_side = _ShiftedDifference(power), _ShiftedPower(power)
+        found = inside(rho, [by_side[is_tall(y)] for y in rows], sides, rows, matrices)
         # Rows outside the range of Y keep their rho^-power.
-        inside = spectral_function(_ShiftedDifference(power), matrix, rho)
-        return x * rho**-power + (x @ rows.T) @ inside @ rows
+        return [
+            x_power if is_tall(y) else x * rho**-power + x_power
+            for x, y, x_power in zip(sides, rows, found, strict=True)
+        ]
 
-    return damping.select(positive, limit, x, rows, matrix)
+    def inside(rho, functions, sides, rows, matrices):
+        spectra = by_shape(lambda m, f: spectral_function(f, m, rho), matrices, functions)
+        return [
+            x @ f if is_tall(y) else (x @ y.T) @ f @ y
+            for x, y, f in zip(sides, rows, spectra, strict=True)
+        ]
+
+    return damping.select(positive, limit, sides, rows, [smaller_gram(y) for y in rows])
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Damped solves with symmetric positive semi-definite matrices, and their limit rho -> 0."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -151,17 +152,24 @@ def precondition_rows(
     damping: Damping,
     scale: float,
     curvature_rows: Float[Array, "k p"] | None = None,
-) -> Float[Array, "n p"]:
-    """``X (scale Y^T Y + rho I)^-1`` for rows X, with Y = ``curvature_rows`` (X itself when None).
+    combine: Callable[[Array], Array] | None = None,
+) -> Float[Array, "m p"]:
+    """``C X (scale Y^T Y + rho I)^-1`` for rows X, with Y = ``curvature_rows`` (X itself when None).
 
-    Solved on the smaller side: p x p when there are more rows than columns, else the dual n x n (or
-    k x k) form, so the width enters linearly. At rho = 0 the inverse is the pseudo-inverse.
+    C = ``combine`` is a linear map of rows to m others; None is the identity, m = n. Solved on the smaller side:
+    p x p when there are more rows than columns, else the dual n x n (or k x k) form, so the width enters linearly. At
+    rho = 0 the inverse is the pseudo-inverse.
     """
     y = rows if curvature_rows is None else curvature_rows
-    if y.shape[0] > y.shape[1]:
+    primal, own = y.shape[0] > y.shape[1], curvature_rows is None
+    if own and not primal and combine is not None:
+        weights = combine(jnp.eye(len(y), dtype=y.dtype))
+        return solve_psd(scale * gram(y), weights.T, damping).T @ y
+    rows = rows if combine is None else combine(rows)
+    if primal:
         return solve_psd(scale * gram(y.T), rows.T, damping).T
     dual = scale * gram(y)
-    if curvature_rows is None:
+    if own:
         return solve_psd(dual, rows, damping)
     cross = scale * (rows @ y.T)
 

@@ -145,7 +145,19 @@ class Doubled(ngd.fisher.KFAC):
         return 2 * super().preconditioned_map(lin, damping, at)
 
 
-@pytest.mark.parametrize("old", [Old(), Doubled()], ids=lambda a: a.name)
+@ngd.fisher.approximation
+@dataclass(frozen=True)
+class Refactored(ngd.fisher.KFAC):
+    """A sub-class of one of ours with its own factors."""
+
+    name = "refactored"
+
+    def factor(self, lin, damping):
+        found = super().factor(lin, damping)
+        return tuple(replace(y, sensitivities=2 * y.sensitivities) for y in found)
+
+
+@pytest.mark.parametrize("old", [Old(), Doubled(), Refactored()], ids=lambda a: a.name)
 @pytest.mark.parametrize("damping", [0.0, 1e-3, jnp.asarray(1e-3)], ids=str)
 def test_classes_written_before_it_work_as_they_did(old, damping):
     p, kfac = problem(CASE), ngd.fisher.KFAC()
@@ -157,6 +169,24 @@ def test_classes_written_before_it_work_as_they_did(old, damping):
         found = one.function_space_map(*where, at=p.at)
         expected = 2 * kfac.function_space_map(p.lin, damping, p.at)
         assert relative_error(found, expected) < ROUNDING
+
+
+@pytest.mark.parametrize("name", ["kfac", "kfac-output", "shampoo"])
+def test_one_natural_gradient_whitens_sums_over_the_outputs(name):
+    n, c, width = 20, 10, 400
+    net = ngd.networks.mlp(30, [width, width], c)
+    keys = jax.random.split(jax.random.key(0))
+    lin = ngd.networks.linearize(
+        net, net.init(keys[0], jnp.float64), jax.random.normal(keys[1], (n, 30), jnp.float64)
+    )
+    approximation = ngd.fisher.by_name(name)
+
+    def flops(function):
+        return jax.jit(function).lower(lin).compile().cost_analysis()["flops"]
+
+    once = flops(lambda lin: approximation.natural_gradient(lin, lin.outputs, 1e-3))
+    every = flops(lambda lin: approximation.prepare(lin, 1e-3).factors)
+    assert once < 0.8 * every
 
 
 @pytest.mark.parametrize("name", APPROXIMATIONS)

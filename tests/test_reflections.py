@@ -1,0 +1,195 @@
+"""Eigenvectors and QR by reflections, against NumPy in float64; eigenvalues are equal, close, tiny or NaN."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ngd_theory import divide_and_conquer, linalg
+
+LARGEST = linalg.REFLECTED_TOGETHER
+
+
+def spectrum(eigenvalues):
+    """A symmetric matrix with these eigenvalues, in a random basis."""
+    n = len(eigenvalues)
+    basis = np.linalg.qr(np.random.default_rng(n).normal(size=(n, n)))[0]
+    return (basis * eigenvalues) @ basis.T
+
+
+def gram(n, rank):
+    rows = np.random.default_rng(n).normal(size=(n, rank))
+    return rows @ rows.T
+
+
+def tridiagonal(diagonal, beside=1.0):
+    upper = np.diag(np.broadcast_to(beside, len(diagonal) - 1), 1)
+    return np.diag(diagonal) + upper + upper.T
+
+
+def glued(n):
+    """Wilkinson's matrices on the diagonal, with almost nothing between: many eigenvalues agree in all digits."""
+    return tridiagonal(np.abs(np.arange(n) % 21 - 10.0), np.where(np.arange(1, n) % 21, 1, 1e-9))
+
+
+MATRICES = {
+    "gram": lambda n: gram(n, 2 * n),
+    "rank third": lambda n: gram(n, n // 3),
+    "rank one": lambda n: np.ones((n, n)),
+    "zero": lambda n: np.zeros((n, n)),
+    "one": np.eye,
+    "indefinite": lambda n: gram(n, n) - n * np.eye(n),
+    "graded": lambda n: spectrum(np.logspace(0, -30, n)),
+    "two values": lambda n: spectrum(np.arange(n) % 2 + 1.0),
+    "clusters": lambda n: spectrum(1 + np.arange(n) // 10 + 1e-12 * np.arange(n)),
+    "blocks": lambda n: np.kron(np.eye(n), [[2, 1], [1, 2]])[:n, :n],
+    "wilkinson": lambda n: tridiagonal(np.abs(np.arange(n) - n // 2) + 0.0),
+    "glued": glued,
+    "negative between": lambda n: tridiagonal(np.arange(n) % 3 + 0.0, -1.0),
+    "arrow": lambda n: np.diag(np.arange(n) % 2.0) + np.eye(n)[:1] + np.eye(n)[:1].T,
+    "tiny": lambda n: 1e-30 * gram(n, n),
+    "huge": lambda n: 1e30 * gram(n, n),
+}
+#: Beside every size from which on there are more pieces, or LAPACK's.
+SIZES = (1, 2, 64, 65, 100, 128, 129, LARGEST, LARGEST + 1)
+
+
+def errors(matrix, eigenvalues, vectors):
+    """Residual, non-orthogonality and errors of the eigenvalues, each as multiples of n eps."""
+    matrix, size = matrix.astype(np.float64), np.linalg.norm(matrix.astype(np.float64), 2) or 1.0
+    unit = len(matrix) * np.finfo(eigenvalues.dtype).eps
+    values, vectors = np.float64(eigenvalues), np.float64(vectors)
+    assert np.all(np.diff(values) >= 0)
+    return {
+        "residual": np.max(np.abs(matrix @ vectors - vectors * values)) / size / unit,
+        "orthogonality": np.max(np.abs(vectors.T @ vectors - np.eye(len(matrix)))) / unit,
+        "eigenvalues": np.max(np.abs(values - np.linalg.eigvalsh(matrix))) / size / unit,
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n", SIZES)
+def test_eigenvectors_are_those_of_lapack_to_round_off(n, dtype):
+    for name, make in MATRICES.items():
+        matrix = make(n).astype(dtype)
+        for which, found in errors(matrix, *linalg.unthreaded_eigh(jnp.asarray(matrix))).items():
+            # LAPACK's are up to 0.3 here.
+            assert found <= 2, (name, which)
+
+
+def test_eigenvectors_of_the_given_z_are_not_orthogonal():
+    """The known-wrong way: without the z for which the computed roots are exact."""
+    n = 100
+    d = jnp.sort(jnp.asarray(1 + 1e-6 * np.random.default_rng(0).uniform(size=n), jnp.float32))
+    z = jnp.asarray(np.random.default_rng(1).normal(size=n), jnp.float32)
+    whole = np.diag(np.float64(d)) + np.outer(z, z)
+    values, vectors = divide_and_conquer._updated(d, z, jnp.float32(1))
+    assert max(errors(np.float64(whole), np.asarray(values), np.asarray(vectors)).values()) <= 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        naive = np.float32(z)[:, None] / (np.asarray(d)[:, None] - np.asarray(values))
+        naive = naive / np.linalg.norm(naive, axis=0)
+    assert not np.max(np.abs(naive.T @ naive - np.eye(n))) <= 0.1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("n", [10, 100, LARGEST + 1])
+def test_a_matrix_that_is_not_finite_has_no_eigenvalues(n, value):
+    for at in ((0, 0), (n - 1, 0)):
+        matrix = np.eye(n)
+        matrix[at] = matrix[at[::-1]] = value
+        eigenvalues, vectors = linalg.unthreaded_eigh(jnp.asarray(matrix))
+        assert np.all(np.isnan(eigenvalues))
+        assert not np.any(np.isfinite(vectors)) or n != 100
+
+
+@pytest.mark.parametrize("n", [65, LARGEST])
+def test_lapack_sees_only_pieces_that_it_computes_on_one_thread(n):
+    def rows_given(function):
+        text = jax.jit(function).lower(jnp.eye(n)).compile().as_text()
+        calls = [line for line in text.splitlines() if "custom-call(" in line]
+        return {int(rows) for line in calls for rows in re.findall(r"f64\[(\d+),", line)}
+
+    assert max(rows_given(linalg.unthreaded_eigh)) <= divide_and_conquer.LEAF
+    assert max(rows_given(linalg.eigh)) == n
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (30, 19), (50, 20), (100, 100), (700, 65), (300, LARGEST + 1)]
+)
+def test_orthonormal_columns_span_the_matrix(shape, dtype):
+    p, n = shape
+    rng = np.random.default_rng(p)
+    full = rng.normal(size=shape)
+    for matrix in (
+        full,
+        1e-30 * full,
+        full[:, : -(-n // 3)] @ rng.normal(size=(-(-n // 3), n)),
+        np.ones(shape),
+        np.zeros(shape),
+        np.eye(p, n),
+        full * np.logspace(0, -20, n),
+    ):
+        matrix = matrix.astype(dtype)
+        q = np.float64(linalg.orthonormal_columns(jnp.asarray(matrix)))
+        unit = (p + 10) * np.finfo(dtype).eps
+        np.testing.assert_allclose(q.T @ q, np.eye(n), atol=2 * unit)
+        size = np.linalg.norm(np.float64(matrix), 2)
+        np.testing.assert_allclose(q @ (q.T @ matrix), matrix, rtol=0, atol=2 * unit * size)
+    # The known-wrong way: columns that are orthogonal but span something else.
+    other = np.linalg.qr(rng.normal(size=shape))[0]
+    assert p == n or np.linalg.norm(full - other @ (other.T @ full)) > 0.1 * np.linalg.norm(full)
+
+
+def test_orthonormal_columns_call_no_lapack_that_takes_several_threads():
+    text = jax.jit(linalg.orthonormal_columns).lower(jnp.ones((1000, 100))).compile().as_text()
+    assert "geqrf" not in text
+    assert "orgqr" not in text
+
+
+def test_matrices_of_a_shape_share_a_program():
+    shapes = [100, 70, 100, 2, 100, LARGEST + 1, LARGEST + 1]
+    matrices = [jnp.asarray(gram(n, n)) for n in shapes]
+    options = [1, 1, 2, 1, 1, 1, 1]
+    seen = []
+
+    def function(matrix, option):
+        seen.append((matrix.shape, option))
+        return option * matrix, jnp.trace(matrix)
+
+    found = linalg.by_shape(function, matrices, options)
+    # Large matrices would be copied for nothing.
+    assert [(n, option) for (n, _), option in seen] == [
+        (100, 1),
+        (70, 1),
+        (100, 2),
+        (2, 1),
+        (LARGEST + 1, 1),
+        (LARGEST + 1, 1),
+    ]
+    for (times, trace), matrix, option in zip(found, matrices, options, strict=True):
+        np.testing.assert_array_equal(times, option * matrix)
+        np.testing.assert_allclose(trace, np.trace(matrix), rtol=1e-12)
+
+
+def test_spectral_functions_of_a_size_for_pieces_have_the_derivatives_of_differences():
+    n, step = 100, 1e-4
+    matrix = spectrum(np.arange(n) // 3 + 1.0)
+    change = gram(n, 3) / n
+
+    def function(matrix):
+        return linalg.spectral_function(lambda x, rho: 1 / (x + rho), matrix, jnp.asarray(0.1))
+
+    def by_vectors(matrix):
+        eigenvalues, vectors = linalg.resting_eigh(matrix)
+        return (vectors / (eigenvalues + 0.1)) @ vectors.T
+
+    inverse = np.linalg.inv(matrix + 0.1 * np.eye(n))
+    expected = -inverse @ change @ inverse
+    found = jax.jvp(function, (jnp.asarray(matrix),), (jnp.asarray(change),))
+    np.testing.assert_allclose(found[0], inverse, atol=1e-11)
+    np.testing.assert_allclose(found[1], expected, atol=1e-9)
+    sides = [np.asarray(by_vectors(jnp.asarray(matrix + s * step * change))) for s in (1, -1)]
+    np.testing.assert_allclose((sides[0] - sides[1]) / (2 * step), expected, atol=1e-6)
