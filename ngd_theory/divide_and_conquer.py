@@ -79,19 +79,20 @@ def _updated(d, z, rho):
     moved = rho * jnp.abs(z) > eps / 8
     order = jnp.argsort(~moved)
     moved, stays, z = moved[order], d[order], jnp.where(moved, z, 0)[order]
-    d = jnp.where(moved, stays, jnp.inf)
+    # Those that stay have no weight; they are put where no root is near.
+    d = jnp.where(moved, stays, 8)
     origin, offset = _roots(d, rho * z**2, moved)
     eigenvalues = jnp.where(moved, d[origin] + offset, stays)
 
     # d_j - lambda_i by row j and column i, to the last digit.
-    to_roots = d[:, None] - d[origin] - offset
-    others = moved[:, None] & moved & ~jnp.eye(len(d), dtype=bool)
-    apart = jnp.where(others, d[:, None] - d, 1)
+    to_roots = d[:, None] - d[origin][None] - offset[None]
+    others = moved[:, None] & moved[None] & ~jnp.eye(len(d), dtype=bool)
+    apart = jnp.where(others, d[:, None] - d[None], 1)
     ratios = jnp.prod(jnp.where(others, to_roots / apart, 1), axis=1)
     exact = jnp.sqrt(jnp.where(moved, -jnp.diagonal(to_roots) * ratios, 0)) * jnp.sign(z)
-    vectors = exact[:, None] / jnp.where(moved, to_roots, 1)
-    vectors = vectors / jnp.where(moved, jnp.sqrt(jnp.sum(vectors**2, axis=0)), 1)
-    vectors = jnp.where(moved, vectors, jnp.eye(len(d), dtype=d.dtype))
+    vectors = exact[:, None] / jnp.where(moved[None], to_roots, 1)
+    vectors = vectors / jnp.where(moved, jnp.sqrt(jnp.sum(vectors**2, axis=0)), 1)[None]
+    vectors = jnp.where(moved[None], vectors, jnp.eye(len(d), dtype=d.dtype))
     ascending = jnp.argsort(eigenvalues)
     return size * eigenvalues[ascending], turn[:, order] @ vectors[:, ascending]
 
@@ -107,8 +108,8 @@ def _roots(d, weights, moved):
     gap = jnp.where(moved, gap, 1)
 
     def is_above(origin, offset):
-        apart = d[:, None] - d[origin]
-        return 1 + jnp.sum(weights[:, None] / (apart - offset), axis=0) >= 0
+        apart = d[:, None] - d[origin][None]
+        return 1 + jnp.sum(weights[:, None] / (apart - offset[None]), axis=0) >= 0
 
     every = jnp.arange(len(d))
     low_half = is_above(every, gap / 2)

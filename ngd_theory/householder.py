@@ -15,7 +15,7 @@ PANEL = 20
 def orthonormal_columns(matrix: Float[Array, "p n"]) -> Float[Array, "p n"]:
     """Q of the QR decomposition of a tall matrix; of orthonormal columns also if its rank is less than n."""
     # Q does not depend on the columns' scales, and squares of small numbers are 0.
-    largest = jnp.max(jnp.abs(matrix), axis=0)
+    largest = jnp.max(jnp.abs(matrix), axis=0, keepdims=True)
     matrix = matrix / jnp.where(largest > 0, largest, 1)
     p, n = matrix.shape
     panels = -(-n // PANEL)

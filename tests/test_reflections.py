@@ -149,6 +149,21 @@ def test_orthonormal_columns_call_no_lapack_that_takes_several_threads():
     assert "orgqr" not in text
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_nothing_is_promoted_and_no_number_is_nan(dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(150, 100)), dtype)
+    rank_one = jnp.asarray(np.ones((100, 100)), dtype)
+    with (
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.debug_nans(True),
+    ):
+        linalg.orthonormal_columns(x)
+        for matrix in (x.T @ x, rank_one):
+            divide_and_conquer.eigh(matrix)
+            jax.jvp(linalg.resting_eigh, (matrix,), (rank_one,))
+
+
 def test_matrices_of_a_shape_share_a_program():
     shapes = [100, 70, 100, 2, 100, LARGEST + 1, LARGEST + 1]
     matrices = [jnp.asarray(gram(n, n)) for n in shapes]
