@@ -58,8 +58,8 @@ test-all: $(INSTALLED) ## run all tests, and some with XLA's optimisations
 	@$(PY) -m pytest $(PYTEST_ARGS) --whole
 	@$(PY) -m pytest $(PYTEST_ARGS) --optimised $(OPTIMISED)
 
-coverage: $(VENV)/.coverage-installed ## run all tests and list the lines that none runs; fails under 95 % of lines
-	@$(PY) -m pytest $(PYTEST_ARGS) --whole --cov --cov-report=term-missing:skip-covered --cov-report=html:build/coverage
+coverage: $(VENV)/.coverage-installed ## run the tests of `make test` and list the lines that none runs; fails under 95 % of lines
+	@$(PY) -m pytest $(PYTEST_ARGS) --cov --cov-report=term-missing:skip-covered --cov-report=html:build/coverage
 
 # JAX of the locked version with its GPU plugin; leave that environment with `rm -rf .venv`.
 CUDA ?= cuda13

@@ -127,14 +127,15 @@ class EKFAC(Approximation):
         return found
 
     def workspace(self, sizes, num_samples, itemsize):
-        """Bases, rows in them, moments, and the largest matrices that are diagonalised."""
+        """Bases, rows in them, moments, eigenvectors, and the largest matrices that are diagonalised."""
         c, n = sizes[-1].output_dim, num_samples
         total, largest = 0, 0
         for s in sizes:
             rows = n * s.positions, n * c * s.positions
             r, q = min(rows[0], s.num_inputs), min(rows[1], s.num_units)
             total += r * s.num_inputs + q * s.num_units + rows[0] * r + rows[1] * q + 2 * r * q
-            largest = max(largest, 3 * (r**2 + q**2))
+            total += r**2 + q**2
+            largest = max(largest, 2 * (r**2 + q**2))
         return total + largest
 
     def damping_bias(self, lin, damping):

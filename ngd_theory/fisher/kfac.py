@@ -92,9 +92,9 @@ class KFAC(SummedApproximation):
         return damping**2
 
     def workspace(self, sizes, num_samples, itemsize):
-        """Whitened copies of the factors, and the largest matrices that are factorised."""
+        """Whitened inputs and sums over outputs, and the largest matrices that are factorised."""
         c, n = sizes[-1].output_dim, num_samples
-        copies = sum(n * s.positions * (s.num_inputs + c * s.num_units) for s in sizes)
+        copies = sum(n * s.positions * (s.num_inputs + s.num_units) for s in sizes)
         sides = [
             (min(n * s.positions, s.num_inputs), min(n * c * s.positions, s.num_units))
             for s in sizes

@@ -97,10 +97,10 @@ class KFACOutput(SummedApproximation):
         return tuple(made)
 
     def workspace(self, sizes, num_samples, itemsize):
-        """Whitened copies of the sensitivities, and the largest matrix that is factorised."""
+        """Whitened sums over outputs, and the largest matrix that is factorised."""
         rows = num_samples * sizes[-1].output_dim
         sides = [min(rows * s.positions, s.num_units) for s in sizes]
-        copies = sum(rows * s.positions * s.num_units for s in sizes)
+        copies = sum(num_samples * s.positions * s.num_units for s in sizes)
         return copies + 2 * max(side**2 for side in sides)
 
     def damping_bias(self, lin, damping):

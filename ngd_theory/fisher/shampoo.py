@@ -83,14 +83,15 @@ class Shampoo(SummedApproximation):
         )
 
     def workspace(self, sizes, num_samples, itemsize):
-        """Copies of both factors' rows, twice, and the largest matrices that are diagonalised."""
+        """Rows of both moments, whitened sums, matrix powers, and the largest matrices that are diagonalised."""
         c, n = sizes[-1].output_dim, num_samples
-        copies = sum(n * s.positions * (s.num_inputs + c * s.num_units) for s in sizes)
+        copies = sum(n * s.positions * (2 * s.num_inputs + (1 + c) * s.num_units) for s in sizes)
         sides = [
             (min(n * s.positions, s.num_inputs), min(n * c * s.positions, s.num_units))
             for s in sizes
         ]
-        return 2 * copies + 3 * max(a**2 + b**2 for a, b in sides)
+        squares = [a**2 + b**2 for a, b in sides]
+        return copies + sum(squares) + 2 * max(squares)
 
     def damping_bias(self, lin, damping):
         """``p rho (1/lambda_min(A) + 1/lambda_min(B))``, the largest over all layers."""
