@@ -23,7 +23,7 @@ LEAF = 64
 
 
 def eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix, as precise as LAPACK's.
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix, to a few n eps of its largest eigenvalue.
 
     Both are NaN if the matrix is not finite.
     """
@@ -64,7 +64,8 @@ def _updated(d, z, rho):
     size = jnp.where(size > 0, size, 1)
     d, rho = d / size, rho / size
 
-    # Of equal d, a reflection gives the whole of their z to the first.
+    z = jnp.where(rho * jnp.abs(z) > eps / 8, z, 0)
+    # Where d are equal, a reflection makes all z but the first 0.
     equal = jnp.diff(d, prepend=-jnp.inf) <= eps**2
     group = jnp.cumsum(~equal)
     together = (group[:, None] == group[None]).astype(d.dtype)
@@ -91,8 +92,10 @@ def _updated(d, z, rho):
     ratios = jnp.prod(jnp.where(others, to_roots / apart, 1), axis=1)
     exact = jnp.sqrt(jnp.where(moved, -jnp.diagonal(to_roots) * ratios, 0)) * jnp.sign(z)
     vectors = exact[:, None] / jnp.where(moved[None], to_roots, 1)
-    vectors = vectors / jnp.where(moved, jnp.sqrt(jnp.sum(vectors**2, axis=0)), 1)[None]
     vectors = jnp.where(moved[None], vectors, jnp.eye(len(d), dtype=d.dtype))
+    # In two steps, as squares of large numbers are infinite.
+    vectors = vectors / jnp.max(jnp.abs(vectors), axis=0, keepdims=True)
+    vectors = vectors / jnp.sqrt(jnp.sum(vectors**2, axis=0, keepdims=True))
     ascending = jnp.argsort(eigenvalues)
     return size * eigenvalues[ascending], turn[:, order] @ vectors[:, ascending]
 

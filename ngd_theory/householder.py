@@ -14,9 +14,6 @@ PANEL = 20
 
 def orthonormal_columns(matrix: Float[Array, "p n"]) -> Float[Array, "p n"]:
     """Q of the QR decomposition of a tall matrix; of orthonormal columns also if its rank is less than n."""
-    # Q does not depend on the columns' scales, and squares of small numbers are 0.
-    largest = jnp.max(jnp.abs(matrix), axis=0, keepdims=True)
-    matrix = matrix / jnp.where(largest > 0, largest, 1)
     p, n = matrix.shape
     panels = -(-n // PANEL)
     rows = jnp.arange(p)
@@ -41,7 +38,7 @@ def orthonormal_columns(matrix: Float[Array, "p n"]) -> Float[Array, "p n"]:
 def tridiagonal(matrix: Float[Array, "n n"]) -> tuple[Array, Array, Array]:
     """Diagonal (n,) and next diagonal (n - 1,) of ``Q^T A Q`` for a symmetric A, and the reflections in Q.
 
-    A panel changes A only at its end (Dongarra, Sorensen & Hammarling 1989).
+    A is updated once for each panel, after its last reflection (Dongarra, Sorensen & Hammarling 1989).
     """
     n, rows = len(matrix), jnp.arange(len(matrix))
 
@@ -82,12 +79,17 @@ def reflected(
 
 
 def _reflector(column, first):
-    """V of the reflection that takes a column to a multiple of unit vector ``first``, and the multiple."""
+    """The v that reflects a column onto a multiple of the unit vector ``first``, and the multiple."""
+    # v does not depend on the column's scale, and squares of small numbers are 0.
+    largest = jnp.max(jnp.abs(column))
+    scale = jnp.where(largest > 0, largest, 1)
+    column = column / scale
     length = jnp.sqrt(column @ column)
     entry = column[first]
     reached = jnp.where(entry >= 0, -length, length)
     half = length * (length + jnp.abs(entry))
-    return column.at[first].add(-reached) / jnp.sqrt(jnp.where(half > 0, half, 1)), reached
+    new = column.at[first].add(-reached) / jnp.sqrt(jnp.where(half > 0, half, 1))
+    return new, scale * reached
 
 
 def _reflected_by(v, vectors, transpose=False):

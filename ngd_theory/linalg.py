@@ -92,8 +92,10 @@ def differentiated_as(other: Callable) -> Callable:
 FACTORED_ALONE, SOLVED_ALONE = 120, 1000
 #: A triangular solve has no more pieces than this, as each takes time to compile.
 MOST_PIECES = 8
-#: Larger matrices take so long that spinning threads do not count: to factor, and to find eigenvectors or Q of.
-FACTORED_TOGETHER, REFLECTED_TOGETHER = 16 * FACTORED_ALONE, 256
+#: Larger matrices to factor take so long that spinning threads do not count.
+FACTORED_TOGETHER = 16 * FACTORED_ALONE
+#: Most rows of a matrix whose eigenvectors, and most columns of one whose Q, are found by reflections.
+REFLECTED_TOGETHER = 256
 
 
 @one_by_one
@@ -283,7 +285,7 @@ def _wide_solve(factor, rhs):
 @one_by_one
 @full_precision
 def orthonormal_columns(matrix):
-    """Q of the QR decomposition of a tall matrix."""
+    """Q of the QR decomposition of a tall matrix, without derivatives."""
 
     def at_once(matrix):
         return jnp.linalg.qr(matrix)[0]

@@ -235,7 +235,10 @@ class Approximation(abc.ABC):
     def precondition_once(
         self, lin: Linearization, cotangent: Float[Array, "N C"], damping: Damping
     ) -> PyTree[Array]:
-        """Compute `natural_gradient` of one cotangent; override it where this is cheaper than `factor` for all."""
+        """Compute `natural_gradient` of one cotangent, where nothing is prepared; arguments are already checked.
+
+        The result is that of `precondition` with `factor`. Override it where one cotangent takes less work.
+        """
         return self.precondition(lin, cotangent, self.factor(lin, damping))
 
     def layer_terms(

@@ -164,6 +164,7 @@ def _eigenbasis(layer: LayerLinearization, of_a, of_b, root, damping: Damping) -
     delta = layer.sensitivities
     basis = Eigenbasis(inputs, sensitivities, jnp.zeros((), delta.dtype), None)
     rotated = basis.rotated(layer)
+    # Combined after the rotation, so that the curvature's rows of all layers need not be held.
     curved = curvature_sensitivities(rotated.sensitivities, root)
     moments = diagonal_fisher(replace(rotated, sensitivities=curved))["weight"]
     # A pair of directions that no sample shares has a moment of round-off only.

@@ -163,6 +163,7 @@ def precondition_rows(
     y = rows if curvature_rows is None else curvature_rows
     primal, own = y.shape[0] > y.shape[1], curvature_rows is None
     if own and not primal and combine is not None:
+        # The solve has m columns, not p.
         weights = combine(jnp.eye(len(y), dtype=y.dtype))
         return solve_psd(scale * gram(y), weights.T, damping).T @ y
     rows = rows if combine is None else combine(rows)

@@ -89,12 +89,9 @@ class SummedApproximation(WhitenedApproximation):
         return self.whitened(lin, damping, None)
 
     def precondition_once(self, lin, cotangent, damping):
-        """A vjp with the whitened sums, unless a subclass has its own `factor` or `precondition`."""
-        made, applied = type(self).factor, type(self).precondition
-        if (
-            made is not SummedApproximation.factor
-            or applied is not WhitenedApproximation.precondition
-        ):
+        """A vjp with the whitened sums, unless a subclass has its own `factor`, `factored` or `precondition`."""
+        methods = ("factor", "factored", "precondition")
+        if any(getattr(type(self), m) is not getattr(SummedApproximation, m) for m in methods):
             return super().precondition_once(lin, cotangent, damping)
         one = jnp.ones((lin.num_samples, 1), cotangent.dtype)
         layers = self.whitened(lin, damping, cotangent / lin.num_samples)

@@ -39,6 +39,14 @@ def test_the_model_is_within_a_factor_of_two_of_the_compilers_figure(name, width
     assert memory.total == memory.parameters + memory.linearisation + memory.solve
 
 
+@pytest.mark.parametrize("name", ["kfac", "kfac-output", "shampoo", "ekfac"])
+def test_the_model_with_several_outputs(name):
+    net = ngd.networks.mlp(100, [256, 256], 10)
+    approximation = ngd.fisher.by_name(name)
+    ratio = step_memory(approximation, net, 32).total / reported(approximation, net, 32)
+    assert 0.5 < ratio < 2
+
+
 def test_conjugate_gradients_hold_no_kernel():
     net = ngd.networks.mlp(100, [64, 64], 1)
     solves = [
