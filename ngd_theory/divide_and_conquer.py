@@ -59,7 +59,7 @@ def _of_tridiagonal(diagonal, beside):
 
 def _updated(d, z, rho):
     """Eigenvalues, ascending, and eigenvectors of ``diag(d) + rho z z^T`` for ascending d and rho >= 0."""
-    eps = jnp.finfo(d.dtype).eps
+    eps = float(jnp.finfo(d.dtype).eps)
     size = jnp.maximum(jnp.max(jnp.abs(d)), rho)
     size = jnp.where(size > 0, size, 1)
     d, rho = d / size, rho / size

@@ -72,7 +72,7 @@ def errors(matrix, eigenvalues, vectors):
     """Residual, non-orthogonality and errors of the eigenvalues, each as multiples of n eps."""
     matrix, size = matrix.astype(np.float64), np.linalg.norm(matrix.astype(np.float64), 2) or 1.0
     unit = len(matrix) * np.finfo(eigenvalues.dtype).eps
-    values, vectors = np.float64(eigenvalues), np.float64(vectors)
+    values, vectors = np.asarray(eigenvalues, np.float64), np.asarray(vectors, np.float64)
     assert np.all(np.diff(values) >= 0)
     return {
         "residual": np.max(np.abs(matrix @ vectors - vectors * values)) / size / unit,
@@ -96,9 +96,12 @@ def test_eigenvectors_of_the_given_z_are_not_orthogonal():
     n = 100
     d = jnp.sort(jnp.asarray(1 + 1e-6 * np.random.default_rng(0).uniform(size=n), jnp.float32))
     z = jnp.asarray(np.random.default_rng(1).normal(size=n), jnp.float32)
-    whole = np.diag(np.float64(d)) + np.outer(z, z)
+    whole = np.diag(np.asarray(d, np.float64)) + np.outer(z, z)
     values, vectors = divide_and_conquer._updated(d, z, jnp.float32(1))
-    assert max(errors(np.float64(whole), np.asarray(values), np.asarray(vectors)).values()) <= 2
+    assert (
+        max(errors(np.asarray(whole, np.float64), np.asarray(values), np.asarray(vectors)).values())
+        <= 2
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         naive = np.float32(z)[:, None] / (np.asarray(d)[:, None] - np.asarray(values))
         naive = naive / np.linalg.norm(naive, axis=0)
@@ -119,7 +122,9 @@ def test_eigenvectors_of_the_given_z_are_not_orthogonal():
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_rank_one_updates_with_small_numbers(d, z, dtype):
     d, z = d.astype(dtype), z.astype(dtype)
-    whole = np.diag(np.float64(d)) + np.outer(np.float64(z), np.float64(z))
+    whole = np.diag(np.asarray(d, np.float64)) + np.outer(
+        np.asarray(z, np.float64), np.asarray(z, np.float64)
+    )
     found = divide_and_conquer._updated(jnp.asarray(d), jnp.asarray(z), jnp.asarray(1, dtype))
     assert max(errors(whole, *map(np.asarray, found)).values()) <= 2
 
@@ -166,10 +171,10 @@ def test_orthonormal_columns_span_the_matrix(shape, dtype):
         *(np.where(np.arange(p)[:, None] == 0, 1, small * full) for small in (1e-18, 1e-19, 3e-20)),
     ):
         matrix = matrix.astype(dtype)
-        q = np.float64(linalg.orthonormal_columns(jnp.asarray(matrix)))
+        q = np.asarray(linalg.orthonormal_columns(jnp.asarray(matrix)), np.float64)
         unit = (p + 10) * np.finfo(dtype).eps
         np.testing.assert_allclose(q.T @ q, np.eye(n), atol=2 * unit)
-        size = np.linalg.norm(np.float64(matrix), 2)
+        size = np.linalg.norm(np.asarray(matrix, np.float64), 2)
         np.testing.assert_allclose(q @ (q.T @ matrix), matrix, rtol=0, atol=2 * unit * size)
     # The known-wrong way: columns that are orthogonal but span something else.
     other = np.linalg.qr(rng.normal(size=shape))[0]
