@@ -371,7 +371,9 @@ def _(primals, tangents):
     eigenvalues, vectors = resting_eigh(*primals)
     change = vectors.T @ ((tangents[0] + tangents[0].T) / 2) @ vectors
     gaps = eigenvalues[None] - eigenvalues[:, None]
-    size = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * jnp.max(jnp.abs(eigenvalues))
+    size = (
+        len(eigenvalues) * float(jnp.finfo(eigenvalues.dtype).eps) * jnp.max(jnp.abs(eigenvalues))
+    )
     same = jnp.abs(gaps) <= 10 * size
     turned = jnp.where(same, 0, change / jnp.where(same, 1, gaps))
     return (eigenvalues, vectors), (jnp.diagonal(change), vectors @ turned)
@@ -432,7 +434,7 @@ def kept(eigenvalues: Float[Array, "*B n"]) -> Array:
     """Which eigenvalues are above round-off, ``n eps`` of the largest; all of them if one is NaN."""
     size = eigenvalues.shape[-1]
     largest = jnp.max(jnp.abs(eigenvalues), axis=-1, keepdims=True)
-    return ~(jnp.abs(eigenvalues) <= size * jnp.finfo(eigenvalues.dtype).eps * largest)
+    return ~(jnp.abs(eigenvalues) <= size * float(jnp.finfo(eigenvalues.dtype).eps) * largest)
 
 
 def inverse_spectrum(eigenvalues: Float[Array, "*B n"]) -> Float[Array, "*B n"]:
@@ -496,7 +498,7 @@ def _(primals, tangents):
 def _sylvester(root, outside, change):
     """X with ``R X + X R + Q X Q = C`` for a positive semi-definite R and the projector Q on its null space."""
     eigenvalues, vectors = eigh(jax.lax.stop_gradient(root))
-    limit = jnp.sqrt(len(root) * jnp.finfo(root.dtype).eps) / 2 * jnp.max(eigenvalues)
+    limit = jnp.sqrt(len(root) * float(jnp.finfo(root.dtype).eps)) / 2 * jnp.max(eigenvalues)
     eigenvalues = jnp.where(eigenvalues <= limit, 0, eigenvalues)
     total = eigenvalues[:, None] + eigenvalues[None]
     total = jnp.where(total == 0, 1, total)
