@@ -90,6 +90,8 @@ def differentiated_as(other: Callable) -> Callable:
 
 #: Sizes for which OpenBLAS (0.3.30) takes one thread: rows of a matrix to factor, entries of a right-hand side.
 FACTORED_ALONE, SOLVED_ALONE = 120, 1000
+#: Entries of a matrix whose QR decomposition OpenBLAS takes on one thread.
+TRIANGULARISED_ALONE = 8192
 #: A triangular solve has no more pieces than this, as each takes time to compile.
 MOST_PIECES = 8
 #: Larger matrices to factor take so long that spinning threads do not count.
@@ -290,8 +292,8 @@ def orthonormal_columns(matrix):
     def at_once(matrix):
         return jnp.linalg.qr(matrix)[0]
 
-    by_panels = matrix.shape[1] <= REFLECTED_TOGETHER
-    on_cpu = householder.orthonormal_columns if by_panels else at_once
+    small = matrix.size > TRIANGULARISED_ALONE and matrix.shape[1] <= REFLECTED_TOGETHER
+    on_cpu = householder.orthonormal_columns if small else at_once
     return jax.lax.platform_dependent(matrix, cpu=on_cpu, default=at_once)
 
 

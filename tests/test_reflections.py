@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from ngd_theory import divide_and_conquer, linalg
+from ngd_theory import divide_and_conquer, householder, linalg
 
 LARGEST = linalg.REFLECTED_TOGETHER
 
@@ -65,7 +65,7 @@ MATRICES = {
     "huge": lambda n: 1e30 * gram(n, n),
 }
 #: Beside every size from which on there are more pieces, or LAPACK's.
-SIZES = (1, 2, 64, 65, 100, 128, 129, LARGEST, LARGEST + 1)
+SIZES = (1, 64, 65, 129, LARGEST, LARGEST + 1)
 
 
 def errors(matrix, eigenvalues, vectors):
@@ -153,11 +153,10 @@ def test_lapack_sees_only_pieces_that_it_computes_on_one_thread(n):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize(
-    "shape", [(1, 1), (30, 19), (50, 20), (100, 100), (700, 65), (300, LARGEST + 1)]
-)
+@pytest.mark.parametrize("shape", [(1, 1), (30, 19), (50, 20), (100, 100), (700, 65)])
 def test_orthonormal_columns_span_the_matrix(shape, dtype):
     p, n = shape
+    by_panels = jax.jit(householder.orthonormal_columns)
     rng = np.random.default_rng(p)
     full = rng.normal(size=shape)
     for matrix in (
@@ -171,7 +170,7 @@ def test_orthonormal_columns_span_the_matrix(shape, dtype):
         *(np.where(np.arange(p)[:, None] == 0, 1, small * full) for small in (1e-18, 1e-19, 3e-20)),
     ):
         matrix = matrix.astype(dtype)
-        q = np.asarray(linalg.orthonormal_columns(jnp.asarray(matrix)), np.float64)
+        q = np.asarray(by_panels(jnp.asarray(matrix)), np.float64)
         unit = (p + 10) * np.finfo(dtype).eps
         np.testing.assert_allclose(q.T @ q, np.eye(n), atol=2 * unit)
         size = np.linalg.norm(np.asarray(matrix, np.float64), 2)
