@@ -64,6 +64,7 @@ def _updated(d, z, rho):
     size = jnp.where(size > 0, size, 1)
     d, rho = d / size, rho / size
 
+    # What moves no eigenvalue by more than round-off.
     z = jnp.where(rho * jnp.abs(z) > eps / 8, z, 0)
     # Where d are equal, a reflection makes all z but the first 0.
     equal = jnp.diff(d, prepend=-jnp.inf) <= eps**2
@@ -76,10 +77,10 @@ def _updated(d, z, rho):
     turn = jnp.eye(len(d), dtype=d.dtype) - together * jnp.outer(mirror, mirror)
     z = jnp.where(equal, 0, reached)
 
-    # The eigenvalues that stay as they are, to round-off, come last.
-    moved = rho * jnp.abs(z) > eps / 8
-    order = jnp.argsort(~moved)
-    moved, stays, z = moved[order], d[order], jnp.where(moved, z, 0)[order]
+    # The eigenvalues that stay as they are come last.
+    order = jnp.argsort(z == 0)
+    stays, z = d[order], z[order]
+    moved = z != 0
     # Those that stay have no weight; they are put where no root is near.
     d = jnp.where(moved, stays, 8)
     origin, offset = _roots(d, rho * z**2, moved)

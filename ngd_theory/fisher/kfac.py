@@ -181,13 +181,13 @@ class KFAC(SummedApproximation):
         rows = self._rows(layer.inputs, curvature, output_scale)
         # The solve is cheaper if the factor is made of the layer's own rows.
         own = self.sharing == "expand" or layer.inputs.shape[1] == 1
-        (a, of_a), (b, of_b) = rows
+        (a, scale_a), (b, scale_b) = rows
         rho_a, rho_b = self._dampings(layer.layout, rows, damping)
         return replace(
             layer,
-            inputs=whiten(layer.inputs, rho_a, of_a, None if own else a),
+            inputs=whiten(layer.inputs, rho_a, scale_a, None if own else a),
             sensitivities=whiten(
-                layer.sensitivities, rho_b, of_b, None if own and root is None else b, weights
+                layer.sensitivities, rho_b, scale_b, None if own and root is None else b, weights
             ),
         )
 

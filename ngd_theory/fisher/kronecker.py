@@ -305,9 +305,9 @@ def _whitening(matrix: Float[Array, "n n"], rho) -> Float[Array, "n n"]:
 
 
 def _canonical(sides: list[tuple[Array, Array, Array]]) -> list[tuple[Array, Array, Array]]:
-    """Bases that diagonalise the conditional moments, their squared correlations, and the regressions.
+    """Bases (P, p) that diagonalise the conditional moments, squared correlations (p,), and regressions (P, Q).
 
-    One for each coupling (P, Q) with the whitenings W of its layer and of the next one.
+    Each is for one coupling (P, Q), with the whitenings (P, P) of its layer and (Q, Q) of the next one.
     """
     correlations = [here.T @ coupling @ following for coupling, here, following in sides]
     systems = by_shape(resting_eigh, [each @ each.T for each in correlations])
